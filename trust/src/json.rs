@@ -32,6 +32,19 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: u64, what: &'static str) 
     }
 }
 
+/// Pretty JSON with a newline at its end: what people also read.
+pub fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Compact JSON: what is signed.
+pub fn encode_compact<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    // Our types have text keys and no failing serialisers, so there is no error to give.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
 /// A captive portal or an error page where JSON should be.
 fn looks_like_html(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<')

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::limits;
 use crate::name::{Platform, RegistryName, ServerName, Version, check_file_name};
+use crate::statement::Subject;
 use crate::time::{Date, Timestamp};
 
 /// `predicateType` of a release statement.
@@ -322,6 +323,15 @@ impl Runtime {
 }
 
 impl Release {
+    /// What a statement of this release is about: each artefact, then its tree.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let subjects = self.artefact.all().iter().flat_map(|artefact| {
+            let named = |what, digest| Subject { name: format!("{what}/{}", artefact.platform), digest };
+            [named("artefact", artefact.sha256), named("tree", artefact.tree.sha256)]
+        });
+        subjects.collect()
+    }
+
     /// Checks every rule that the types do not already keep.
     ///
     /// # Errors
