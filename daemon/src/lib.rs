@@ -1,1 +1,31 @@
-//! placeholder
+//! mcpfs mounts a signed MCP registry: only what verifies is readable, every access is recorded.
+//!
+//! Bird's eye. A host's configuration names a *site* (static files) and deploys a *trust
+//! root* (the keys that count). The registry room follows the site's signed head and keeps
+//! one immutable snapshot of what verified; the mount shows that snapshot; an open fetches
+//! and verifies one whole file before its first byte; the audit commits a row before the
+//! answer leaves.
+//!
+//! | room | what it decides |
+//! |---|---|
+//! | [`config`], [`owned`] | what the host's files say, and that nobody else could have written them |
+//! | `site` | which mirror answers, within bounds and deadlines; trusts nothing it gets |
+//! | [`registry`] | which releases are admitted, and why others are refused |
+//! | `content` | that a file is exactly what the verified tree names; the cache |
+//! | `mount`, `fs` | what a path means, and which error it gives |
+//! | `audit`, `caller` | who did what; the store that everything waits for |
+//! | `control`, `launch` | the socket, and `run` turned into a process |
+//! | `run`, `daemon` | the only wiring |
+//!
+//! Arrows point one way: `fs` → `registry`, `content`, `audit`; `registry` → `site`,
+//! `content`, `audit`, state. What stands between a person and a server crosses rooms as a
+//! [`refusal::Refusal`] and in no other form.
+//!
+//! Async meets sync at three doors: FUSE threads answer from memory and hand only a first
+//! lookup or an uncached open to a task; the audit is one thread behind a bounded channel;
+//! disk work of the cache runs in `spawn_blocking`. The runtime handle is passed in.
+
+pub mod config;
+pub mod owned;
+pub mod refusal;
+pub mod registry;

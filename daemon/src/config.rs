@@ -1,0 +1,262 @@
+//! Host configuration: `mcpfs.toml` and the files of `conf.d` beside it.
+//!
+//! Only `registry.url` is mandatory. The files of `conf.d` are merged in name order, a
+//! later value replacing an earlier one, tables merging key by key, so that configuration
+//! tools can own one file per concern. Every file must be safe from other users (see
+//! [`crate::owned`]) and is checked by itself, so that an error names its own file and
+//! line. An unknown key is an error, never ignored: a misspelt `polcy` must not silently
+//! leave a host open.
+//!
+//! The comments of [`Config`] and its parts are the manual. Rights by group on
+//! `/mcp/<name>` (access groups) are not implemented yet.
+
+mod file;
+mod value;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::name::{ServerName, Version};
+use url::Url;
+
+use crate::owned::OwnedError;
+
+/// Longest `rundir`, bytes: the first line of every `run` carries it.
+pub const RUNDIR_BYTES: usize = 48;
+
+/// A host's whole configuration, defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The main file this was read from.
+    pub file: PathBuf,
+    /// The trust root: `trust`, by default `trust.json` beside the main file.
+    pub trust: PathBuf,
+    /// Where audit.db and state.db are: `state`, /var/lib/mcpfs.
+    pub state: PathBuf,
+    /// Control socket and launcher: `rundir`, /run/mcpfs. At most 48 bytes, no spaces.
+    pub rundir: PathBuf,
+    /// `[registry]`
+    pub registry: RegistryConfig,
+    /// `[mount]`
+    pub mount: MountConfig,
+    /// `[cache]`
+    pub cache: CacheConfig,
+    /// `[network]`
+    pub network: NetworkConfig,
+    /// `[pins]`
+    pub pins: Pins,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[runtimes]`: the names a recipe's `launch.command` may use, as absolute paths.
+    /// `node` and `python3` are found by themselves in the usual directories of root.
+    pub runtimes: BTreeMap<String, PathBuf>,
+}
+
+/// Where the registry is and how fresh it must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistryConfig {
+    /// `url`: the site, or a list of mirrors tried in turn; https:, http: or file:. Each ends in `/`.
+    pub mirrors: Vec<Url>,
+    /// `refresh`: time between two looks at the head, "5m"; a tenth of it is jitter.
+    pub refresh: Duration,
+    /// `max_stale`: how long what was admitted may run without a fresh head, counted from
+    /// when that head was issued, "30d".
+    pub max_stale: Duration,
+    /// `ca_file`: certificates (PEM) to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `token_file`: a file whose content is sent as a bearer token.
+    pub token_file: Option<PathBuf>,
+}
+
+/// The mount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MountConfig {
+    /// `at`: "/mcp", and `~/mcp` for a user's own daemon.
+    pub at: PathBuf,
+    /// `reads`: "auto" or "cached".
+    pub reads: ReadsWanted,
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadsWanted {
+    /// The kernel reads the cache's files itself where it can.
+    Auto,
+    /// Always through the daemon.
+    Cached,
+}
+
+/// The cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheConfig {
+    /// `dir`: /var/cache/mcpfs.
+    pub dir: PathBuf,
+    /// `quota`: bytes, "20GiB".
+    pub quota: u64,
+}
+
+/// Deadlines; nothing waits past them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// `connect`: to reach a mirror, "10s".
+    pub connect: Duration,
+    /// `stall`: without a single byte, "15s".
+    pub stall: Duration,
+    /// `total`: for one metadata file or chunk, "60s".
+    pub total: Duration,
+}
+
+/// Which versions this host wants.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pins {
+    /// `default`: what a name without a pin shows.
+    pub default: PinsDefault,
+    /// By name: `hello = "1.0.0"` or `"1.0.0@sha256:<artefact digest>"`.
+    pub by_name: BTreeMap<ServerName, Pin>,
+}
+
+/// What a name without a pin shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PinsDefault {
+    /// "catalogue": the release that the reviewed YAML names.
+    #[default]
+    Catalogue,
+    /// "none": nothing.
+    None,
+}
+
+/// One exact version, optionally one exact artefact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The version.
+    pub version: Version,
+    /// The artefact's digest on this host's platform.
+    pub sha256: Option<Digest>,
+}
+
+/// What this host permits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// `sandbox`: "required" (a launch that cannot be sandboxed is refused) or "off".
+    pub sandbox: SandboxPolicy,
+    /// `allow_root`: whether uid 0 may launch, false.
+    pub allow_root: bool,
+    /// `downgrade`: "allow", or "pin-only": an older release than the one last seen needs a pin.
+    pub downgrade: DowngradePolicy,
+    /// `tree_exec`: "allow" or "deny" execution of files below `tree/`.
+    pub tree_exec: TreeExec,
+    /// `expose`: names or prefixes with a final `*` that are shown; empty means all.
+    pub expose: Vec<String>,
+    /// `hide`: names or prefixes that are not, even if exposed.
+    pub hide: Vec<String>,
+    /// `scanners`: process names whose opens never cause a fetch.
+    pub scanners: Vec<String>,
+}
+
+/// Whether launches need the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxPolicy {
+    /// Refuse what cannot be sandboxed.
+    Required,
+    /// Launch without, audited.
+    Off,
+}
+
+/// Whether the catalogue may select an older release than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DowngradePolicy {
+    /// Yes, with an audit row.
+    Allow,
+    /// Only by a pin.
+    PinOnly,
+}
+
+/// Whether files below `tree/` can be executed directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TreeExec {
+    /// Yes, audited as access.
+    Allow,
+    /// No.
+    Deny,
+}
+
+impl Policy {
+    /// Whether this host shows `name` at all.
+    pub fn exposes(&self, name: &ServerName) -> bool {
+        let listed = |list: &[String]| list.iter().any(|pattern| covers(pattern, name.as_str()));
+        (self.expose.is_empty() || listed(&self.expose)) && !listed(&self.hide)
+    }
+}
+
+/// A name, or a prefix and one final `*`.
+fn covers(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => pattern == name,
+    }
+}
+
+impl std::fmt::Display for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.sha256 {
+            Some(sha256) => write!(f, "{}@sha256:{sha256}", self.version),
+            None => write!(f, "{}", self.version),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file is missing, or others can write it.
+    #[error("configuration is not usable")]
+    File(#[from] OwnedError),
+    /// `conf.d` cannot be listed.
+    #[error("cannot list {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file says something that is not configuration.
+    #[error("{path}:{line}: {problem}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, with a suggestion if there is one.
+        problem: String,
+    },
+    /// All files together do not make a configuration.
+    #[error("{path}: {problem}")]
+    Incomplete {
+        /// The main file.
+        path: PathBuf,
+        /// What is missing or does not fit, and what to write.
+        problem: String,
+    },
+}
+
+/// The main file when no `--config` is given: /etc/mcpfs/mcpfs.toml for root,
+/// `$XDG_CONFIG_HOME/mcpfs/mcpfs.toml` for others.
+pub fn default_file() -> PathBuf {
+    value::Places::of_this_user().config
+}
+
+impl Config {
+    /// Reads `file`, then `conf.d/*.toml` beside it in name order.
+    ///
+    /// # Errors
+    /// The first problem found, with its file and line.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        file::load(file)
+    }
+}
+
+#[cfg(test)]
+mod tests;

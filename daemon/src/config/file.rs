@@ -1,0 +1,305 @@
+//! The shape of the TOML files, and how several become one [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mcpfs_trust::name::ServerName;
+use serde::Deserialize;
+
+use super::value::{Mirrors, PinValue, Places, Size, Span, runtimes};
+use super::{
+    CacheConfig, Config, ConfigError, DowngradePolicy, MountConfig, NetworkConfig, Pins, Policy, RUNDIR_BYTES,
+    ReadsWanted, RegistryConfig, SandboxPolicy, TreeExec,
+};
+use crate::owned;
+
+/// Bytes of one configuration file.
+const FILE_BYTES: u64 = 1 << 20;
+
+/// One file, or all of them merged: every key optional.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Partial {
+    trust: Option<PathBuf>,
+    state: Option<PathBuf>,
+    rundir: Option<PathBuf>,
+    registry: PartialRegistry,
+    mount: PartialMount,
+    cache: PartialCache,
+    network: PartialNetwork,
+    pins: BTreeMap<ServerName, PinValue>,
+    policy: PartialPolicy,
+    runtimes: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialRegistry {
+    url: Option<Mirrors>,
+    refresh: Option<Span>,
+    max_stale: Option<Span>,
+    ca_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialMount {
+    at: Option<PathBuf>,
+    reads: Option<WrittenReads>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum WrittenReads {
+    Auto,
+    Cached,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialCache {
+    dir: Option<PathBuf>,
+    quota: Option<Size>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialNetwork {
+    connect: Option<Span>,
+    stall: Option<Span>,
+    total: Option<Span>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialPolicy {
+    sandbox: Option<WrittenSandbox>,
+    allow_root: bool,
+    downgrade: Option<WrittenDowngrade>,
+    tree_exec: Option<WrittenTreeExec>,
+    expose: Vec<String>,
+    hide: Vec<String>,
+    scanners: Vec<String>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum WrittenSandbox {
+    Required,
+    Off,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+enum WrittenDowngrade {
+    Allow,
+    PinOnly,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum WrittenTreeExec {
+    Allow,
+    Deny,
+}
+
+/// Reads, checks and merges all files.
+pub(super) fn load(main: &Path) -> Result<Config, ConfigError> {
+    let mut merged = read(main)?;
+    for path in drop_ins(main)? {
+        merge(&mut merged, read(&path)?);
+    }
+    let incomplete = |problem: String| ConfigError::Incomplete { path: main.to_owned(), problem };
+    // Each file has passed this already; together they can only fail where a table met a value.
+    let partial = Partial::deserialize(merged).map_err(|error| incomplete(error.message().to_owned()))?;
+    complete(main, partial).map_err(incomplete)
+}
+
+/// One file as a table, once it has proved to be configuration by itself.
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let bytes = owned::read(path, FILE_BYTES)?;
+    let invalid = |line, problem| ConfigError::Invalid { path: path.to_owned(), line, problem };
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        invalid(line, "is not UTF-8".to_owned())
+    })?;
+    let explain = |error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        invalid(line, explain(error.message()))
+    };
+    let _: Partial = toml::from_str(text).map_err(explain)?;
+    toml::from_str(text).map_err(explain)
+}
+
+/// serde's message for a person: an unknown key with the nearest known one.
+fn explain(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let ("unknown field", [unknown, known @ ..]) = (message.get(..13).unwrap_or_default(), quoted.as_slice()) else {
+        return message.to_owned();
+    };
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(unknown, name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity > 0.7);
+    match nearest {
+        Some((_, name)) => format!("unknown key {unknown:?}; did you mean {name:?}?"),
+        None => format!("unknown key {unknown:?}; here can stand: {}", known.join(", ")),
+    }
+}
+
+/// `conf.d/*.toml` beside the main file, in name order; none if there is no such directory.
+fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let dir = main.with_file_name("conf.d");
+    let failed = |source| ConfigError::Directory { path: dir.clone(), source };
+    let entries = match std::fs::read_dir(&dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Later values replace earlier ones; tables merge.
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Fills in the defaults and checks what no single value can know.
+fn complete(main: &Path, partial: Partial) -> Result<Config, String> {
+    let places = Places::of_this_user();
+    let Partial { trust, state, rundir, registry, mount, cache, network, pins, policy, runtimes: written } = partial;
+    let span = |given: Option<Span>, seconds| given.map_or(Duration::from_secs(seconds), |span| span.0);
+    let config = Config {
+        file: main.to_owned(),
+        trust: trust.unwrap_or_else(|| main.with_file_name("trust.json")),
+        state: state.unwrap_or(places.state),
+        rundir: rundir.unwrap_or(places.rundir),
+        registry: RegistryConfig {
+            mirrors: registry
+                .url
+                .ok_or("[registry] has no url: write url = \"https://…\", the address of your site")?
+                .0,
+            refresh: span(registry.refresh, 300),
+            max_stale: span(registry.max_stale, 30 * 86_400),
+            ca_file: registry.ca_file,
+            token_file: registry.token_file,
+        },
+        mount: MountConfig {
+            at: mount.at.unwrap_or(places.at),
+            reads: match mount.reads {
+                Some(WrittenReads::Cached) => ReadsWanted::Cached,
+                Some(WrittenReads::Auto) | None => ReadsWanted::Auto,
+            },
+        },
+        cache: CacheConfig {
+            dir: cache.dir.unwrap_or(places.cache),
+            quota: cache.quota.map_or(20 << 30, |size| size.0),
+        },
+        network: NetworkConfig {
+            connect: span(network.connect, 10),
+            stall: span(network.stall, 15),
+            total: span(network.total, 60),
+        },
+        pins: to_pins(pins)?,
+        policy: to_policy(policy)?,
+        runtimes: runtimes().chain(written).collect(),
+    };
+    check_paths(&config)?;
+    Ok(config)
+}
+
+fn to_pins(written: BTreeMap<ServerName, PinValue>) -> Result<Pins, String> {
+    let mut pins = Pins::default();
+    for (name, value) in written {
+        match (name.as_str(), value) {
+            ("default", PinValue::Default(default)) => pins.default = default,
+            ("default", PinValue::Pin(_)) => return Err("pins.default is \"catalogue\" or \"none\"".to_owned()),
+            (_, PinValue::Pin(pin)) => {
+                pins.by_name.insert(name, pin);
+            }
+            (name, PinValue::Default(_)) => {
+                return Err(format!("pins.{name} needs a version such as \"1.2.0\"; to unpin it, remove the line"));
+            }
+        }
+    }
+    Ok(pins)
+}
+
+fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
+    for pattern in written.expose.iter().chain(&written.hide) {
+        let stem = pattern.strip_suffix('*').unwrap_or(pattern);
+        if stem.contains('*') || pattern.is_empty() {
+            return Err(format!("{pattern:?}: policy.expose and policy.hide take a name, or a prefix and one final *"));
+        }
+    }
+    Ok(Policy {
+        sandbox: match written.sandbox {
+            Some(WrittenSandbox::Off) => SandboxPolicy::Off,
+            Some(WrittenSandbox::Required) | None => SandboxPolicy::Required,
+        },
+        allow_root: written.allow_root,
+        downgrade: match written.downgrade {
+            Some(WrittenDowngrade::PinOnly) => DowngradePolicy::PinOnly,
+            Some(WrittenDowngrade::Allow) | None => DowngradePolicy::Allow,
+        },
+        tree_exec: match written.tree_exec {
+            Some(WrittenTreeExec::Deny) => TreeExec::Deny,
+            Some(WrittenTreeExec::Allow) | None => TreeExec::Allow,
+        },
+        expose: written.expose,
+        hide: written.hide,
+        scanners: written.scanners,
+    })
+}
+
+/// Paths are absolute (the daemon leaves the directory it was started in), and `rundir` fits a `#!` line.
+fn check_paths(config: &Config) -> Result<(), String> {
+    let optional = |path: &'_ Option<PathBuf>| path.clone().unwrap_or_else(|| "/".into());
+    let (ca_file, token_file) = (optional(&config.registry.ca_file), optional(&config.registry.token_file));
+    let named = [
+        ("trust", &config.trust),
+        ("state", &config.state),
+        ("rundir", &config.rundir),
+        ("mount.at", &config.mount.at),
+        ("cache.dir", &config.cache.dir),
+        ("registry.ca_file", &ca_file),
+        ("registry.token_file", &token_file),
+    ];
+    for (key, path) in named {
+        if !path.is_absolute() {
+            return Err(format!("{key} = {path:?} is not an absolute path"));
+        }
+    }
+    for (name, path) in &config.runtimes {
+        if !path.is_absolute() {
+            return Err(format!("runtimes.{name} = {path:?} is not an absolute path"));
+        }
+    }
+    let rundir = config.rundir.as_os_str().as_encoded_bytes();
+    if rundir.len() > RUNDIR_BYTES || rundir.iter().any(u8::is_ascii_whitespace) {
+        return Err(format!(
+            "rundir = {:?}: at most {RUNDIR_BYTES} bytes without spaces (the first line of every run carries it)",
+            config.rundir
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// A configuration directory of this test alone; `files` are (name, text).
+fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::set_permissions(path.parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    dir
+}
+
+fn load(files: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::load(&written(files).path().join("mcpfs.toml"))
+}
+
+const URL: &str = "[registry]\nurl = \"https://mcp.example.com/prod\"\n";
+
+#[test]
+fn a_url_is_enough() {
+    let config = load(&[("mcpfs.toml", URL)]).unwrap();
+    assert_eq!(config.registry.mirrors, vec![Url::parse("https://mcp.example.com/prod/").unwrap()]);
+    assert_eq!(config.trust.file_name().unwrap(), "trust.json");
+    assert_eq!(config.registry.refresh, Duration::from_secs(300));
+    assert_eq!(config.registry.max_stale, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.policy.sandbox, SandboxPolicy::Required);
+    assert!(!config.policy.allow_root);
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = r#"
+trust = "/t/trust.json"
+state = "/s"
+rundir = "/r"
+[registry]
+url = ["https://a.example.com", "file:///srv/site/"]
+refresh = "10s"
+max_stale = "2d"
+ca_file = "/ca.pem"
+token_file = "/token"
+[mount]
+at = "/m"
+reads = "cached"
+[cache]
+dir = "/c"
+quota = "2GiB"
+[network]
+connect = "1s"
+stall = "2s"
+total = "3s"
+[pins]
+default = "none"
+hello = "1.0.0"
+other = "2@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+[policy]
+sandbox = "off"
+allow_root = true
+downgrade = "pin-only"
+tree_exec = "deny"
+expose = ["a*"]
+hide = ["ab"]
+scanners = ["updatedb"]
+[runtimes]
+deno = "/opt/deno"
+"#;
+    let config = load(&[("mcpfs.toml", text)]).unwrap();
+    assert_eq!(config.registry.mirrors.len(), 2);
+    assert_eq!(config.cache.quota, 2 << 30);
+    assert_eq!(config.mount.reads, ReadsWanted::Cached);
+    assert_eq!(config.network.total, Duration::from_secs(3));
+    assert_eq!(config.pins.default, PinsDefault::None);
+    assert_eq!(config.pins.by_name[&"other".parse().unwrap()].sha256, Some(Digest::EMPTY));
+    assert_eq!(config.policy.downgrade, DowngradePolicy::PinOnly);
+    assert_eq!(config.runtimes["deno"], Path::new("/opt/deno"));
+    let exposed = |name: &str| config.policy.exposes(&name.parse().unwrap());
+    assert_eq!((exposed("a"), exposed("abc"), exposed("ab"), exposed("b")), (true, true, false, false));
+}
+
+#[test]
+fn drop_ins_win_in_name_order() {
+    let config = load(&[
+        ("mcpfs.toml", &format!("{URL}refresh = \"1m\"\n[pins]\na = \"1\"\nb = \"1\"\n")),
+        ("conf.d/10-first.toml", "[pins]\nb = \"2\"\nc = \"2\"\n[registry]\nmax_stale = \"1d\"\n"),
+        ("conf.d/90-pins.toml", "[pins]\nc = \"3\"\n"),
+        ("conf.d/notes.txt", "not configuration"),
+    ])
+    .unwrap();
+    let pins: Vec<_> = config.pins.by_name.iter().map(|(name, pin)| format!("{name}={pin}")).collect();
+    assert_eq!(pins, ["a=1", "b=2", "c=3"]);
+    assert_eq!(config.registry.refresh, Duration::from_secs(60));
+    assert_eq!(config.registry.max_stale, Duration::from_secs(86_400));
+}
+
+#[test]
+fn a_bad_file_names_itself_its_line_and_a_way_out() {
+    for (text, line, says) in [
+        ("[registry]\nurl = \"https://a\"\n\n[polcy]\n", 4, "did you mean \"policy\""),
+        ("[registry]\nurll = \"https://a\"\n", 2, "did you mean \"url\""),
+        ("[registry]\nzzz = 1\n", 2, "max_stale"),
+        ("[registry]\nurl = \"gopher://a\"\n", 2, "https:"),
+        ("[registry]\nurl = \"https://me:secret@a\"\n", 2, "token_file"),
+        ("[registry]\nurl = \"https://a\"\nrefresh = \"soon\"\n", 3, "time span"),
+        ("[cache]\nquota = \"lots\"\n", 2, "size"),
+        ("\n[pins]\nhello = \"latest\"\n", 3, "not a version"),
+        ("[pins]\nhello = \"1@md5:00\"\n", 2, "sha256:"),
+        ("[pins]\nHELLO = \"1\"\n", 2, "not a server name"),
+        ("[policy]\nsandbox = \"maybe\"\n", 2, "off"),
+        ("a = = 1\n", 1, ""),
+    ] {
+        match load(&[("mcpfs.toml", URL), ("conf.d/50.toml", text)]) {
+            Err(error @ ConfigError::Invalid { .. }) => {
+                let shown = error.to_string();
+                assert!(shown.contains(&format!("conf.d/50.toml:{line}: ")), "{text:?}: {shown}");
+                assert!(shown.contains(says), "{text:?}: {shown}");
+                assert!(!shown.contains("secret"), "{shown}");
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_no_single_value_can_know() {
+    for (text, says) in [
+        ("[mount]\nat = \"/m\"\n", "registry"),
+        (&format!("{URL}[mount]\nat = \"m\"\n") as &str, "mount.at"),
+        (&format!("rundir = \"/run/{}\"\n{URL}", "x".repeat(48)), "rundir"),
+        (&format!("rundir = \"/run/my dir\"\n{URL}"), "rundir"),
+        (&format!("{URL}[pins]\nhello = \"none\"\n"), "pins.hello"),
+        (&format!("{URL}[pins]\ndefault = \"1.0\"\n"), "pins.default"),
+        (&format!("{URL}[policy]\nhide = [\"a*b\"]\n"), "policy.hide"),
+        (&format!("{URL}[runtimes]\nnode = \"node\"\n"), "runtimes.node"),
+    ] {
+        match load(&[("mcpfs.toml", text)]) {
+            Err(ConfigError::Incomplete { problem, .. }) => assert!(problem.contains(says), "{text:?}: {problem}"),
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn files_that_others_can_write_are_refused() {
+    let dir = written(&[("mcpfs.toml", URL), ("conf.d/50.toml", "[pins]\n")]);
+    let main = dir.path().join("mcpfs.toml");
+    assert!(Config::load(&main).is_ok());
+    for (path, good, bad) in [("mcpfs.toml", 0o644, 0o664), ("conf.d/50.toml", 0o644, 0o666), ("conf.d", 0o755, 0o777)]
+    {
+        let path = dir.path().join(path);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bad)).unwrap();
+        assert!(matches!(Config::load(&main), Err(ConfigError::File(OwnedError::Unsafe { .. }))), "{path:?}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(good)).unwrap();
+    }
+    assert!(matches!(Config::load(&dir.path().join("none")), Err(ConfigError::File(OwnedError::Unreadable { .. }))));
+}
