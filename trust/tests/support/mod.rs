@@ -1,0 +1,218 @@
+//! A small signed registry for tests: keys of RFC 8032 section 7.1, fixed times and names.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_types)]
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use ed25519_dalek::{Signer, SigningKey};
+use mcpfs_trust::catalogue::{Bin, BinServer, Blob, Catalogue};
+use mcpfs_trust::chunk::Chunk;
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::entry::{Entry, Listed, PlatformLayout, Status, StoredLayout};
+use mcpfs_trust::envelope::{Envelope, Signature};
+use mcpfs_trust::head::{CATALOGUE_SUBJECT, CatalogueSize, HEAD_TYPE, Head};
+use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::layout::{Extent, Layout};
+use mcpfs_trust::release::{AcceptArgs, Artefact, Artefacts, Launch, RELEASE_TYPE, Release, Runtime};
+use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
+use mcpfs_trust::statement::{Statement, Subject};
+use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::tree::{Tree, TreeBuilder};
+
+/// RFC 8032 tests 1, 2, 3, 1024 and SHA(abc).
+const SEEDS: [&str; 5] = [
+    "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+    "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+    "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+    "f5e5767cf153319517630f226876b86c8160cc583bc013744c6bf255f5cc0ee5",
+    "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
+];
+
+/// Who signs what in the test registry.
+pub const HEAD: usize = 0;
+pub const TEAM: usize = 1;
+pub const SECOND: usize = 2;
+pub const APPROVER: usize = 3;
+pub const STRANGER: usize = 4;
+
+pub const REGISTRY: &str = "mcp.example.com/test";
+pub const NOW: &str = "2026-05-01T12:00:00Z";
+
+pub fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+pub fn key(who: usize) -> SigningKey {
+    let seed: Digest = SEEDS[who].parse().unwrap();
+    SigningKey::from_bytes(seed.as_bytes())
+}
+
+pub fn public(who: usize) -> PublicKey {
+    PublicKey::from_bytes(key(who).verifying_key().to_bytes()).unwrap()
+}
+
+pub fn id(who: usize) -> Digest {
+    public(who).id()
+}
+
+pub fn sign(payload: Vec<u8>, who: &[usize]) -> Envelope {
+    let mut envelope = Envelope::new(payload).unwrap();
+    for who in who {
+        sign_more(&mut envelope, *who, id(*who));
+    }
+    envelope
+}
+
+pub fn sign_more(envelope: &mut Envelope, who: usize, keyid: Digest) {
+    let sig = key(who).sign(&envelope.signed_bytes()).to_bytes();
+    envelope.signatures.push(Signature { keyid, sig });
+}
+
+pub fn role(keys: &[usize], threshold: u32) -> Role {
+    Role { keys: keys.iter().map(|who| id(*who)).collect(), threshold: NonZeroU32::new(threshold).unwrap() }
+}
+
+/// `*` needs the team; `pay-*` the team and the approver; `solo` two of two; nobody has `x-*`.
+pub fn root() -> TrustRoot {
+    let rule = |scope: &str, require: Vec<Role>| ReleaseRule { scope: scope.parse().unwrap(), require };
+    let keys = [HEAD, TEAM, SECOND, APPROVER].map(|who| (public(who), format!("key {who}"))).to_vec();
+    let release = vec![
+        rule("*", vec![role(&[TEAM, SECOND], 1)]),
+        rule("pay-*", vec![role(&[TEAM], 1), role(&[APPROVER], 1)]),
+        rule("solo", vec![role(&[TEAM, SECOND], 2)]),
+    ];
+    TrustRoot::new(REGISTRY.parse().unwrap(), (3, 2, 10), keys, role(&[HEAD], 1), release).unwrap()
+}
+
+/// A zstd frame made by hand of one raw block, so that no compressor is frozen.
+pub fn frame(plain: &[u8]) -> Vec<u8> {
+    assert!(!plain.is_empty() && plain.len() < 100_000);
+    let mut bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0];
+    bytes.extend((plain.len() as u32).to_le_bytes());
+    bytes.extend(&(((plain.len() as u32) << 3) | 1).to_le_bytes()[..3]);
+    bytes.extend(plain);
+    bytes
+}
+
+pub fn chunk(plain: &[u8]) -> Chunk {
+    let stored = frame(plain);
+    Chunk {
+        sha256: Digest::of(&stored),
+        size: stored.len() as u32,
+        plain_sha256: Digest::of(plain),
+        plain_size: plain.len() as u32,
+    }
+}
+
+pub const SERVER: &[u8] = b"#!/bin/sh\necho hello\n";
+pub const LIBRARY: &[u8] = b"export const answer = 42;\n";
+
+pub fn tree() -> Tree {
+    let mut builder = TreeBuilder::new();
+    builder.file("bin/server", true, SERVER.len() as u64, Digest::of(SERVER)).unwrap();
+    builder.file("lib/answer.js", false, LIBRARY.len() as u64, Digest::of(LIBRARY)).unwrap();
+    builder.file("lib/copy.js", false, LIBRARY.len() as u64, Digest::of(LIBRARY)).unwrap();
+    builder.file("lib/empty", false, 0, Digest::EMPTY).unwrap();
+    builder.link("lib/latest.js", "answer.js").unwrap();
+    builder.link("server", "bin/../bin/server").unwrap();
+    builder.directory("ünï/çødé").unwrap();
+    builder.build().unwrap()
+}
+
+pub fn layout() -> Layout {
+    let plain = [SERVER, LIBRARY].concat();
+    let at = |offset: usize| Extent { chunk: 0, offset: offset as u32 };
+    Layout { chunks: vec![chunk(&plain)], contents: vec![at(0), at(SERVER.len())] }
+}
+
+pub fn release(name: &str, version: &str) -> Release {
+    let artefact = Artefact {
+        platform: "any".parse().unwrap(),
+        url: format!("https://artefacts.example.com/{name}-{version}.tar"),
+        sha256: Digest::of(format!("{name} {version}").as_bytes()),
+        size: 10_240,
+        tree: tree().summary(),
+    };
+    Release {
+        registry: REGISTRY.parse().unwrap(),
+        name: name.parse().unwrap(),
+        version: version.parse().unwrap(),
+        maintainer: "data-platform@example.com".into(),
+        description: "Read-only access to the finance data warehouse.".into(),
+        scope: vec!["read:finance.*".into()],
+        data_classification: "confidential".into(),
+        lawful_basis: Some("contract".into()),
+        reviewed_at: "2026-04-15".parse().unwrap(),
+        reviewers: vec!["security@example.com".into(), "data-platform@example.com".into()],
+        artefact: Artefacts::new(vec![artefact]).unwrap(),
+        launch: Some(Launch {
+            command: "bin/server".into(),
+            args: vec!["--state=${STATE}".into()],
+            env: BTreeMap::from([("LOG_LEVEL".into(), "info".into())]),
+            accept_args: AcceptArgs::default(),
+            runtime: Runtime::Host,
+            platform: None,
+        }),
+        credentials: vec![],
+        sandbox: None,
+        source: None,
+        issued: time("2026-04-20T08:00:00Z"),
+    }
+}
+
+pub fn release_payload(release: &Release) -> Vec<u8> {
+    Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE)
+}
+
+pub fn listed(release: Release, who: &[usize]) -> Listed {
+    let envelope = sign(release_payload(&release), who);
+    let (tree, layout) = (tree().encode(), layout().encode());
+    let stored = StoredLayout { sha256: Digest::of(&layout), size: layout.len() as u64, chunks: vec![chunk(&layout)] };
+    let platform = PlatformLayout {
+        platform: "any".parse().unwrap(),
+        tree: vec![chunk(&tree)],
+        layout: stored,
+        first: vec![chunk(&[SERVER, LIBRARY].concat())],
+    };
+    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![platform] }
+}
+
+pub fn entry(name: &str) -> Entry {
+    Entry { selected: listed(release(name, "1.2.0"), &[TEAM]), earlier: vec![listed(release(name, "1.1.0"), &[TEAM])] }
+}
+
+/// The mutable head and the immutable files below it, as the site serves them.
+#[derive(Clone)]
+pub struct Site {
+    pub head: Vec<u8>,
+    pub catalogue: Vec<u8>,
+    pub bin: Vec<u8>,
+    pub entry: Vec<u8>,
+}
+
+pub fn head_predicate(catalogue: &[u8]) -> Head {
+    Head {
+        registry: REGISTRY.parse().unwrap(),
+        epoch: 2,
+        version: 12,
+        issued: time("2026-05-01T06:00:00Z"),
+        expires: time("2026-05-08T06:00:00Z"),
+        catalogue: CatalogueSize { size: catalogue.len() as u64 },
+        previous: Some(Digest::of(b"head 11")),
+    }
+}
+
+pub fn head_payload(head: Head, catalogue: &[u8]) -> Vec<u8> {
+    let subject = Subject { name: CATALOGUE_SUBJECT.into(), digest: Digest::of(catalogue) };
+    Statement { subject: vec![subject], predicate: head }.encode(HEAD_TYPE)
+}
+
+/// A consistent site with one server whose entry is `entry`.
+pub fn site(name: &str, entry: Vec<u8>) -> Site {
+    let server = BinServer { name: name.parse().unwrap(), sha256: Digest::of(&entry), size: entry.len() as u64 };
+    let bin = Bin::new(vec![server]).encode();
+    let blob = Blob { sha256: Digest::of(&bin), size: bin.len() as u64 };
+    let catalogue = Catalogue::new(REGISTRY.parse().unwrap(), vec![blob]).encode();
+    let head = sign(head_payload(head_predicate(&catalogue), &catalogue), &[HEAD]).encode();
+    Site { head, catalogue, bin, entry }
+}
