@@ -26,6 +26,8 @@
 //! disk work of the cache runs in `spawn_blocking`. The runtime handle is passed in.
 
 pub mod config;
+pub mod control;
+pub mod launch;
 pub mod owned;
 pub mod refusal;
 pub mod registry;

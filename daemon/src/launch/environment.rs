@@ -1,0 +1,171 @@
+//! The environment and arguments of a server, made from nothing.
+//!
+//! Hosts differ: some pass their whole environment with every secret in it, some almost
+//! nothing. A server sees the same from all of them: where the user lives and how they
+//! read text, what the statement declares, and no more. `XDG_RUNTIME_DIR`, `DBUS_*`,
+//! `DISPLAY` and `SSH_AUTH_SOCK` are left out on purpose: they lead to the user's keyring,
+//! screen and agent, which no reviewer approved. `TMPDIR` stays: where a site forbids
+//! writing to /tmp, a server without it would fail.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+
+/// What is taken over from the caller; besides, every `LC_*`.
+const KEPT: [&str; 8] = ["HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR"];
+
+/// Only directories that root alone can write to, on every distribution (`/usr/local` is not
+/// one on all of them). Other interpreters are named by host configuration, in full.
+const PATH: &str = "/usr/bin:/bin";
+
+/// Python would otherwise import from the user's home and from where it was started, and
+/// try to write beside the read-only sources.
+const PYTHON: [&str; 3] = ["PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONDONTWRITEBYTECODE"];
+
+/// What the three variables of a recipe stand for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places<'a> {
+    /// `${TREE}`: the release's files.
+    pub(super) tree: &'a Path,
+    /// `${STATE}`: this user's directory for this server.
+    pub(super) state: &'a Path,
+    /// `${HOME}`.
+    pub(super) home: &'a Path,
+}
+
+/// The whole environment of a server. Declared variables win: they are signed.
+pub(super) fn environment(
+    inherited: impl IntoIterator<Item = (OsString, OsString)>,
+    declared: &BTreeMap<String, String>,
+    places: Places<'_>,
+) -> BTreeMap<OsString, OsString> {
+    let mut env: BTreeMap<OsString, OsString> =
+        inherited.into_iter().filter(|(name, value)| kept(name) && !function(value)).collect();
+    env.insert("HOME".into(), places.home.into());
+    env.insert("PATH".into(), PATH.into());
+    env.extend(PYTHON.map(|name| (name.into(), "1".into())));
+    env.extend(declared.iter().map(|(name, value)| (name.into(), expand(value, places))));
+    env
+}
+
+/// Replaces `${TREE}`, `${STATE}` and `${HOME}` in one pass: what a place's own name contains
+/// is never expanded again, and any other text stays as it is.
+pub(super) fn expand(text: &str, places: Places<'_>) -> OsString {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.extend_from_slice(before.as_bytes());
+        let place = [("TREE}", places.tree), ("STATE}", places.state), ("HOME}", places.home)]
+            .into_iter()
+            .find_map(|(name, place)| after.strip_prefix(name).map(|left| (place, left)));
+        match place {
+            Some((place, left)) => {
+                out.extend_from_slice(place.as_os_str().as_bytes());
+                rest = left;
+            }
+            None => {
+                out.extend_from_slice(b"${");
+                rest = after;
+            }
+        }
+    }
+    out.extend_from_slice(rest.as_bytes());
+    OsString::from_vec(out)
+}
+
+fn kept(name: &OsStr) -> bool {
+    KEPT.iter().any(|kept| name == *kept) || name.as_bytes().starts_with(b"LC_")
+}
+
+/// An exported shell function: old shells executed it on start.
+fn function(value: &OsStr) -> bool {
+    value.as_bytes().starts_with(b"()")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn places() -> Places<'static> {
+        Places { tree: Path::new("/mcp/a/1/tree"), state: Path::new("/s/${HOME}"), home: Path::new("/home/u") }
+    }
+
+    fn env(inherited: &[(&str, &str)], declared: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let inherited = inherited.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let declared = declared.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        environment(inherited, &declared, places())
+            .into_iter()
+            .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
+            .collect()
+    }
+
+    const FIXED: [(&str, &str); 5] = [
+        ("HOME", "/home/u"),
+        ("PATH", "/usr/bin:/bin"),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("PYTHONNOUSERSITE", "1"),
+        ("PYTHONSAFEPATH", "1"),
+    ];
+
+    #[test]
+    fn environments() {
+        let nothing: &[(&str, &str)] = &[];
+        for (inherited, declared, more) in [
+            (nothing, nothing, nothing),
+            (
+                &[("USER", "u"), ("LC_ALL", "C"), ("TZ", "UTC")],
+                nothing,
+                &[("USER", "u"), ("LC_ALL", "C"), ("TZ", "UTC")],
+            ),
+            // Secrets, sockets, and what would make an interpreter load other code.
+            (
+                &[
+                    ("AWS_SECRET_ACCESS_KEY", "x"),
+                    ("XDG_RUNTIME_DIR", "/run/user/1"),
+                    ("SSH_AUTH_SOCK", "x"),
+                    ("LD_PRELOAD", "/tmp/x.so"),
+                    ("NODE_OPTIONS", "--require /tmp/x"),
+                    ("PYTHONPATH", "/tmp"),
+                    ("PYTHONSTARTUP", "/tmp/x"),
+                    ("BASH_ENV", "/tmp/x"),
+                    ("PATH", "/tmp"),
+                    ("PYTHONSAFEPATH", ""),
+                    ("LCX", "1"),
+                ],
+                nothing,
+                nothing,
+            ),
+            (&[("TERM", "() { :; }; x"), ("LC_X", "() { x")], nothing, nothing),
+            (
+                nothing,
+                &[("M", "${STATE}/m.jsonl"), ("PYTHONPATH", "${TREE}/lib")],
+                &[("M", "/s/${HOME}/m.jsonl"), ("PYTHONPATH", "/mcp/a/1/tree/lib")],
+            ),
+            // What is signed wins.
+            (&[("TZ", "UTC")], &[("TZ", "Europe/Paris")], &[("TZ", "Europe/Paris")]),
+        ] {
+            let want: BTreeMap<String, String> =
+                FIXED.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(env(inherited, declared), want);
+        }
+        assert_eq!(env(&[], &[("HOME", "${STATE}")])["HOME"], "/s/${HOME}");
+    }
+
+    #[test]
+    fn expansions() {
+        for (text, want) in [
+            ("", ""),
+            ("${TREE}", "/mcp/a/1/tree"),
+            ("--x=${HOME}:${HOME}", "--x=/home/u:/home/u"),
+            ("${STATE}", "/s/${HOME}"),
+            ("$TREE {TREE} ${TREE", "$TREE {TREE} ${TREE"),
+            ("${OTHER}${TREE}", "${OTHER}/mcp/a/1/tree"),
+            ("${${TREE}}", "${/mcp/a/1/tree}"),
+            ("ü${TREE}ü", "ü/mcp/a/1/treeü"),
+        ] {
+            assert_eq!(expand(text, places()), want, "{text}");
+        }
+    }
+}
