@@ -1,0 +1,47 @@
+//! The committed fuzz corpus begins with the golden vectors: this keeps the two together.
+//! `MCPFS_BLESS=1 cargo test -p mcpfs-trust --test corpus` writes it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+mod cases;
+mod support;
+
+use std::path::Path;
+
+use cases::Input;
+
+/// The fuzz targets an input is a seed of, with the bytes each wants.
+fn seeds(input: Input) -> Vec<(&'static str, Vec<u8>)> {
+    match input {
+        Input::TrustRoot { bytes, .. } => vec![("trust_root", bytes.0)],
+        Input::Head { head, .. } => vec![("envelope", head.0)],
+        Input::Release { catalogue, bin, entry, .. } => {
+            vec![("catalogue", catalogue.0), ("catalogue", bin.0), ("entry", entry.0)]
+        }
+        Input::Tree { bytes, .. } => vec![("tree", bytes.0)],
+        Input::Layout { tree, bytes } => {
+            let length = u16::try_from(tree.0.len()).unwrap().to_be_bytes();
+            vec![("layout", [&length, tree.0.as_slice(), &bytes.0].concat())]
+        }
+        Input::Chunk { .. } => vec![],
+    }
+}
+
+#[test]
+fn every_vector_is_a_seed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let write = std::env::var_os("MCPFS_BLESS").is_some();
+    let mut count = 0;
+    for (target, bytes) in cases::all().into_values().flat_map(|vector| seeds(vector.input)) {
+        if bytes.len() > 100_000 {
+            continue; // A bound's vector is mere length: nothing for a fuzzer.
+        }
+        let path = folder.join(target).join(mcpfs_trust::digest::Digest::of(&bytes).short());
+        if write {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).ok(), Some(bytes), "{} is missing: bless it", path.display());
+        count += 1;
+    }
+    assert!(count > 100, "{count} seeds");
+}
