@@ -82,6 +82,8 @@ impl Mirror {
         }
         let place = match url.scheme() {
             "http" | "https" => Place::Web(url),
+            // The parser would take "file:relative" for "/relative".
+            "file" if !text["file:".len()..].starts_with('/') => return Err(bad("file: needs an absolute path")),
             "file" => {
                 Place::Directory(url.to_file_path().map_err(|()| bad("file: needs an absolute path on this host"))?)
             }
