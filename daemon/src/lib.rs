@@ -9,7 +9,7 @@
 //! | room | what it decides |
 //! |---|---|
 //! | [`config`], [`owned`] | what the host's files say, and that nobody else could have written them |
-//! | [`site`] | which mirror answers, within bounds and deadlines; trusts nothing it gets |
+//! | `site` | which mirror answers, within bounds and deadlines; trusts nothing it gets |
 //! | [`registry`] | which releases are admitted, and why others are refused |
 //! | `content` | that a file is exactly what the verified tree names; the cache |
 //! | `mount`, `fs` | what a path means, and which error it gives |
@@ -27,8 +27,10 @@
 
 pub mod config;
 pub mod control;
+pub mod errno;
+pub mod fs;
 pub mod launch;
+pub mod mount;
 pub mod owned;
 pub mod refusal;
 pub mod registry;
-pub mod site;

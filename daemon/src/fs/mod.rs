@@ -1,0 +1,3 @@
+//! What a path means.
+
+pub mod ino;

@@ -1,0 +1,105 @@
+//! Putting the file system under a path, and taking it away again.
+//!
+//! **One way in.** Root calls mount(2) itself; anybody else goes through the setuid
+//! `fusermount3`. Both end in one thing, a `/dev/fuse` descriptor, and that is all the rest
+//! ever sees: a supervisor that mounts and hands the descriptor to an unprivileged worker can
+//! take this module's place without anything else noticing. fuser's own `Session::new` mounts
+//! and unmounts on drop, which is the opposite of what we need, so it is not used.
+//!
+//! **One way out.** Only [`Session::stop`] unmounts. Neither a drop nor a panic does: running
+//! servers outlive a daemon's fault, and what is left behind is cleared at the next start.
+//!
+//! **Nobody touches the mount point before it is served.** A stat of it would wait for an
+//! answer that this very process has to give. What lies there is read from mountinfo.
+//!
+//! **Two modes of reading, one per mount.** Whether the kernel can read cached files without
+//! us (passthrough) is found out by doing it once, with a real file on the cache's own file
+//! system: kernel version, capabilities and stacked file systems all have a say in it, and
+//! only the attempt knows. [`Backing`] is the one door from a descriptor to a backing id.
+
+mod backing;
+mod fusermount;
+mod kernel;
+mod mountinfo;
+mod point;
+mod session;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use backing::{Backing, Reads};
+pub use mountinfo::{MountEntry, mounted_at};
+pub use point::Mountpoint;
+pub use session::{Options, Session, Stopped};
+
+/// The file system type of every mount of ours, in mountinfo and for `findmnt -t`.
+pub const FS_TYPE: &str = "fuse.mcpfs";
+
+/// The source of every mount of ours.
+const FS_NAME: &str = "mcpfs";
+
+/// Why nothing was mounted, each with what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// There is no such directory.
+    #[error("the mount point {} does not exist; create it: mkdir -p {}", .0.display(), .0.display())]
+    Missing(PathBuf),
+    /// Something else than a directory.
+    #[error("the mount point {} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// Mounting would hide files.
+    #[error("the mount point {} is not empty, and mounting would hide what is in it; empty it or choose another", .0.display())]
+    NotEmpty(PathBuf),
+    /// A live mount of ours.
+    #[error("mcpfs is already mounted at {} and answers; stop that daemon first", .0.display())]
+    AlreadyServed(PathBuf),
+    /// A mount of ours that neither answers nor fails.
+    #[error("mcpfs is mounted at {} but does not answer; if no daemon is about to take it over, clear it: umount -l {}", .0.display(), .0.display())]
+    Silent(PathBuf),
+    /// Another file system.
+    #[error("{} is the mount point of something else ({kind})", at.display())]
+    ForeignMount {
+        /// The mount point.
+        at: PathBuf,
+        /// The file system's type.
+        kind: String,
+    },
+    /// The kernel's door is closed.
+    #[error("/dev/fuse does not exist; load the module (modprobe fuse), or in a container pass --device /dev/fuse")]
+    NoDevice,
+    /// Not root, and no setuid program.
+    #[error("fusermount3 is not installed, and only root can mount without it; install the package fuse3")]
+    NoFusermount,
+    /// Neither way is open.
+    #[error("not allowed to mount at {}: {why}", at.display())]
+    NotAllowed {
+        /// The mount point.
+        at: PathBuf,
+        /// What stands in the way.
+        why: String,
+    },
+    /// fusermount3 said no.
+    #[error("fusermount3 could not mount at {}: {said}", at.display())]
+    Fusermount {
+        /// The mount point.
+        at: PathBuf,
+        /// Its own words.
+        said: String,
+    },
+    /// Anything else, with the step that failed.
+    #[error("{step} ({})", at.display())]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        at: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl MountError {
+    fn io(step: &'static str, at: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Io { step, at: at.into(), source: source.into() }
+    }
+}
