@@ -17,9 +17,7 @@ use std::fmt;
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{Platform, RegistryName, ServerName, Version};
-use mcpfs_trust::release::{
-    Artefact, Artefacts, BadField, Credential, Launch, Release, Sandbox, Source, TreeSummary,
-};
+use mcpfs_trust::release::{Artefact, Artefacts, BadField, Credential, Launch, Release, Sandbox, Source, TreeSummary};
 use mcpfs_trust::time::{Date, Timestamp};
 
 /// A parsed recipe. Every field obeys its rules; [`Recipe::parse`] is the only way to make one.
@@ -128,6 +126,9 @@ pub struct RecipeErrors {
 }
 
 impl Recipe {
+    /// Longest recipe, bytes: the signed part of one is below 4,096.
+    pub const BYTES: usize = 64 << 10;
+
     /// Parses `text` of the file `file` (a path; its last component must be `<name>.yaml`).
     ///
     /// # Errors
@@ -210,6 +211,12 @@ impl Recipe {
     /// Where a field stands; the nearest field around it if it is absent.
     pub fn place(&self, field: &str) -> Position {
         place(&self.places, field)
+    }
+
+    /// The dotted path of one artefact: `artefact`, or `artefact[1]` in a list.
+    pub fn artefact_field(&self, index: usize) -> String {
+        let field = format!("artefact[{index}]");
+        if self.places.contains_key(&field) { field } else { "artefact".to_owned() }
     }
 
     /// The file's name as it was given to [`Recipe::parse`].

@@ -127,10 +127,14 @@ impl Fields {
         let found = self.optional(name);
         if found.is_none() {
             let empty = self.entries.iter().find(|(key, _)| key.name == name).map(|(key, _)| key.at);
-            reading.problem(empty.unwrap_or(self.at), &self.path(name), match empty {
-                Some(_) => "must not be empty",
-                None => "missing",
-            });
+            reading.problem(
+                empty.unwrap_or(self.at),
+                &self.path(name),
+                match empty {
+                    Some(_) => "must not be empty",
+                    None => "missing",
+                },
+            );
         }
         found
     }

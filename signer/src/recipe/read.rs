@@ -38,8 +38,8 @@ const SCHEMES: &[&str] = &["https", "http", "file", "oci", "git+https", "npm", "
 
 /// Reads a recipe, or everything that is wrong with it.
 pub(super) fn read(text: &str, file: &str) -> Result<Recipe, Vec<Problem>> {
-    let root = yaml::parse(text)
-        .map_err(|bad| vec![Problem { at: bad.at, field: String::new(), message: bad.problem }])?;
+    let root =
+        yaml::parse(text).map_err(|bad| vec![Problem { at: bad.at, field: String::new(), message: bad.problem }])?;
     let mut reading = Reading::default();
     let recipe = recipe(&root, file, &mut reading);
     match recipe {
@@ -216,7 +216,11 @@ fn launch(reading: &mut Reading, node: &Node, field: &str) -> Option<Launch> {
         Value::Bool(all) => Some(AcceptArgs::All(*all)),
         Value::List(_) => Some(AcceptArgs::Matching(reading.texts(node, field))),
         other => {
-            reading.problem(node.at, field, format!("expected true, false or a list of patterns, found {}", other.kind()));
+            reading.problem(
+                node.at,
+                field,
+                format!("expected true, false or a list of patterns, found {}", other.kind()),
+            );
             None
         }
     });

@@ -131,8 +131,14 @@ servers/x.yaml:15:12: launch.runtime: \"vm\" is not one of: host, image"
 #[test]
 fn rules_of_the_release_format_have_lines_too() {
     for (more, want) in [
-        ("launch: {command: ../sh}\n", "9:19: launch.command: neither a path inside the tree nor the name of a runtime"),
-        ("launch:\n  command: a\n  env:\n    LD_PRELOAD: x\n", "12:5: launch.env: LD_PRELOAD would change what the loader loads"),
+        (
+            "launch: {command: ../sh}\n",
+            "9:19: launch.command: neither a path inside the tree nor the name of a runtime",
+        ),
+        (
+            "launch:\n  command: a\n  env:\n    LD_PRELOAD: x\n",
+            "12:5: launch.env: LD_PRELOAD would change what the loader loads",
+        ),
         ("credentials:\n  - {ref: a}\n", "10:5: credentials[0]: needs either env (a variable) or file (a file name)"),
         ("scope: [\"a\\nb\"]\n", "9:8: scope: must be one line without control characters"),
     ] {
@@ -156,7 +162,7 @@ fn what_a_reviewer_cannot_see_is_refused() {
         (minimal("scope: !include /etc/passwd\n"), ""),
         (minimal("---\nname: y\n"), "document"),
         (minimal(&format!("scope: {}\n", "[".repeat(40) + &"]".repeat(40))), ""),
-        ("x".repeat(yaml::RECIPE_BYTES + 1), "at most 65536"),
+        ("x".repeat(Recipe::BYTES + 1), "at most 65536"),
         ("- a\n".to_owned(), "expected a mapping, found a list"),
         (String::new(), "expected a mapping, found nothing"),
         ("\u{0}".to_owned(), ""),

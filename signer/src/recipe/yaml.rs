@@ -11,10 +11,9 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 use serde_saphyr::{Location, Spanned};
 
-use super::Position;
+use super::{Position, Recipe};
 
-/// Longest recipe, bytes: the signed part of one is below 4,096.
-pub(super) const RECIPE_BYTES: usize = 64 << 10;
+const RECIPE_BYTES: usize = Recipe::BYTES;
 /// Deepest nesting; the format has four levels.
 const DEPTH: usize = 12;
 /// Most values in one recipe: every list full still stays below it.

@@ -1,0 +1,257 @@
+//! The check: the pull request's gate, and the first half of publishing.
+//!
+//! One straight way, `parse → fetch → unpack → tree → pack`, where whatever goes wrong becomes
+//! a [`Finding`] at a line of the recipe. A check and an ingest are the same work; a check
+//! only throws the result away. What could not be looked at is a finding, never clean.
+//!
+//! Rules have stable ids ([`RULES`]); the digest of that table stands in the check record, so
+//! a record tells by which rules it was made.
+
+mod content;
+pub mod finding;
+pub mod record;
+mod rules;
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::name::RegistryName;
+use mcpfs_trust::time::Timestamp;
+
+use crate::fetch::{self, FetchPolicy};
+use crate::pack::{self, ChunkStore, KnownChunks};
+use crate::recipe::{ArtefactSource, Recipe};
+use crate::staging::{Places, StagedArtefact, Staging, StagingError};
+use crate::unpack;
+
+pub use finding::{Finding, Findings, Severity};
+pub use record::{CheckRecord, CheckedArtefact, Verdict};
+pub use rules::{RULES, Rule, policy_digest};
+
+/// How to check.
+#[derive(Debug, Clone)]
+pub struct CheckOptions {
+    /// The registry the release is for, if it is known: its name is part of what is signed.
+    pub registry: Option<RegistryName>,
+    /// Where artefacts may come from.
+    pub fetch: FetchPolicy,
+    /// Published chunks, which are not stored again.
+    pub known: KnownChunks,
+    /// zstd level of new chunks.
+    pub level: i32,
+    /// The time, for dates in the future.
+    pub now: Timestamp,
+}
+
+/// What a check gives.
+#[derive(Debug)]
+pub struct Checked {
+    /// Everything that was found.
+    pub findings: Findings,
+    /// The release, ready to be signed; `None` if there were errors.
+    pub staging: Option<Staging>,
+}
+
+/// Why a check could not be made at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The recipe's file cannot be read.
+    #[error("{path}: cannot read it")]
+    Recipe {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The staging folder cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// The temporary folder cannot be made.
+    #[error("cannot make a temporary folder")]
+    Temporary(#[source] std::io::Error),
+}
+
+/// Checks the recipe at `file` and keeps nothing.
+///
+/// # Errors
+/// Only what keeps it from checking; what is wrong with the release is a finding.
+pub fn check(file: &Path, options: &CheckOptions) -> Result<Findings, CheckError> {
+    let folder = tempfile::tempdir().map_err(CheckError::Temporary)?;
+    Ok(ingest(file, folder.path(), options)?.findings)
+}
+
+/// Checks the recipe at `file` and, if there are no errors, leaves the release in `folder`.
+///
+/// # Errors
+/// As [`check`].
+pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Checked, CheckError> {
+    let shown = file.display().to_string();
+    let bytes = read_recipe(file).map_err(|source| CheckError::Recipe { path: file.to_owned(), source })?;
+    let mut findings = Findings::new();
+    let places = Places::new(folder);
+    places.make()?;
+    let staging = stage(&bytes, &shown, folder, options, &mut findings)?;
+    findings.sort();
+    let staging = match staging {
+        Some(mut staging) if !findings.has_errors() => {
+            staging.findings = findings.clone();
+            staging.record = staging.expected_record();
+            staging.write()?;
+            Some(staging)
+        }
+        _ => None,
+    };
+    Ok(Checked { findings, staging })
+}
+
+/// One byte more than the parser allows, so that it can say so.
+fn read_recipe(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(Recipe::BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn stage(
+    bytes: &[u8],
+    shown: &str,
+    folder: &Path,
+    options: &CheckOptions,
+    findings: &mut Findings,
+) -> Result<Option<Staging>, CheckError> {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        findings.push(rules::RECIPE.find("", "the file is not UTF-8").at(shown, None));
+        return Ok(None);
+    };
+    let recipe = match Recipe::parse(text, shown) {
+        Ok(recipe) => recipe,
+        Err(errors) => {
+            findings.push_recipe(&errors);
+            return Ok(None);
+        }
+    };
+    rules::recipe(&recipe, options.registry.as_ref(), options.now, findings);
+    rules::similar_names(&recipe, Path::new(shown), findings);
+    let mut artefacts = Vec::with_capacity(recipe.artefact.len());
+    for (index, source) in recipe.artefact.iter().enumerate() {
+        artefacts.extend(artefact(&recipe, source, &recipe.artefact_field(index), folder, options, findings));
+    }
+    if artefacts.len() < recipe.artefact.len() {
+        return Ok(None);
+    }
+    artefacts.sort_by(|a, b| a.platform.cmp(&b.platform));
+    let recipe_sha256 = Digest::of(bytes);
+    let record = CheckRecord {
+        schema: String::new(),
+        recipe: recipe_sha256,
+        artefacts: Vec::new(),
+        verdict: Verdict::Fail,
+        policy: policy_digest(),
+        findings: Digest::EMPTY,
+        checked_at: options.now,
+        checker: String::new(),
+        waivers: Vec::new(),
+        sources: Vec::new(),
+    };
+    Ok(Some(Staging {
+        folder: folder.to_owned(),
+        recipe_file: format!("{}.yaml", recipe.name),
+        recipe: text.to_owned(),
+        recipe_sha256,
+        artefacts,
+        findings: Findings::new(),
+        record,
+    }))
+}
+
+/// Fetches and packs one artefact; what is wrong with it becomes a finding at `field`.
+fn artefact(
+    recipe: &Recipe,
+    source: &ArtefactSource,
+    field: &str,
+    folder: &Path,
+    options: &CheckOptions,
+    findings: &mut Findings,
+) -> Option<StagedArtefact> {
+    let places = Places::new(folder);
+    let mut refuse = |rule: &Rule, part: &str, message: String, fix: Option<String>| {
+        let subject = format!("{field}{part}");
+        let mut finding = rule.find(&subject, message).at(recipe.file(), Some(recipe.place(&subject)));
+        finding.fix = fix;
+        findings.push(finding);
+    };
+    let fetched = match fetch::fetch(source, &options.fetch, &places.artefacts()) {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            let (rule, part) = match &error {
+                fetch::FetchError::Digest { .. } => (&rules::DIGEST, ".sha256"),
+                _ => (&rules::FETCH, ".url"),
+            };
+            refuse(rule, part, chain(&error), error.fix());
+            return None;
+        }
+    };
+    let file = match File::open(&fetched.path) {
+        Ok(file) => file,
+        Err(error) => {
+            refuse(&rules::FETCH, ".url", chain(&error), None);
+            return None;
+        }
+    };
+    let archive = match unpack::unpack(file, folder) {
+        Ok(archive) => archive,
+        Err(error) => {
+            refuse(&rules::ARCHIVE, "", chain(&error), None);
+            return None;
+        }
+    };
+    let tree = match pack::tree(&archive.entries) {
+        Ok(tree) => tree,
+        Err(error) => {
+            refuse(&rules::ARCHIVE, "", chain(&error), None);
+            return None;
+        }
+    };
+    let mut store = ChunkStore::new(&places.chunks(), options.level, options.known.clone());
+    let mut put = |plain: &[u8]| store.put(plain);
+    let packed = match pack::pack(&source.platform, &tree, &archive.spool, recipe.launch.as_ref(), &mut put) {
+        Ok(packed) => packed,
+        Err(error) => {
+            refuse(&rules::ARCHIVE, "", chain(&error), None);
+            return None;
+        }
+    };
+    content::check(recipe, field, &tree, &archive.remarks, findings);
+    Some(StagedArtefact {
+        platform: source.platform.clone(),
+        file: fetched.path,
+        sha256: source.sha256,
+        size: fetched.size,
+        tree,
+        layout: packed.layout,
+        listed: packed.listed,
+    })
+}
+
+/// An error and its reasons in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// The names of the other recipes beside `file`, by their file names alone.
+fn neighbours(file: &Path) -> Vec<String> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter_map(|name| name.strip_suffix(".yaml").map(str::to_owned)).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,127 @@
+//! Rules that look at a tree.
+
+use std::collections::HashMap;
+
+use mcpfs_trust::release::Runtime;
+use mcpfs_trust::tree::{Kind, NodeId, Tree};
+use unicode_normalization::{UnicodeNormalization as _, is_nfc};
+
+use super::finding::Findings;
+use super::rules::{
+    LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
+};
+use crate::recipe::Recipe;
+use crate::unpack::Remark;
+
+/// All rules for one artefact, which stands at `field` of the recipe.
+pub(super) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark], findings: &mut Findings) {
+    let place = recipe.place(field);
+    let mut all = |rule: &Rule, found: Vec<(String, String)>, fix: &str| {
+        findings.extend_bounded(found.into_iter().map(|(subject, message)| {
+            let finding = rule.find(&subject, message).at(recipe.file(), Some(place));
+            if fix.is_empty() { finding } else { finding.fix(fix) }
+        }));
+    };
+    all(&SPECIAL_BITS, special_bits(remarks), "");
+    all(&LINK_REWRITTEN, rewritten(remarks), "");
+    all(&LINK_DANGLING, dangling(tree), "ship what it links to, or drop the link");
+    all(&NAME_CASE, same_but_for_case(tree), "rename one of them: on some systems they are one file");
+    all(&NAME_FORM, not_nfc(tree), "rename it in NFC: two spellings look the same");
+    all(&NAME_BIDI, invisible(tree), "rename it: what people see is not what it is");
+    command(recipe, tree, findings);
+}
+
+/// A command inside the tree must be there and executable, or every launch fails.
+fn command(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
+    let Some(launch) = recipe.launch.as_ref().filter(|launch| launch.runtime == Runtime::Host) else { return };
+    let Some(path) = launch.tree_path() else { return };
+    let (message, fix) = match tree.resolve(path).and_then(|id| tree.node(id)).map(|node| node.kind) {
+        Some(Kind::File { executable: true, .. }) => return,
+        Some(Kind::File { .. }) => ("is not executable in the artefact", "pack it with mode 0755"),
+        Some(_) => ("is a directory", "name the program itself"),
+        None => ("is not in the artefact", "name a path inside it, or a runtime such as node"),
+    };
+    let finding = LAUNCH_COMMAND.find("launch.command", format!("{path:?} {message}")).fix(fix);
+    findings.push(finding.at(recipe.file(), Some(recipe.place("launch.command"))));
+}
+
+fn special_bits(remarks: &[Remark]) -> Vec<(String, String)> {
+    let found = remarks.iter().filter_map(|remark| match remark {
+        Remark::SpecialBits { path, mode } => {
+            Some((path.clone(), format!("mode {mode:04o}: its special bits are dropped")))
+        }
+        Remark::Rewritten { .. } => None,
+    });
+    found.collect()
+}
+
+fn rewritten(remarks: &[Remark]) -> Vec<(String, String)> {
+    let found = remarks.iter().filter_map(|remark| match remark {
+        Remark::Rewritten { path, target } => {
+            Some((path.clone(), format!("the absolute link to {target:?} now leads below the tree's root")))
+        }
+        Remark::SpecialBits { .. } => None,
+    });
+    found.collect()
+}
+
+fn nodes(tree: &Tree) -> impl Iterator<Item = NodeId> {
+    (1..tree.len()).map(NodeId)
+}
+
+fn dangling(tree: &Tree) -> Vec<(String, String)> {
+    let links = nodes(tree).filter_map(|id| match tree.node(id)?.kind {
+        Kind::Link { target } => Some((id, target)),
+        _ => None,
+    });
+    let broken = links.filter(|(id, _)| tree.resolve(&tree.path(*id)).is_none());
+    broken.map(|(id, target)| (tree.path(id), format!("the link to {target:?} leads nowhere"))).collect()
+}
+
+/// Names of one directory that are equal once case and Unicode form are folded away.
+fn same_but_for_case(tree: &Tree) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for directory in (0..tree.len()).map(NodeId) {
+        let children = tree.children(directory);
+        if children.len() < 2 {
+            continue;
+        }
+        let mut folded: HashMap<String, &str> = HashMap::new();
+        for child in children {
+            let Some(node) = tree.node(*child) else { continue };
+            let key: String = node.name.nfkc().collect::<String>().to_lowercase().nfkc().collect();
+            if let Some(other) = folded.insert(key, node.name) {
+                found.push((
+                    tree.path(*child),
+                    format!("differs from {other:?} beside it only in case or Unicode form"),
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn not_nfc(tree: &Tree) -> Vec<(String, String)> {
+    let odd = nodes(tree).filter(|id| tree.node(*id).is_some_and(|node| !is_nfc(node.name)));
+    odd.map(|id| (tree.path(id), "is not in Unicode form NFC".to_owned())).collect()
+}
+
+/// Characters that show nothing or turn the direction of what follows.
+fn invisible(tree: &Tree) -> Vec<(String, String)> {
+    let odd = nodes(tree).filter_map(|id| {
+        let found = tree.node(id)?.name.chars().find(|c| is_invisible(*c))?;
+        Some((id, found))
+    });
+    odd.map(|(id, found)| (escaped(&tree.path(id)), format!("has the invisible character U+{:04X}", found as u32)))
+        .collect()
+}
+
+const fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{00ad}' | '\u{180e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+fn escaped(path: &str) -> String {
+    path.chars().flat_map(|c| if is_invisible(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+}

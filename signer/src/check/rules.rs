@@ -1,0 +1,142 @@
+//! The table of rules, and those that look at the recipe alone.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::envelope::Envelope;
+use mcpfs_trust::name::{RegistryName, ServerName};
+use mcpfs_trust::release::RELEASE_TYPE;
+use mcpfs_trust::statement::{Statement, Subject};
+use mcpfs_trust::time::Timestamp;
+
+use super::finding::{Finding, Findings, Severity};
+use crate::recipe::Recipe;
+
+/// One rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Its stable id.
+    pub id: &'static str,
+    /// The weight of what it finds.
+    pub severity: Severity,
+    /// What it demands.
+    pub about: &'static str,
+}
+
+macro_rules! rules {
+    ($($name:ident = $id:literal, $severity:ident, $about:literal;)*) => {
+        $(pub(super) const $name: Rule = Rule { id: $id, severity: Severity::$severity, about: $about };)*
+        /// All rules, in the order of docs/publishing.md.
+        pub const RULES: &[Rule] = &[$($name),*];
+    };
+}
+
+rules! {
+    RECIPE = "recipe", Error, "The recipe has the fields and values of the format.";
+    STATEMENT_SIZE = "statement-size", Error, "What is signed has at most 4,096 bytes.";
+    NAME_SIMILAR = "name-similar", Error, "No other server's name is equal but for '-', '_' and '.'.";
+    LAWFUL_BASIS = "lawful-basis", Error, "Confidential and restricted data need a lawful basis.";
+    REVIEWED_AT = "reviewed-at", Error, "The review is not in the future.";
+    CLASSIFICATION = "classification", Warning, "The data class is one that rules know.";
+    LAUNCH_MISSING = "launch-missing", Warning, "Without launch, `run` refuses.";
+    PLAIN_HTTP = "plain-http", Warning, "Artefacts come over https.";
+    FETCH = "fetch", Error, "The artefact can be fetched from an allowed place.";
+    DIGEST = "digest", Error, "The artefact has the pinned digest.";
+    ARCHIVE = "archive", Error, "The artefact is an archive that has one meaning, within limits.";
+    LAUNCH_COMMAND = "launch-command", Error, "A launch command in the tree is an executable file of it.";
+    LINK_DANGLING = "link-dangling", Warning, "Links lead to something.";
+    LINK_REWRITTEN = "link-rewritten", Note, "Absolute links become relative to the tree's root.";
+    SPECIAL_BITS = "special-bits", Warning, "No set-user, set-group or sticky bits: they are dropped.";
+    NAME_CASE = "name-case", Warning, "No two paths are equal but for case.";
+    NAME_FORM = "name-form", Warning, "File names are in Unicode form NFC.";
+    NAME_BIDI = "name-bidi", Warning, "File names have no invisible or direction-changing characters.";
+}
+
+/// The digest of the table: which rules a record was made by.
+pub fn policy_digest() -> Digest {
+    let mut text = String::from("mcpfs.rules/v1\n");
+    for rule in RULES {
+        text.push_str(&format!("{} {} {}\n", rule.id, rule.severity, rule.about));
+    }
+    Digest::of(text.as_bytes())
+}
+
+impl Rule {
+    /// A finding of this rule.
+    pub(super) fn find(&self, subject: &str, message: impl Display) -> Finding {
+        Finding::new(self.severity, self.id, subject, message)
+    }
+}
+
+/// The classes that rules know.
+const CLASSES: [&str; 4] = ["public", "internal", "confidential", "restricted"];
+
+/// Rules that need nothing but the recipe.
+pub(super) fn recipe(recipe: &Recipe, registry: Option<&RegistryName>, now: Timestamp, findings: &mut Findings) {
+    let found = |rule: &Rule, field: &str, message: String, fix: &str| {
+        rule.find(field, message).fix(fix).at(recipe.file(), Some(recipe.place(field)))
+    };
+    let class = recipe.data_classification.to_lowercase();
+    if matches!(class.as_str(), "confidential" | "restricted") && recipe.lawful_basis.is_none() {
+        let message = format!("missing (required because data_classification is {class})");
+        let fix = "add lawful_basis, such as contract, legal obligation or legitimate interests";
+        // The line of the class: that is what makes the other field necessary.
+        let finding = found(&LAWFUL_BASIS, "lawful_basis", message, fix);
+        findings.push(finding.at(recipe.file(), Some(recipe.place("data_classification"))));
+    }
+    if !CLASSES.contains(&class.as_str()) {
+        let message = format!("{:?} is not one of: {}", recipe.data_classification, CLASSES.join(", "));
+        let fix = "use one of them, so that the rules for a class apply";
+        findings.push(found(&CLASSIFICATION, "data_classification", message, fix));
+    }
+    if recipe.reviewed_at > now.date() {
+        let message = format!("{} is in the future (today is {})", recipe.reviewed_at, now.date());
+        findings.push(found(&REVIEWED_AT, "reviewed_at", message, "write the day of the review"));
+    }
+    if recipe.launch.is_none() {
+        let message = "missing: hosts can list and read this server, but not start it".to_owned();
+        findings.push(found(&LAUNCH_MISSING, "launch", message, "add launch with a command"));
+    }
+    for (index, source) in recipe.artefact.iter().enumerate() {
+        if source.url.starts_with("http:") {
+            let field = format!("{}.url", recipe.artefact_field(index));
+            let message = "fetched without encryption; only the digest protects it".to_owned();
+            findings.push(found(&PLAIN_HTTP, &field, message, "use https"));
+        }
+    }
+    statement_size(recipe, registry, findings);
+}
+
+/// The statement with the largest sizes that artefacts can have.
+fn statement_size(recipe: &Recipe, registry: Option<&RegistryName>, findings: &mut Findings) {
+    let longest = "r".repeat(128).parse();
+    let Some(registry) = registry.cloned().or(longest.ok()) else { return };
+    let draft = match recipe.draft(&registry) {
+        Ok(draft) => draft,
+        Err(errors) => return findings.push_recipe(&errors),
+    };
+    let subject = draft.artefact.all().iter().flat_map(|artefact| {
+        let name = |kind: &str| format!("{kind}/{}", artefact.platform);
+        let tree = Subject { name: name("tree"), digest: artefact.tree.sha256 };
+        [Subject { name: name("artefact"), digest: artefact.sha256 }, tree]
+    });
+    let statement = Statement { subject: subject.collect(), predicate: draft };
+    if let Err(error) = Envelope::new(statement.encode(RELEASE_TYPE)) {
+        let finding = STATEMENT_SIZE.find("", error).fix("shorten description, scope, reviewers, args or env");
+        findings.push(finding.at(recipe.file(), Some(crate::recipe::Position::START)));
+    }
+}
+
+/// Names of one registry must differ by more than punctuation.
+pub(super) fn similar_names(recipe: &Recipe, file: &Path, findings: &mut Findings) {
+    let folded = recipe.name.folded();
+    for other in super::neighbours(file) {
+        let Ok(other) = other.parse::<ServerName>() else { continue };
+        if other != recipe.name && other.folded() == folded {
+            let message = format!("{} and {other} differ only in '-', '_' or '.'", recipe.name);
+            let finding = NAME_SIMILAR.find("name", message).fix("choose a name that nobody mistakes for the other");
+            findings.push(finding.at(recipe.file(), Some(recipe.place("name"))));
+        }
+    }
+}

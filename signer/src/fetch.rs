@@ -1,0 +1,241 @@
+//! Fetching an artefact: from where the operator allows, at most so much, and exactly the
+//! bytes that the recipe pins.
+//!
+//! Recipes are written by people who do not run the signer, so a URL in one is a request to
+//! make the signer connect somewhere. The digest protects what is signed; the rules here
+//! protect the signer's network: only listed hosts, addresses resolved once and pinned, private
+//! ones refused unless listed, every redirect checked again, proxies from the environment
+//! ignored (behind a proxy the address that was checked is not the one that is used).
+
+mod address;
+mod bundle;
+mod http;
+mod local;
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mcpfs_trust::digest::{Digest, Hasher};
+use url::Url;
+
+use crate::recipe::ArtefactSource;
+
+pub use address::{AllowedHost, BadHost, Network};
+pub use bundle::{BundleError, bundle};
+
+/// Where artefacts may come from, and how much and how long.
+#[derive(Debug, Clone)]
+pub struct FetchPolicy {
+    /// The folder that `file:` URLs must lie in; without one they are refused.
+    pub file_root: Option<PathBuf>,
+    /// Hosts that may be asked; none by default.
+    pub hosts: Vec<AllowedHost>,
+    /// Private networks that listed hosts may resolve to.
+    pub networks: Vec<Network>,
+    /// Further certificate authorities, PEM.
+    pub authorities: Vec<Vec<u8>>,
+    /// Largest artefact, bytes.
+    pub limit: u64,
+    /// Longest time for one artefact.
+    pub deadline: Duration,
+}
+
+impl Default for FetchPolicy {
+    /// Nothing is reachable; 2 GiB; 15 minutes.
+    fn default() -> Self {
+        Self {
+            file_root: None,
+            hosts: Vec::new(),
+            networks: Vec::new(),
+            authorities: Vec::new(),
+            limit: 2 << 30,
+            deadline: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// An artefact that has its pinned digest.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The file, named by its digest.
+    pub path: PathBuf,
+    /// Its size, bytes.
+    pub size: u64,
+}
+
+/// Why an artefact is not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The scheme is known, but not to this version.
+    #[error("{scheme}: artefacts cannot be fetched by this version")]
+    Scheme {
+        /// The scheme.
+        scheme: String,
+    },
+    /// Not a URL.
+    #[error("{0:?} is not a URL")]
+    Url(String),
+    /// `file:` without a root, or outside it.
+    #[error("{0}")]
+    Local(String),
+    /// A host or address that is not listed.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The server said no.
+    #[error("the server answered {0}")]
+    Status(u16),
+    /// More than five redirects, or one without a place to go.
+    #[error("it redirects too often, or to nowhere")]
+    Redirects,
+    /// More bytes than allowed.
+    #[error("larger than {0} bytes")]
+    TooLarge(u64),
+    /// Not done in time.
+    #[error("not done within {0:?}")]
+    TooSlow(Duration),
+    /// Other bytes than pinned.
+    #[error("its SHA-256 is {found}, the recipe pins {expected}")]
+    Digest {
+        /// What the recipe pins.
+        expected: Digest,
+        /// What was there.
+        found: Digest,
+    },
+    /// A folder that cannot be bundled.
+    #[error("the folder cannot be bundled")]
+    Bundle(#[source] BundleError),
+    /// The transfer failed.
+    #[error("the transfer failed: {0}")]
+    Transfer(String),
+    /// A file cannot be read or written.
+    #[error("{path}: cannot read or write it")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FetchError {
+    /// What to do about it, if there is one thing.
+    pub fn fix(&self) -> Option<String> {
+        match self {
+            Self::Scheme { .. } => Some("use an https: or file: artefact, such as a bundle of the folder".to_owned()),
+            Self::Digest { found, .. } => Some(format!(
+                "if the new content was reviewed, set artefact.sha256 to {found}; if not, find out who changed it"
+            )),
+            Self::TooLarge(_) => Some("ship only what the server needs at run time".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Fetches `source` into `folder`, under the name of its digest.
+///
+/// Must not be called from within an async runtime: it drives its own.
+///
+/// # Errors
+/// The first reason to refuse it; nothing is left in `folder` then.
+pub fn fetch(source: &ArtefactSource, policy: &FetchPolicy, folder: &Path) -> Result<Fetched, FetchError> {
+    let url = Url::parse(&source.url).map_err(|_| FetchError::Url(source.url.clone()))?;
+    let mut sink = Sink::new(folder, source, policy)?;
+    match url.scheme() {
+        "file" => local::fetch(&source.url, policy, &mut sink)?,
+        "https" | "http" => http::fetch(url, policy, &mut sink)?,
+        scheme => return Err(FetchError::Scheme { scheme: scheme.to_owned() }),
+    }
+    sink.finish()
+}
+
+/// Takes an artefact's bytes: bounded, hashed, written, shown.
+struct Sink<'a> {
+    folder: &'a Path,
+    file: tempfile::NamedTempFile,
+    hasher: Hasher,
+    expected: Digest,
+    written: u64,
+    limit: u64,
+    progress: Option<Progress>,
+}
+
+impl<'a> Sink<'a> {
+    fn new(folder: &'a Path, source: &ArtefactSource, policy: &FetchPolicy) -> Result<Self, FetchError> {
+        let file = tempfile::NamedTempFile::new_in(folder).map_err(at(folder))?;
+        let progress = io::stderr().is_terminal().then(|| Progress::new(&source.url));
+        let (hasher, limit) = (Hasher::new(), policy.limit);
+        Ok(Self { folder, file, hasher, expected: source.sha256, written: 0, limit, progress })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+        self.written += bytes.len() as u64;
+        if self.written > self.limit {
+            return Err(FetchError::TooLarge(self.limit));
+        }
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).map_err(at(self.folder))?;
+        if let Some(progress) = &mut self.progress {
+            progress.show(self.written);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, mut reader: impl Read, path: &Path) -> Result<(), FetchError> {
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => self.write(&buffer[..read])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(at(path)(error)),
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Fetched, FetchError> {
+        let found = self.hasher.finish();
+        if found != self.expected {
+            return Err(FetchError::Digest { expected: self.expected, found });
+        }
+        let path = self.folder.join(found.to_string());
+        self.file.persist(&path).map_err(|error| at(&path)(error.error))?;
+        Ok(Fetched { path, size: self.written })
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
+    let path = path.to_owned();
+    move |source| FetchError::Io { path, source }
+}
+
+/// One line on a terminal, redrawn for every 4 MiB and wiped at the end.
+struct Progress {
+    what: String,
+    shown: u64,
+}
+
+impl Progress {
+    const STEP: u64 = 4 << 20;
+
+    fn new(url: &str) -> Self {
+        Self { what: mcpfs_trust::error::bounded(url), shown: 0 }
+    }
+
+    fn show(&mut self, bytes: u64) {
+        if bytes >= self.shown + Self::STEP {
+            self.shown = bytes;
+            // A terminal that went away is no reason to stop.
+            let _ = write!(io::stderr(), "\r{}: {} MiB", self.what, bytes >> 20);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown > 0 {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}

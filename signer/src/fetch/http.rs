@@ -1,0 +1,126 @@
+//! http: and https:, with the connection's address decided here and not by the client.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Once;
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Response, header, redirect};
+use tokio::time::Instant;
+use url::{Host, Url};
+
+use super::address::is_public;
+use super::{FetchError, FetchPolicy, Sink};
+
+/// Redirects followed; release downloads of the large forges take one or two.
+const REDIRECTS: usize = 5;
+/// Longest silence before the transfer is given up.
+const SILENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn fetch(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| FetchError::Transfer(error.to_string()))?;
+    runtime.block_on(async {
+        let work = transfer(url, policy, sink);
+        tokio::time::timeout(policy.deadline, work).await.map_err(|_| FetchError::TooSlow(policy.deadline))?
+    })
+}
+
+async fn transfer(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
+    let mut response = follow(url, policy).await?;
+    if response.content_length().is_some_and(|size| size > policy.limit) {
+        return Err(FetchError::TooLarge(policy.limit));
+    }
+    while let Some(bytes) = response.chunk().await.map_err(broken)? {
+        sink.write(&bytes)?;
+    }
+    Ok(())
+}
+
+async fn follow(mut url: Url, policy: &FetchPolicy) -> Result<Response, FetchError> {
+    for _ in 0..=REDIRECTS {
+        let addresses = addresses(&url, policy).await?;
+        let client = client(&url, &addresses, policy)?;
+        // Identity only: the digest is of the file as it is stored.
+        let request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+        let response = request.send().await.map_err(broken)?;
+        let status = response.status();
+        if status.is_redirection() {
+            let place = response.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
+            url = place.and_then(|place| url.join(place).ok()).ok_or(FetchError::Redirects)?;
+            continue;
+        }
+        return if status == 200 { Ok(response) } else { Err(FetchError::Status(status.as_u16())) };
+    }
+    Err(FetchError::Redirects)
+}
+
+/// Resolves the host once; every address it has must be allowed.
+async fn addresses(url: &Url, policy: &FetchPolicy) -> Result<Vec<SocketAddr>, FetchError> {
+    let origin = url.origin().ascii_serialization();
+    let rule = policy.hosts.iter().find(|host| host.covers(url)).ok_or_else(|| {
+        let name = origin.strip_prefix("https://").unwrap_or(&origin);
+        FetchError::NotAllowed(format!("host {origin} is not listed; if it may be asked, add --allow-host {name}"))
+    })?;
+    let port = url.port_or_known_default().unwrap_or(443);
+    let found: Vec<SocketAddr> = match url.host() {
+        Some(Host::Ipv4(address)) => vec![(address, port).into()],
+        Some(Host::Ipv6(address)) => vec![(address, port).into()],
+        Some(Host::Domain(name)) => {
+            let deadline = Instant::now() + SILENCE;
+            let lookup = tokio::time::timeout_at(deadline, tokio::net::lookup_host((name, port)));
+            let looked_up = lookup.await.map_err(|_| FetchError::TooSlow(SILENCE))?;
+            looked_up.map_err(|error| FetchError::Transfer(format!("cannot resolve {name}: {error}")))?.collect()
+        }
+        None => return Err(FetchError::Url(url.to_string())),
+    };
+    let allowed = |address: IpAddr| {
+        is_public(address) || rule.is_address(address) || policy.networks.iter().any(|net| net.contains(address))
+    };
+    match found.iter().find(|address| !allowed(address.ip())) {
+        Some(address) => Err(FetchError::NotAllowed(format!(
+            "{origin} is at the private address {ip}; if it may be asked, add --allow-network {ip}/{bits}",
+            ip = address.ip(),
+            bits = if address.is_ipv4() { 32 } else { 128 }
+        ))),
+        None if found.is_empty() => Err(FetchError::Transfer(format!("{origin} has no address"))),
+        None => Ok(found),
+    }
+}
+
+fn client(url: &Url, addresses: &[SocketAddr], policy: &FetchPolicy) -> Result<Client, FetchError> {
+    static PROVIDER: Once = Once::new();
+    // A second installation fails and changes nothing, so the answer does not matter.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let mut builder = Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .https_only(url.scheme() == "https")
+        .connect_timeout(SILENCE)
+        .read_timeout(SILENCE)
+        .user_agent(concat!("mcpfs-signer/", env!("CARGO_PKG_VERSION")));
+    if let Some(name) = url.domain() {
+        builder = builder.resolve_to_addrs(name, addresses);
+    }
+    let mut authorities = Vec::new();
+    for pem in &policy.authorities {
+        authorities.extend(Certificate::from_pem_bundle(pem).map_err(broken)?);
+    }
+    if !authorities.is_empty() {
+        builder = builder.tls_certs_merge(authorities);
+    }
+    builder.build().map_err(broken)
+}
+
+/// reqwest's own words stop at "error sending request"; the reason is in the chain below.
+fn broken(error: reqwest::Error) -> FetchError {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    FetchError::Transfer(mcpfs_trust::error::bounded(&text))
+}
