@@ -1,1 +1,31 @@
-//! placeholder
+//! The harness: every real part as a value that owns it.
+//!
+//! A part starts in its constructor, is ready when that returns, and is gone when the value
+//! is dropped. Each owns a directory below /tmp and a free loopback port, so tests run side
+//! by side; nothing is shared but finished, read-only fixtures. There are no mocks: the site
+//! is nginx, the token is SoftHSM, the mount is the built binary on a real kernel mount, and
+//! only faults that no honest server has come from [`faulty::FaultyServer`].
+//!
+//! A missing part is a failure that names the package to install, never a skipped test.
+//! Errors panic with what happened: the callers are tests and the demo, where a message and
+//! unwinding (which stops all parts) are just what is wanted.
+//!
+//! ```text
+//! Hsm ── Registry ── site directory ── Site (nginx) ── Host (etc, state, cache) ── Mount ── McpClient
+//! ```
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: see above")]
+
+pub mod audit;
+pub mod binaries;
+pub mod command;
+pub mod faulty;
+pub mod fixture;
+pub mod forge;
+pub mod host;
+pub mod hsm;
+pub mod mcp;
+pub mod mount;
+pub mod registry;
+pub mod scratch;
+pub mod site;
+pub mod suite;

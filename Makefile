@@ -1,0 +1,41 @@
+# What a visitor and a maintainer type. `cargo test` alone runs on a bare machine;
+# everything here that needs a real part installs it first (tests/setup says what).
+
+CARGO ?= cargo
+BIN = $(CURDIR)/target/debug
+DEMO = $(CURDIR)/target/demo
+
+.PHONY: help demo demo-clean test check fmt bench fuzz setup
+
+help:
+	@echo 'make demo        the whole story in about a minute, below target/demo'
+	@echo 'make demo-clean  remove it'
+	@echo 'make test        unit, vector, property and end-to-end tests'
+	@echo 'make check       format, lints and documentation'
+	@echo 'make bench       measure against the native file system'
+	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer)'
+	@echo 'make setup       only install what the tests need'
+
+demo:
+	@tests/setup demo
+	@$(CARGO) build --workspace --bins
+	@MCPFS_BIN_DIR='$(BIN)' '$(BIN)/mcpfs-demo' '$(DEMO)'
+
+demo-clean:
+	@rm -rf '$(DEMO)'
+
+setup:
+	@tests/setup test
+
+test:
+	@tests/setup test
+	$(CARGO) build --workspace --bins
+	MCPFS_BIN_DIR='$(BIN)' $(CARGO) test --workspace
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+fmt:
+	$(CARGO) fmt --all

@@ -1,0 +1,191 @@
+//! Running a program to its end, with a deadline and both outputs captured.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A program about to run.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    stdin: Vec<u8>,
+    limit: Duration,
+}
+
+/// What a finished program left.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The command line, for messages.
+    pub line: String,
+    /// Exit code; 128 + signal if it was killed.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+impl Run {
+    /// `program` with no arguments, an empty standard input and two minutes.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self { command: Command::new(program), stdin: Vec::new(), limit: Duration::from_secs(120) }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Removes all inherited variables.
+    pub fn env_clear(mut self) -> Self {
+        self.command.env_clear();
+        self
+    }
+
+    /// Sets the working directory.
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Gives it a standard input.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Sets the deadline.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs it to its end, whatever that is.
+    ///
+    /// # Panics
+    /// If it cannot start or overruns its deadline.
+    pub fn run(mut self) -> Ran {
+        let line = line_of(&self.command);
+        let started = Instant::now();
+        let mut child = self
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        let mut stdin = child.stdin.take().expect("piped");
+        let bytes = std::mem::take(&mut self.stdin);
+        // A program that does not read its input closes it: no concern of ours.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
+        let stdout = collect(child.stdout.take().expect("piped"));
+        let stderr = collect(child.stderr.take().expect("piped"));
+        let code = exit_within(&mut child, self.limit);
+        let elapsed = started.elapsed();
+        if code.is_none() {
+            child.kill().expect("own child");
+            child.wait().expect("own child");
+        }
+        writer.join().expect("writer");
+        let ran = Ran {
+            line,
+            code: code.unwrap_or(-1),
+            // A detached grandchild may hold the pipe: these end when it closes it.
+            stdout: stdout.join().expect("reader"),
+            stderr: stderr.join().expect("reader"),
+            elapsed,
+        };
+        assert!(code.is_some(), "did not end within {:?}: {ran}", self.limit);
+        ran
+    }
+
+    /// Runs it and expects success.
+    pub fn ok(self) -> Ran {
+        self.exits(0)
+    }
+
+    /// Runs it and expects this exit code.
+    pub fn exits(self, code: i32) -> Ran {
+        let ran = self.run();
+        assert!(ran.code == code, "expected exit {code}: {ran}");
+        ran
+    }
+}
+
+impl Ran {
+    /// Both outputs, for searching.
+    pub fn text(&self) -> String {
+        format!("{}\n{}", self.stdout, self.stderr)
+    }
+
+    /// Standard output as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self}"))
+    }
+
+    /// Expects `needle` in one of the outputs.
+    pub fn says(self, needle: &str) -> Self {
+        assert!(self.text().contains(needle), "expected {needle:?}: {self}");
+        self
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` exited with {} after {:?}", self.line, self.code, self.elapsed)?;
+        for (name, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+            if !text.trim().is_empty() {
+                write!(f, "\n--- {name}\n{}", text.trim_end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a child; its exit code, or `None` if it still runs.
+pub fn exit_within(child: &mut Child, limit: Duration) -> Option<i32> {
+    use std::os::unix::process::ExitStatusExt;
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("own child") {
+            return status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        }
+        if started.elapsed() > limit {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads a pipe to its end in a thread of its own.
+pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("cannot read from a child");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn line_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}

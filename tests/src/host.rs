@@ -1,0 +1,130 @@
+//! One host's configuration, state and cache, all in one directory.
+
+use std::path::{Path, PathBuf};
+
+use crate::binaries::bin;
+use crate::command::{Ran, Run};
+use crate::scratch;
+
+/// How files are read from a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reads {
+    /// By the kernel, from the cache's files.
+    Passthrough,
+    /// Through the daemon.
+    Cached,
+}
+
+impl Reads {
+    /// The word that `mcpfs status` uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passthrough => "passthrough",
+            Self::Cached => "cached",
+        }
+    }
+
+    /// What to write as `mount.reads`.
+    fn configured(self) -> &'static str {
+        match self {
+            Self::Passthrough => "auto",
+            Self::Cached => "cached",
+        }
+    }
+}
+
+/// A host; its directory is gone on drop.
+#[derive(Debug)]
+pub struct Host {
+    dir: tempfile::TempDir,
+    reads: Reads,
+}
+
+impl Host {
+    /// A host that trusts `trust` and fetches from `url`; launches are allowed without a sandbox and as root.
+    pub fn new(trust: &Path, url: &str, reads: Reads) -> Self {
+        Self::in_dir(scratch::dir(), trust, url, reads)
+    }
+
+    /// The same in a directory the caller made.
+    pub fn in_dir(dir: tempfile::TempDir, trust: &Path, url: &str, reads: Reads) -> Self {
+        let host = Self { dir, reads };
+        for name in ["etc/conf.d", "run", "state", "cache", "mcp"] {
+            std::fs::create_dir_all(host.path(name)).expect("own directory");
+        }
+        std::fs::copy(trust, host.trust()).unwrap_or_else(|error| panic!("cannot copy {}: {error}", trust.display()));
+        host.configure(url);
+        host
+    }
+
+    /// Writes mcpfs.toml anew, with `url` as the registry.
+    pub fn configure(&self, url: &str) {
+        let path = |name: &str| self.path(name).display().to_string();
+        let text = format!(
+            "rundir = \"{}\"\nstate = \"{}\"\n\n[registry]\nurl = \"{url}\"\n\n[mount]\nat = \"{}\"\nreads = \"{}\"\n\n\
+             [cache]\ndir = \"{}\"\n\n[policy]\nsandbox = \"off\"\nallow_root = true\n",
+            path("run"),
+            path("state"),
+            path("mcp"),
+            self.reads.configured(),
+            path("cache"),
+        );
+        std::fs::write(self.config(), text).expect("own directory");
+    }
+
+    /// Writes one more file of configuration, `conf.d/<name>.toml`.
+    pub fn drop_in(&self, name: &str, toml: &str) {
+        std::fs::write(self.path(&format!("etc/conf.d/{name}.toml")), toml).expect("own directory");
+    }
+
+    /// A path in the host's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The main configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.path("etc/mcpfs.toml")
+    }
+
+    /// The trust root.
+    pub fn trust(&self) -> PathBuf {
+        self.path("etc/trust.json")
+    }
+
+    /// The mount point.
+    pub fn mcp(&self) -> PathBuf {
+        self.path("mcp")
+    }
+
+    /// A path in the mount.
+    pub fn at(&self, below: &str) -> PathBuf {
+        self.mcp().join(below)
+    }
+
+    /// The audit database.
+    pub fn audit_db(&self) -> PathBuf {
+        self.path("state/audit.db")
+    }
+
+    /// Which reads this host is configured for.
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// `mcpfs --config …` with these arguments.
+    pub fn mcpfs<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        Run::new(bin("mcpfs")).arg("--config").arg(self.config()).args(args)
+    }
+
+    /// `mcpfs refresh --now`, which returns when the registry was asked.
+    pub fn refresh(&self) -> Ran {
+        self.mcpfs(["refresh", "--now"]).run()
+    }
+
+    /// Every file in the cache that holds released content.
+    pub fn cached_files(&self) -> Vec<PathBuf> {
+        let root = self.path("cache");
+        crate::registry::files_below(&root).into_iter().map(|file| root.join(file)).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! A PKCS#11 token in a directory (SoftHSM), with its PIN in a file.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::command::Run;
+use crate::scratch::{self, need};
+
+/// A token of its own for each test; gone on drop.
+#[derive(Debug)]
+pub struct Hsm {
+    dir: tempfile::TempDir,
+    module: PathBuf,
+}
+
+/// The token's label.
+pub const TOKEN: &str = "mcpfs";
+const PIN: &str = "846213";
+
+impl Hsm {
+    /// An initialised, empty token in a directory of its own.
+    pub fn new() -> Self {
+        Self::at(scratch::dir())
+    }
+
+    fn at(dir: tempfile::TempDir) -> Self {
+        let module = module();
+        let tokens = dir.path().join("tokens");
+        std::fs::create_dir(&tokens).expect("own directory");
+        let conf =
+            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
+        std::fs::write(dir.path().join("softhsm2.conf"), conf).expect("own directory");
+        let hsm = Self { dir, module };
+        std::fs::write(hsm.pin_file(), format!("{PIN}\n")).expect("own directory");
+        std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o600)).expect("own file");
+        hsm.with_token(Run::new(need("softhsm2-util", "softhsm2")))
+            .args(["--init-token", "--free", "--label", TOKEN, "--so-pin", "31415926", "--pin", PIN])
+            .ok();
+        hsm
+    }
+
+    /// The URI of a key in this token.
+    pub fn uri(&self, key: &str) -> String {
+        format!("pkcs11:token={TOKEN};object={key}?module-path={}", self.module.display())
+    }
+
+    /// The file that holds the PIN, mode 0600.
+    pub fn pin_file(&self) -> PathBuf {
+        self.dir.path().join("pin")
+    }
+
+    /// The module, for clients that are not ours.
+    pub fn module(&self) -> &Path {
+        &self.module
+    }
+
+    /// Gives a command this token (but not its PIN).
+    pub fn with_token(&self, run: Run) -> Run {
+        run.env("SOFTHSM2_CONF", self.dir.path().join("softhsm2.conf"))
+    }
+
+    /// The signer with this token and its PIN.
+    pub fn signer(&self) -> Run {
+        let run = Run::new(crate::binaries::bin("mcpfs-signer"));
+        self.with_token(run).env("MCPFS_PIN_FILE", self.pin_file())
+    }
+
+    /// OpenSC's client with this token: the independent second opinion about keys.
+    pub fn pkcs11_tool(&self) -> Run {
+        let run = Run::new(need("pkcs11-tool", "opensc"));
+        self.with_token(run).arg("--module").arg(&self.module).args(["--token-label", TOKEN, "--login", "--pin", PIN])
+    }
+
+    /// What the token says about a private key, such as `sensitive, always sensitive, never extractable, local`.
+    pub fn access(&self, key: &str) -> String {
+        let ran = self.pkcs11_tool().args(["--list-objects", "--type", "privkey", "--label", key]).ok();
+        let line = ran.stdout.lines().find_map(|line| line.trim().strip_prefix("Access:"));
+        line.unwrap_or_else(|| panic!("no such key: {ran}")).trim().to_owned()
+    }
+
+    /// A public key as PEM.
+    pub fn public_pem(&self, key: &str) -> String {
+        self.pkcs11_tool().args(["--read-object", "--type", "pubkey", "--label", key]).ok().stdout
+    }
+
+    /// A key's id as trust.json writes it, computed by coreutils: sha256 of the SPKI DER.
+    pub fn key_id(&self, key: &str) -> String {
+        let pem = self.public_pem(key);
+        let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).expect("PEM");
+        let ran = Run::new("sha256sum").stdin(der).ok();
+        ran.stdout.split(' ').next().expect("a digest").to_owned()
+    }
+
+    /// Signs raw bytes with `key`, past all of the signer's checks: what an attacker with access to the token can do.
+    pub fn sign(&self, key: &str, message: &[u8]) -> [u8; 64] {
+        let dir = scratch::dir();
+        let (input, output) = (dir.path().join("in"), dir.path().join("out"));
+        std::fs::write(&input, message).expect("own directory");
+        let run = self.pkcs11_tool().args(["--sign", "-m", "EDDSA", "--label", key]);
+        run.arg("--input-file").arg(&input).arg("--output-file").arg(&output).ok();
+        std::fs::read(&output).expect("pkcs11-tool wrote it").try_into().expect("an Ed25519 signature has 64 bytes")
+    }
+}
+
+impl Default for Hsm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn module() -> PathBuf {
+    let places = [
+        "/usr/lib/softhsm",
+        "/usr/lib/x86_64-linux-gnu/softhsm",
+        "/usr/lib/aarch64-linux-gnu/softhsm",
+        "/usr/lib64/pkcs11",
+    ];
+    let mut files = places.iter().map(|dir| Path::new(dir).join("libsofthsm2.so"));
+    files
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("libsofthsm2.so is not installed: apt-get install softhsm2 (or: make setup)"))
+}

@@ -1,0 +1,153 @@
+//! A served mount: the daemon as a child process.
+//!
+//! Nothing here stats the mount point before it is served: a FUSE mount without a server
+//! makes such a call wait for ever. /proc/self/mountinfo and the control socket tell.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binaries::bin;
+use crate::command::{Ran, exit_within};
+use crate::host::{Host, Reads};
+use crate::suite;
+
+/// A running daemon. On drop it gets SIGTERM and must exit cleanly and leave no mount.
+#[derive(Debug)]
+pub struct Mount<'h> {
+    host: &'h Host,
+    child: Child,
+    stopped: bool,
+    started_in: Duration,
+}
+
+impl<'h> Mount<'h> {
+    /// Mounts and waits until it is served in the host's read mode.
+    ///
+    /// # Panics
+    /// If it is not served within 20 seconds, or in another mode.
+    pub fn start(host: &'h Host) -> Self {
+        Self::start_as(host, host.reads())
+    }
+
+    /// The same for a host whose configuration asks for one mode and must get `expected`.
+    pub fn start_as(host: &'h Host, expected: Reads) -> Self {
+        let started = Instant::now();
+        let log = File::create(host.path("mount.log")).expect("own directory");
+        let child = Command::new(bin("mcpfs"))
+            .arg("--config")
+            .arg(host.config())
+            .args(["mount", "--foreground"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("own file"))
+            .stderr(log)
+            .spawn()
+            .expect("cannot start mcpfs");
+        let mut mount = Self { host, child, stopped: false, started_in: Duration::ZERO };
+        let status = mount.wait_served();
+        mount.started_in = started.elapsed();
+        assert!(
+            status.stdout.contains(expected.word()),
+            "expected reads {}: {status}\n--- daemon\n{}",
+            expected.word(),
+            mount.log()
+        );
+        suite::ran(expected);
+        mount
+    }
+
+    /// From start to served.
+    pub fn started_in(&self) -> Duration {
+        self.started_in
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the daemon wrote to its standard outputs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.host.path("mount.log")).unwrap_or_default()
+    }
+
+    /// Stops it and checks that it ended well. Dropping does the same.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    /// Kills it at once; its mount stays behind, stale.
+    pub fn kill(mut self) {
+        self.child.kill().expect("own child");
+        self.child.wait().expect("own child");
+        self.stopped = true;
+    }
+
+    fn wait_served(&mut self) -> Ran {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("own child") {
+                self.stopped = true;
+                panic!("mcpfs mount ended with {status}:\n{}", self.log());
+            }
+            if is_mounted(&self.host.mcp()) {
+                let status = self.host.mcpfs(["status"]).run();
+                if status.code == 0 {
+                    return status;
+                }
+                assert!(started.elapsed() < Duration::from_secs(20), "mounted but {status}\n{}", self.log());
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "not served within 20 s:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn end(&mut self) {
+        if self.stopped {
+            return;
+        }
+        self.stopped = true;
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("own child");
+        let code = exit_within(&mut self.child, Duration::from_secs(20));
+        if code.is_none() {
+            self.child.kill().expect("own child");
+            self.child.wait().expect("own child");
+        }
+        let left = is_mounted(&self.host.mcp());
+        if left {
+            unmount(&self.host.mcp());
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.log());
+            return;
+        }
+        assert!(code == Some(0), "mcpfs did not end well after SIGTERM: {code:?}\n{}", self.log());
+        assert!(!left, "mcpfs left its mount behind:\n{}", self.log());
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether something is mounted at exactly `path`, without touching it.
+pub fn is_mounted(path: &Path) -> bool {
+    let path = path.to_str().expect("our paths are ASCII");
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+/// Detaches whatever is mounted at `path`: the last resort.
+pub fn unmount(path: &Path) {
+    if crate::scratch::is_root() {
+        let done = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+        done.unwrap_or_else(|error| panic!("cannot unmount {}: {error}", path.display()));
+    } else {
+        crate::command::Run::new(crate::scratch::need("fusermount3", "fuse3")).arg("-uz").arg(path).ok();
+    }
+}

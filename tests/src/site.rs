@@ -1,0 +1,154 @@
+//! A static web server (nginx) that can be told to misbehave.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::command::exit_within;
+use crate::scratch::{self, free_port, need, wait_for};
+
+/// One nginx over one directory.
+#[derive(Debug)]
+pub struct Site {
+    root: PathBuf,
+    dir: tempfile::TempDir,
+    port: u16,
+    running: Option<Child>,
+}
+
+/// What a misbehaving web server does; `path` is a regular expression on the request path.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Answers with this status.
+    Status(&'static str, u16),
+    /// Answers 200 with this text as HTML.
+    Html(&'static str, &'static str),
+    /// Sends at most this many bytes a second.
+    Rate(&'static str, u32),
+}
+
+/// One line of the access log.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The path asked for.
+    pub path: String,
+    /// The status answered.
+    pub status: u16,
+    /// Bytes of the body sent.
+    pub bytes: u64,
+}
+
+impl Site {
+    /// Serves `root` from a free loopback port.
+    pub fn serve(root: &Path) -> Self {
+        Self::serve_with(root, &[])
+    }
+
+    /// Serves `root`, misbehaving.
+    pub fn serve_with(root: &Path, faults: &[Fault]) -> Self {
+        let root = root.canonicalize().expect("the site's directory exists");
+        let mut site = Self { root, dir: scratch::dir(), port: free_port(), running: None };
+        site.start(faults);
+        site
+    }
+
+    /// The base address, with a final slash.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
+    }
+
+    /// The directory served.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Starts again on the same port with these faults; an empty list behaves well.
+    pub fn restart(&mut self, faults: &[Fault]) {
+        self.stop();
+        self.start(faults);
+    }
+
+    /// Stops listening; connections are refused from now on.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.running.take() else { return };
+        let pid = rustix::process::Pid::from_child(&child);
+        // QUIT would wait for slow clients; these are the ones under test.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("own child");
+        if exit_within(&mut child, Duration::from_secs(5)).is_none() {
+            child.kill().expect("own child");
+            child.wait().expect("own child");
+        }
+    }
+
+    /// All requests finished so far.
+    pub fn requests(&self) -> Vec<Request> {
+        let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        let parse = |line: &str| {
+            let mut fields = line.split(' ');
+            let (path, status, bytes) = (fields.next()?, fields.next()?, fields.next()?);
+            Some(Request { path: path.to_owned(), status: status.parse().ok()?, bytes: bytes.parse().ok()? })
+        };
+        log.lines().map(|line| parse(line).unwrap_or_else(|| panic!("odd line in nginx's log: {line}"))).collect()
+    }
+
+    fn start(&mut self, faults: &[Fault]) {
+        let dir = self.dir.path();
+        let conf = dir.join("nginx.conf");
+        std::fs::write(&conf, self.configuration(faults)).expect("own directory");
+        let child = Command::new(need("nginx", "nginx-light"))
+            .arg("-p")
+            .arg(dir)
+            .arg("-c")
+            .arg(&conf)
+            .arg("-e")
+            .arg(dir.join("error.log"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("cannot start nginx");
+        let child = self.running.insert(child);
+        let port = self.port;
+        wait_for("nginx to listen", Duration::from_secs(10), || {
+            let ended = child.try_wait().expect("own child");
+            assert!(
+                ended.is_none(),
+                "nginx ended: {}",
+                std::fs::read_to_string(dir.join("error.log")).unwrap_or_default()
+            );
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+        });
+    }
+
+    fn configuration(&self, faults: &[Fault]) -> String {
+        let dir = self.dir.path().display();
+        // Workers of a root master would become nobody and could not read a private directory.
+        let user = if scratch::is_root() { "user root;\n" } else { "" };
+        let mut locations = String::new();
+        for fault in faults {
+            let (path, action) = match fault {
+                Fault::Status(path, status) => (path, format!("return {status};")),
+                Fault::Html(path, text) => (path, format!("default_type text/html; return 200 '{text}';")),
+                Fault::Rate(path, rate) => (path, format!("limit_rate {rate};")),
+            };
+            writeln!(locations, "    location ~ \"{path}\" {{ {action} }}").expect("a String takes all");
+        }
+        format!(
+            "{user}daemon off;\nworker_processes 1;\npid {dir}/nginx.pid;\nevents {{ worker_connections 512; }}\n\
+             http {{\n  log_format counted '$uri $status $body_bytes_sent';\n  access_log {dir}/access.log counted;\n  \
+             client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n  \
+             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n  types {{ application/json json; }}\n  \
+             default_type application/octet-stream;\n  server {{\n    listen 127.0.0.1:{port};\n    root {root};\n{locations}  }}\n}}\n",
+            port = self.port,
+            root = self.root.display(),
+        )
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
