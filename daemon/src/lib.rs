@@ -13,7 +13,7 @@
 //! | [`registry`] | which releases are admitted, and why others are refused |
 //! | `content` | that a file is exactly what the verified tree names; the cache |
 //! | `mount`, `fs` | what a path means, and which error it gives |
-//! | `audit`, `caller` | who did what; the store that everything waits for |
+//! | [`audit`], [`caller`] | who did what; the store that everything waits for |
 //! | `control`, `launch` | the socket, and `run` turned into a process |
 //! | `run`, `daemon` | the only wiring |
 //!
@@ -25,6 +25,8 @@
 //! lookup or an uncached open to a task; the audit is one thread behind a bounded channel;
 //! disk work of the cache runs in `spawn_blocking`. The runtime handle is passed in.
 
+pub mod audit;
+pub mod caller;
 pub mod config;
 pub mod control;
 pub mod errno;

@@ -1,0 +1,340 @@
+//! Who asks: identity from /proc, as much as is known and nothing more.
+//!
+//! Only `stat`, `status`, `comm`, `exe`, `cgroup` and `loginuid` of a process are read:
+//! command lines, environments and maps hold secrets and are none of the audit's business.
+//! What cannot be read is `None`, and a process that ended and whose number was taken by
+//! another while we looked is unknown altogether: the start time is read before and after.
+//!
+//! `host_app` is the name (`comm`) of the nearest ancestor that is neither a shell nor
+//! something that only starts others ([`LAUNCHERS`]); process managers end the search. The
+//! name and not the executable, since many MCP hosts are `node` and set their own name. A
+//! process can choose its name: it is information for people, not proof; uids are proof.
+
+use std::fs;
+use std::io::Read;
+use std::num::NonZeroUsize;
+use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+/// The person, process and place behind a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Caller {
+    /// Real uid.
+    pub user_id: Option<u32>,
+    /// Its name in the host's user database.
+    pub user_name: Option<String>,
+    /// Login uid (loginuid of the audit subsystem): survives sudo and su.
+    pub login_uid: Option<u32>,
+    /// The uid the request carries (the file system uid).
+    pub request_uid: Option<u32>,
+    /// The gid the request carries.
+    pub group_id: Option<u32>,
+    /// Path of the executable, or the process's name if that cannot be read.
+    pub process: Option<String>,
+    /// Nearest ancestor that is not a shell or launcher.
+    pub host_app: Option<String>,
+    /// systemd unit (service or scope) from the control group.
+    pub unit: Option<String>,
+    /// Thread group id.
+    pub pid: Option<u32>,
+    /// When the process started: microseconds after the host's boot. With `pid` it names a process for good.
+    pub pid_start_us: Option<u64>,
+}
+
+/// Ancestors that are passed over in the search for the host application.
+pub const LAUNCHERS: [&str; 33] = [
+    "sh",
+    "bash",
+    "dash",
+    "zsh",
+    "fish",
+    "ksh",
+    "mksh",
+    "csh",
+    "tcsh",
+    "busybox",
+    "env",
+    "sudo",
+    "su",
+    "doas",
+    "runuser",
+    "setpriv",
+    "timeout",
+    "nice",
+    "ionice",
+    "nohup",
+    "setsid",
+    "stdbuf",
+    "script",
+    "xargs",
+    "time",
+    "strace",
+    "npx",
+    "npm",
+    "uv",
+    "uvx",
+    "pipx",
+    "mcpfs",
+    "mcpfs-launch",
+];
+
+/// Ancestors above which no application can be: the search ends without one.
+const ROOTS: [&str; 5] = ["systemd", "init", "(sd-pam)", "containerd-shim", "kthreadd"];
+
+/// Ancestors looked at, at most.
+const DEPTH: usize = 32;
+
+/// Largest file of /proc that is read, bytes.
+const PROC_BYTES: u64 = 16 * 1024;
+
+/// USER_HZ: /proc counts start times in hundredths of a second on every platform mcpfs runs on.
+const TICK_US: u64 = 10_000;
+
+impl Caller {
+    /// The process `pid` (a thread's number will do) whose request carries `uid` and `gid`.
+    /// A pid of 0 is a process outside our pid namespace: only the uid and gid are known.
+    pub fn of(pid: u32, uid: u32, gid: u32) -> Self {
+        let known = process("/proc", pid).unwrap_or_default();
+        let user_id = known.user_id;
+        // Without /proc the request's uid is all there is, and it is not the real uid.
+        Self { request_uid: Some(uid), group_id: Some(gid), user_name: user_id.and_then(user_name), ..known }
+    }
+
+    /// The daemon's own background work: user `mcpfs`.
+    pub fn daemon() -> Self {
+        let uid = rustix::process::getuid().as_raw();
+        Self {
+            user_id: Some(uid),
+            user_name: Some("mcpfs".to_owned()),
+            request_uid: Some(uid),
+            group_id: Some(rustix::process::getgid().as_raw()),
+            process: Some("mcpfs".to_owned()),
+            pid: Some(std::process::id()),
+            ..Self::default()
+        }
+    }
+
+    /// Whose row budget this counts against: the login uid, which sudo and user namespaces
+    /// do not change, else the real uid, else the request's.
+    pub(crate) fn budget_uid(&self) -> Option<u32> {
+        self.login_uid.or(self.user_id).or(self.request_uid)
+    }
+}
+
+/// Reads what `proc` says about one process, or nothing if it is gone.
+fn process(proc: &str, pid: u32) -> Option<Caller> {
+    if pid == 0 {
+        return None;
+    }
+    let status = read(&format!("{proc}/{pid}/status"))?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    let tgid: u32 = field("Tgid:")?.parse().ok()?;
+    let base = format!("{proc}/{tgid}");
+    let stat = Stat::read(proc, tgid)?;
+    let exe = fs::read_link(format!("{base}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
+    let comm = read(&format!("{base}/comm")).map(|name| name.trim_end_matches('\n').to_owned());
+    let login = read(&format!("{base}/loginuid")).and_then(|text| text.trim().parse().ok());
+    let caller = Caller {
+        user_id: field("Uid:").and_then(|uid| uid.parse().ok()),
+        login_uid: login.filter(|&uid: &u32| uid != u32::MAX),
+        process: exe.or(comm).filter(|name| !name.is_empty()),
+        host_app: host_app(proc, stat.parent),
+        unit: read(&format!("{base}/cgroup")).and_then(|text| unit(&text)),
+        pid: Some(tgid),
+        pid_start_us: Some(stat.start.saturating_mul(TICK_US)),
+        ..Caller::default()
+    };
+    // The number may have passed to another process while we read.
+    (Stat::read(proc, tgid)?.start == stat.start).then_some(caller)
+}
+
+/// Climbs to the nearest ancestor that is an application.
+fn host_app(proc: &str, mut pid: u32) -> Option<String> {
+    for _ in 0..DEPTH {
+        if pid <= 1 {
+            return None;
+        }
+        let stat = Stat::read(proc, pid)?;
+        // A login shell's name begins with a dash.
+        let name = stat.comm.strip_prefix('-').unwrap_or(&stat.comm);
+        if ROOTS.contains(&name) {
+            return None;
+        }
+        if !LAUNCHERS.contains(&name) && !name.is_empty() {
+            return Some(stat.comm);
+        }
+        pid = stat.parent;
+    }
+    None
+}
+
+/// The fields of /proc/PID/stat that are used.
+#[derive(Debug, PartialEq)]
+struct Stat {
+    comm: String,
+    parent: u32,
+    /// Clock ticks after boot.
+    start: u64,
+}
+
+impl Stat {
+    fn read(proc: &str, pid: u32) -> Option<Self> {
+        Self::parse(&read(&format!("{proc}/{pid}/stat"))?)
+    }
+
+    /// `pid (comm) state ppid …`: comm may hold spaces and parentheses, so it ends at the last one.
+    fn parse(text: &str) -> Option<Self> {
+        let (head, tail) = text.rsplit_once(')')?;
+        let (_, comm) = head.split_once('(')?;
+        let mut fields = tail.split_whitespace();
+        // After comm: state is field 3, the parent field 4, the start time field 22.
+        let parent = fields.nth(1)?.parse().ok()?;
+        let start = fields.nth(17)?.parse().ok()?;
+        Some(Self { comm: comm.to_owned(), parent, start })
+    }
+}
+
+/// The innermost service or scope of the process's control group (v2, else systemd's own v1 hierarchy).
+fn unit(cgroup: &str) -> Option<String> {
+    let path = |prefix: &str| cgroup.lines().find_map(|line| line.split_once(prefix).map(|(_, path)| path));
+    let of = |path: &str| {
+        path.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope")).map(str::to_owned)
+    };
+    path("0::/").and_then(of).or_else(|| path(":name=systemd:/").and_then(of))
+}
+
+/// A small file of /proc as text; names of processes need not be UTF-8.
+fn read(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(PROC_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// How long a user's name, or the lack of one, is remembered.
+const NAME_TTL: Duration = Duration::from_secs(300);
+/// How long the host's user database may take: directory services can hang.
+const NAME_WAIT: Duration = Duration::from_secs(1);
+/// Names remembered, at most.
+const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+
+type Names = lru::LruCache<u32, (Option<String>, Instant)>;
+static USER_NAMES: LazyLock<Mutex<Names>> = LazyLock::new(|| Mutex::new(Names::new(NAMES)));
+
+/// The name of `uid` in the host's user database (files, LDAP, SSSD, …), or `None` if it has none or does not say in time.
+fn user_name(uid: u32) -> Option<String> {
+    let names = || USER_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((name, at)) = names().get(&uid)
+        && at.elapsed() < NAME_TTL
+    {
+        return name.clone();
+    }
+    // A thread of its own, since a directory service that hangs cannot be interrupted.
+    let (answer, answered) = mpsc::sync_channel(1);
+    let asked = std::thread::Builder::new().name("user-name".to_owned()).spawn(move || {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
+        let name = user.ok().flatten().map(|user| user.name);
+        USER_NAMES.lock().unwrap_or_else(PoisonError::into_inner).put(uid, (name.clone(), Instant::now()));
+        // The asker may have gone.
+        let _ = answer.send(name);
+    });
+    match asked.ok().and_then(|_| answered.recv_timeout(NAME_WAIT).ok()) {
+        Some(name) => name,
+        None => {
+            // Nobody waits again soon; an answer that comes late is kept for the next question.
+            names().put(uid, (None, Instant::now()));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use std::path::Path;
+
+    fn fake(root: &Path, pid: u32, comm: &str, parent: u32, start: u64) {
+        let dir = root.join(pid.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        let zeros = "0 ".repeat(17);
+        fs::write(dir.join("stat"), format!("{pid} ({comm}) S {parent} {zeros}{start} 0 0\n")).unwrap();
+        fs::write(dir.join("status"), format!("Name:\tx\nTgid:\t{pid}\nUid:\t1000\t0\t0\t0\n")).unwrap();
+        fs::write(dir.join("comm"), format!("{comm}\n")).unwrap();
+    }
+
+    #[test]
+    fn odd_names_parse() {
+        let stat = |comm: &str| Stat::parse(&format!("7 ({comm}) S 3 {}99 0", "0 ".repeat(17)));
+        for comm in ["node", "a b", "((", ") S 1 (", "tmux: server", "", "x) R 9", "\u{fffd}"] {
+            assert_eq!(stat(comm), Some(Stat { comm: comm.to_owned(), parent: 3, start: 99 }), "{comm:?}");
+        }
+        for bad in ["", "7", "7 (x", "7 (x)", "7 (x) S", "7 (x) S y", ")(", "7 (x) S 3 0 0"] {
+            assert_eq!(Stat::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn host_application_is_behind_shells_and_launchers() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        fake(proc, 1, "systemd", 0, 1);
+        fake(proc, 10, "systemd", 1, 2);
+        fake(proc, 20, "claude", 10, 3);
+        fake(proc, 21, "-bash", 20, 4);
+        fake(proc, 22, "sudo", 21, 5);
+        fake(proc, 23, "node", 22, 600);
+        fake(proc, 30, "bash", 10, 7);
+        fake(proc, 31, "node", 30, 8);
+        fs::write(proc.join("23/loginuid"), "1007").unwrap();
+        fs::write(proc.join("31/loginuid"), "4294967295").unwrap();
+        fs::write(
+            proc.join("23/cgroup"),
+            "1:name=systemd:/x.scope\n0::/user.slice/user@7.service/app-claude.scope/y\n",
+        )
+        .unwrap();
+        let text = proc.to_str().unwrap();
+        let caller = process(text, 23).unwrap();
+        assert_eq!(caller.host_app.as_deref(), Some("claude"));
+        assert_eq!(caller.unit.as_deref(), Some("app-claude.scope"));
+        assert_eq!((caller.user_id, caller.login_uid), (Some(1000), Some(1007)));
+        assert_eq!((caller.pid, caller.pid_start_us), (Some(23), Some(6_000_000)));
+        assert_eq!(caller.process.as_deref(), Some("node"));
+        // Nothing but shells below the process manager; no login; no cgroup.
+        let other = process(text, 31).unwrap();
+        assert_eq!((other.host_app, other.login_uid, other.unit), (None, None, None));
+        assert_eq!(process(text, 99), None);
+        // A parent that names itself does not make us turn for ever.
+        fake(proc, 40, "sh", 40, 9);
+        assert_eq!(process(text, 40).unwrap().host_app, None);
+    }
+
+    #[test]
+    fn units() {
+        assert_eq!(unit("0::/system.slice/sshd.service\n").as_deref(), Some("sshd.service"));
+        assert_eq!(unit("9:name=systemd:/user.slice/session-3.scope\n0::/\n").as_deref(), Some("session-3.scope"));
+        assert_eq!(unit("0::/\n"), None);
+        assert_eq!(unit("nonsense"), None);
+    }
+
+    #[test]
+    fn ourselves_and_nobody() {
+        let me = Caller::of(std::process::id(), 5, 6);
+        assert_eq!(me.user_id, Some(rustix::process::getuid().as_raw()));
+        assert_eq!((me.request_uid, me.group_id), (Some(5), Some(6)));
+        assert!(me.process.as_deref().is_some_and(|exe| exe.starts_with('/')), "{me:?}");
+        assert!(me.pid_start_us.is_some());
+        // A thread's number gives its process.
+        let thread = std::thread::spawn(|| Caller::of(rustix::thread::gettid().as_raw_nonzero().get() as u32, 5, 6));
+        assert_eq!(thread.join().unwrap(), me);
+        let nobody = Caller::of(0, 5, 6);
+        assert_eq!(nobody, Caller { request_uid: Some(5), group_id: Some(6), ..Caller::default() });
+        assert_eq!(Caller::of(u32::MAX, 5, 6), nobody);
+    }
+
+    #[test]
+    fn names_come_from_the_user_database() {
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(3_999_999_999), None);
+    }
+}
