@@ -1,0 +1,262 @@
+//! The command line: arguments in, one call, a summary out.
+//!
+//! The summary goes to stdout (`--json` for programs), steps and errors to stderr.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mcpfs_trust::error::VerifyError;
+use mcpfs_trust::name::RegistryName;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::key::{KeyError, KeyUri, Keyring};
+use crate::pin::Pins;
+use crate::trust_cmd::{self, KeyFacts, NewRoot, TrustError};
+
+/// Turns reviewed recipes into a signed static registry, with keys that never leave their token.
+#[derive(Debug, Parser)]
+#[command(name = "mcpfs-signer", version, max_term_width = 100)]
+#[command(after_help = "\
+The whole way:
+  mcpfs-signer keys generate --key 'pkcs11:token=mcpfs;object=head?module-path=MODULE'
+  mcpfs-signer keys generate --key 'pkcs11:token=mcpfs;object=release?module-path=MODULE'
+  mcpfs-signer trust init --registry mcp.example.com/prod --head-key URI --release-key URI --out trust.json
+  mcpfs-signer release servers/NAME.yaml --site DIR --trust trust.json --head-key URI --key URI
+
+A PIN comes from the systemd credential mcpfs-pin, the file that MCPFS_PIN_FILE names, or a
+question on the terminal; never from an argument.
+
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unreachable, 4 something does not verify.")]
+struct Cli {
+    /// Print the result as one JSON value
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make and show signing keys in PKCS#11 tokens
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Make and show trust roots, the file that hosts believe
+    #[command(subcommand)]
+    Trust(Trust),
+}
+
+#[derive(Debug, Subcommand)]
+enum Keys {
+    /// Make an Ed25519 key in a token: sensitive, never extractable
+    Generate {
+        #[command(flatten)]
+        key: KeyArg,
+        /// The key's label, if the URI has no object=
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// Open a key, check what the token promises about it, and show its public half
+    Show(KeyArg),
+    /// Try to get the private key out of the token; fails if the token lets it
+    Prove(KeyArg),
+}
+
+#[derive(Debug, Args)]
+struct KeyArg {
+    /// 'pkcs11:token=LABEL;object=LABEL?module-path=FILE' (RFC 7512)
+    // Not parsed by clap, which would echo a PIN that somebody put into it.
+    #[arg(long = "key", value_name = "URI")]
+    uri: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Trust {
+    /// Write the trust root of a new registry
+    Init(TrustInit),
+    /// Check a trust root and show it
+    Show {
+        /// The trust root
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct TrustInit {
+    /// The registry's name, such as mcp.example.com/prod
+    #[arg(long)]
+    registry: RegistryName,
+    /// A key that signs heads: its URI, or the base64 of its public half; may be repeated
+    #[arg(long, value_name = "KEY", required = true)]
+    head_key: Vec<String>,
+    /// A key that signs releases: likewise; another one than any head key
+    #[arg(long, value_name = "KEY", required = true)]
+    release_key: Vec<String>,
+    /// How many head keys must sign
+    #[arg(long, value_name = "N", default_value = "1")]
+    head_threshold: NonZeroU32,
+    /// How many release keys must sign
+    #[arg(long, value_name = "N", default_value = "1")]
+    release_threshold: NonZeroU32,
+    /// The root's version: raise it with every change
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    version: u64,
+    /// The epoch: raise it when a head key was stolen
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    epoch: u64,
+    /// Hosts believe no head below this one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    minimum_head: u64,
+    /// Where to write it
+    #[arg(long, value_name = "FILE", default_value = "trust.json")]
+    out: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("MCPFS_LOG"))
+        .without_time()
+        .init();
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mcpfs-signer: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let mut keyring = Keyring::new(Pins::from_environment());
+    match &cli.command {
+        Command::Keys(command) => keys(cli, &mut keyring, command),
+        Command::Trust(command) => trust(cli, &mut keyring, command),
+    }
+}
+
+fn keys(cli: &Cli, keyring: &mut Keyring, command: &Keys) -> anyhow::Result<()> {
+    match command {
+        Keys::Generate { key, label } => {
+            let uri = labelled(key.uri.parse()?, label.as_deref())?;
+            let facts = trust_cmd::generate(keyring, &uri)?;
+            print_key(cli, &facts);
+            if !cli.json {
+                eprintln!("Next: mcpfs-signer keys prove --key '{uri}', then mcpfs-signer trust init");
+            }
+        }
+        Keys::Show(key) => print_key(cli, &trust_cmd::show(keyring, &key.uri.parse()?)?),
+        Keys::Prove(key) => {
+            let refusals = trust_cmd::prove(keyring, &key.uri.parse()?)?;
+            print(cli, &json!({"read": refusals.read, "make_extractable": refusals.unlock}), || {
+                format!(
+                    "refused by the token, as it must be:\n  read the private value   {}\n  make it extractable      {}\n",
+                    refusals.read, refusals.unlock
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+fn labelled(uri: KeyUri, label: Option<&str>) -> Result<KeyUri, KeyError> {
+    match (uri, label) {
+        (KeyUri::Pkcs11(mut uri), Some(label)) => {
+            if uri.object.as_deref().is_some_and(|object| object != label) {
+                let problem = format!("its object= is not the --label {label:?}");
+                return Err(KeyError::BadUri { uri: uri.to_string(), problem });
+            }
+            uri.object = Some(label.to_owned());
+            Ok(KeyUri::Pkcs11(uri))
+        }
+        (uri, _) => Ok(uri),
+    }
+}
+
+fn print_key(cli: &Cli, facts: &KeyFacts) {
+    print(cli, facts, || {
+        format!(
+            "key        {}\nid         {}\nalgorithm  {}\npublic     {}\n{}",
+            facts.uri, facts.id, facts.algorithm, facts.public, facts.pem
+        )
+    });
+}
+
+fn trust(cli: &Cli, keyring: &mut Keyring, command: &Trust) -> anyhow::Result<()> {
+    match command {
+        Trust::Init(args) => {
+            let new = NewRoot {
+                registry: args.registry.clone(),
+                version: args.version,
+                epoch: args.epoch,
+                minimum_head: args.minimum_head,
+                head: args.head_key.clone(),
+                head_threshold: args.head_threshold,
+                release: args.release_key.clone(),
+                release_threshold: args.release_threshold,
+            };
+            let root = trust_cmd::init(keyring, new, &args.out, args.force)?;
+            let facts = json!({"file": args.out, "registry": root.registry, "version": root.version});
+            print(cli, &facts, || trust_cmd::describe(&root));
+            if !cli.json {
+                eprintln!(
+                    "Wrote {}. Next: put it on each host as /etc/mcpfs/trust.json, owned by root and writable by nobody \
+                     else, by package or configuration management; then publish: mcpfs-signer release servers/NAME.yaml \
+                     --site DIR --trust {}",
+                    args.out.display(),
+                    args.out.display()
+                );
+            }
+        }
+        Trust::Show { file } => {
+            let root = trust_cmd::read(file)?;
+            let value: serde_json::Value = serde_json::from_slice(&root.encode())?;
+            print(cli, &value, || trust_cmd::describe(&root));
+        }
+    }
+    Ok(())
+}
+
+/// The result: for programs as one JSON value, else for people.
+fn print(cli: &Cli, value: &impl Serialize, text: impl FnOnce() -> String) {
+    use std::io::Write as _;
+    let text = match serde_json::to_string(value) {
+        Ok(json) if cli.json => format!("{json}\n"),
+        _ => text(),
+    };
+    // A reader that went away (`| head`) is not this command's failure: its work is done.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// The exit code that fits an error.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if matches!(cause.downcast_ref(), Some(KeyError::BadUri { .. }))
+            || matches!(cause.downcast_ref(), Some(TrustError::NotAKey(_)))
+        {
+            return 2;
+        }
+        if matches!(cause.downcast_ref(), Some(KeyError::SelfVerifyFailed { .. })) || cause.is::<VerifyError>() {
+            return 4;
+        }
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,258 @@
+//! Keys and trust roots: making them and showing them. What is shown is public.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::error::VerifyError;
+use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::limits;
+use mcpfs_trust::name::RegistryName;
+use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
+use serde::Serialize;
+
+use crate::files::{self, FileError};
+use crate::key::pkcs11::{self, Refusals};
+use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
+
+/// Why a key or trust root was not made or shown.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Each message says what happened and what to do.
+pub enum TrustError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{path}: not a usable trust root")]
+    Root { path: PathBuf, source: Box<VerifyError> },
+    #[error("{0:?} is neither a key's URI nor the base64 of a public Ed25519 key (32 bytes)")]
+    NotAKey(String),
+    #[error("a demo key needs no making and no proof: everybody has it. Use a PKCS#11 URI here")]
+    DemoKey,
+    #[error("the demo key {key} may stand only in the trust root of a registry named demo/…, not of {registry}")]
+    DemoRoot { key: String, registry: RegistryName },
+    #[error(
+        "{path} exists; hosts may trust it already. Choose another --out, or --force to replace it \
+             (then raise --version, since hosts refuse a changed root of the same version)"
+    )]
+    Exists { path: PathBuf },
+    #[error("a threshold of {threshold} {role} keys needs at least as many keys; there are {keys}")]
+    Threshold { role: &'static str, threshold: u32, keys: usize },
+}
+
+/// What people may know about a key.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeyFacts {
+    /// How it is named on command lines.
+    pub uri: String,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub id: Digest,
+    /// `ed25519`.
+    pub algorithm: &'static str,
+    /// Base64 of the 32 bytes, as trust.json has it.
+    pub public: String,
+    /// The same key as openssl and node read it.
+    pub pem: String,
+}
+
+impl KeyFacts {
+    /// The facts of an opened key.
+    pub fn of(key: &dyn SigningKey) -> Self {
+        Self {
+            uri: key.uri().to_string(),
+            id: key.public().id(),
+            algorithm: "ed25519",
+            public: STANDARD.encode(key.public().to_bytes()),
+            pem: pem(key.public()),
+        }
+    }
+}
+
+/// A public key in PEM.
+pub fn pem(key: &PublicKey) -> String {
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(key.spki_der()))
+}
+
+/// Makes a key in its token.
+///
+/// # Errors
+/// Everything that [`pkcs11::generate`] refuses.
+pub fn generate(keyring: &mut Keyring, uri: &KeyUri) -> Result<KeyFacts, TrustError> {
+    let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
+    Ok(KeyFacts::of(&pkcs11::generate(keyring, uri)?))
+}
+
+/// Opens a key, with every check, and shows its public half.
+///
+/// # Errors
+/// As [`Keyring::open`].
+pub fn show(keyring: &mut Keyring, uri: &KeyUri) -> Result<KeyFacts, TrustError> {
+    Ok(KeyFacts::of(keyring.open(uri)?.as_ref()))
+}
+
+/// Tries to get the private key out of its token.
+///
+/// # Errors
+/// If the token lets it.
+pub fn prove(keyring: &mut Keyring, uri: &KeyUri) -> Result<Refusals, TrustError> {
+    let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
+    Ok(pkcs11::prove(keyring, uri)?)
+}
+
+/// What a new trust root says.
+#[derive(Debug)]
+pub struct NewRoot {
+    /// The registry.
+    pub registry: RegistryName,
+    /// 1 for the first; more for each change.
+    pub version: u64,
+    /// 1, until a head key was stolen.
+    pub epoch: u64,
+    /// The lowest head that hosts believe.
+    pub minimum_head: u64,
+    /// Head keys: URIs, or base64 of public keys.
+    pub head: Vec<String>,
+    /// How many head keys must sign.
+    pub head_threshold: NonZeroU32,
+    /// Release keys, for every name.
+    pub release: Vec<String>,
+    /// How many release keys must sign.
+    pub release_threshold: NonZeroU32,
+}
+
+/// Writes a trust root; never over another one without `force`.
+///
+/// # Errors
+/// If a key cannot be read, the root would be unsafe, or the file exists.
+pub fn init(keyring: &mut Keyring, new: NewRoot, out: &Path, force: bool) -> Result<TrustRoot, TrustError> {
+    if !force && out.symlink_metadata().is_ok() {
+        return Err(TrustError::Exists { path: out.to_owned() });
+    }
+    let unsafe_root = |source| TrustError::Root { path: out.to_owned(), source: Box::new(source) };
+    let mut keys = Vec::new();
+    let mut role = |what, names: &[String], threshold: NonZeroU32| {
+        if (threshold.get() as usize) > names.len() {
+            return Err(TrustError::Threshold { role: what, threshold: threshold.get(), keys: names.len() });
+        }
+        let mut ids = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let public = public(keyring, name, &new.registry)?;
+            ids.push(public.id());
+            // A key of both roles is told apart from a key given twice by TrustRoot's own check.
+            if keys.iter().all(|(known, _)| *known != public) {
+                keys.push((public, format!("{what} {}", index + 1)));
+            }
+        }
+        Ok(Role { keys: ids, threshold })
+    };
+    let head = role("head", &new.head, new.head_threshold)?;
+    let release = role("release", &new.release, new.release_threshold)?;
+    let everything = "*".parse().map_err(|problem| unsafe_root(VerifyError::malformed("trust root", problem)))?;
+    let rules = vec![ReleaseRule { scope: everything, require: vec![release] }];
+    let numbers = (new.version, new.epoch, new.minimum_head);
+    let root = TrustRoot::new(new.registry, numbers, keys, head, rules).map_err(unsafe_root)?;
+    // What hosts will read is these bytes, not the value they were made from.
+    let bytes = root.encode();
+    let root = TrustRoot::parse(&bytes).map_err(unsafe_root)?;
+    files::write_durably(out, &bytes, force)?;
+    Ok(root)
+}
+
+/// A key by URI, or by the base64 of its public half (of a colleague's token elsewhere).
+fn public(keyring: &mut Keyring, name: &str, registry: &RegistryName) -> Result<PublicKey, TrustError> {
+    if name.starts_with("pkcs11:") || name.starts_with("demo:") {
+        let key = keyring.open(&name.parse()?)?;
+        if key.check_registry(registry).is_err() {
+            return Err(TrustError::DemoRoot { key: key.uri().to_string(), registry: registry.clone() });
+        }
+        return Ok(*key.public());
+    }
+    let not_a_key = || TrustError::NotAKey(name.chars().take(80).collect());
+    let bytes = STANDARD.decode(name).map_err(|_| not_a_key())?.try_into().map_err(|_| not_a_key())?;
+    PublicKey::from_bytes(bytes).map_err(|_| not_a_key())
+}
+
+/// Reads and checks a trust root. The signer takes any readable file: hosts check its owner.
+///
+/// # Errors
+/// If it cannot be read or is unsafe.
+pub fn read(path: &Path) -> Result<TrustRoot, TrustError> {
+    let bytes = files::read_bounded(path, limits::TRUST_ROOT_BYTES)?;
+    TrustRoot::parse(&bytes).map_err(|source| TrustError::Root { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// A trust root for people.
+pub fn describe(root: &TrustRoot) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let role = |role: &Role| {
+        let ids: Vec<_> = role.keys.iter().map(Digest::short).collect();
+        format!("{} of {}", role.threshold, ids.join(", "))
+    };
+    let _ = writeln!(out, "registry      {}", root.registry);
+    let _ = writeln!(out, "version       {}  (epoch {}, minimum head {})", root.version, root.epoch, root.minimum_head);
+    let _ = writeln!(out, "heads         {}", role(&root.head));
+    for rule in &root.release {
+        let groups: Vec<_> = rule.require.iter().map(role).collect();
+        let _ = writeln!(out, "releases      {:<20} {}", rule.scope.to_string(), groups.join("  and  "));
+    }
+    for (id, _, comment) in root.keys() {
+        let _ = writeln!(out, "key           {id}  {}", mcpfs_trust::error::bounded(comment));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::pin::Pins;
+
+    fn new_root(registry: &str, head: &[&str], release: &[&str]) -> NewRoot {
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        NewRoot {
+            registry: registry.parse().unwrap(),
+            version: 1,
+            epoch: 1,
+            minimum_head: 1,
+            head: list(head),
+            head_threshold: NonZeroU32::MIN,
+            release: list(release),
+            release_threshold: NonZeroU32::MIN,
+        }
+    }
+
+    #[test]
+    fn a_root_is_checked_and_never_replaced_silently() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("trust.json");
+        let mut keyring = Keyring::new(Pins::default());
+        let root = init(&mut keyring, new_root("demo/x", &["demo:head"], &["demo:release"]), &out, false).unwrap();
+        assert_eq!(read(&out).unwrap(), root);
+        assert!(describe(&root).contains("demo/x"));
+        let again = init(&mut keyring, new_root("demo/x", &["demo:head"], &["demo:release"]), &out, false);
+        assert!(matches!(again, Err(TrustError::Exists { .. })));
+        init(&mut keyring, new_root("demo/y", &["demo:head"], &["demo:release"]), &out, true).unwrap();
+        assert_eq!(read(&out).unwrap().registry.as_str(), "demo/y");
+    }
+
+    #[test]
+    fn unsafe_roots_are_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("trust.json");
+        let mut keyring = Keyring::new(Pins::default());
+        let mut attempt = |new| init(&mut keyring, new, &out, false);
+        let both = attempt(new_root("demo/x", &["demo:one"], &["demo:one"]));
+        assert!(matches!(both, Err(TrustError::Root { .. })));
+        let real = attempt(new_root("mcp.example.com/prod", &["demo:head"], &["demo:release"]));
+        assert!(matches!(real, Err(TrustError::DemoRoot { .. })));
+        let weak = STANDARD.encode([0; 32]);
+        assert!(matches!(attempt(new_root("demo/x", &["demo:head"], &[&weak])), Err(TrustError::NotAKey(_))));
+        let mut high = new_root("demo/x", &["demo:head"], &["demo:release"]);
+        high.release_threshold = NonZeroU32::new(2).unwrap();
+        assert!(matches!(attempt(high), Err(TrustError::Threshold { .. })));
+        assert!(!out.exists());
+    }
+}
