@@ -65,10 +65,14 @@ pub struct RegistryConfig {
     /// `max_stale`: how long what was admitted may run without a fresh head, counted from
     /// when that head was issued, "30d".
     pub max_stale: Duration,
-    /// `ca_file`: certificates (PEM) to trust besides the system's.
+    /// `ca_file`: certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// `token_file`: a file whose content is sent as a bearer token.
+    /// `token_file`: a file whose first line is sent as a bearer token.
     pub token_file: Option<PathBuf>,
+    /// `client_certificate`: a file with a certificate and its key (PEM), for mutual TLS.
+    pub client_certificate: Option<PathBuf>,
+    /// `proxy`: such as "http://proxy.example.com:3128"; the environment is not consulted.
+    pub proxy: Option<String>,
 }
 
 /// The mount.
@@ -101,12 +105,14 @@ pub struct CacheConfig {
 /// Deadlines; nothing waits past them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// `connect`: to reach a mirror, "10s".
+    /// `connect`: until a connection stands, "3s".
     pub connect: Duration,
-    /// `stall`: without a single byte, "15s".
+    /// `stall`: how long a mirror may deliver next to nothing, "5s".
     pub stall: Duration,
-    /// `total`: for one metadata file or chunk, "60s".
-    pub total: Duration,
+    /// `metadata`: for one head, catalogue, bin or entry, over all mirrors, "10s".
+    pub metadata: Duration,
+    /// `object`: for one chunk, over all mirrors, "30s".
+    pub object: Duration,
 }
 
 /// Which versions this host wants.

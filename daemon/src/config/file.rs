@@ -41,6 +41,8 @@ struct PartialRegistry {
     max_stale: Option<Span>,
     ca_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
+    client_certificate: Option<PathBuf>,
+    proxy: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -69,7 +71,8 @@ struct PartialCache {
 struct PartialNetwork {
     connect: Option<Span>,
     stall: Option<Span>,
-    total: Option<Span>,
+    metadata: Option<Span>,
+    object: Option<Span>,
 }
 
 #[derive(Deserialize, Default)]
@@ -202,6 +205,8 @@ fn complete(main: &Path, partial: Partial) -> Result<Config, String> {
             max_stale: span(registry.max_stale, 30 * 86_400),
             ca_file: registry.ca_file,
             token_file: registry.token_file,
+            client_certificate: registry.client_certificate,
+            proxy: registry.proxy,
         },
         mount: MountConfig {
             at: mount.at.unwrap_or(places.at),
@@ -215,9 +220,10 @@ fn complete(main: &Path, partial: Partial) -> Result<Config, String> {
             quota: cache.quota.map_or(20 << 30, |size| size.0),
         },
         network: NetworkConfig {
-            connect: span(network.connect, 10),
-            stall: span(network.stall, 15),
-            total: span(network.total, 60),
+            connect: span(network.connect, 3),
+            stall: span(network.stall, 5),
+            metadata: span(network.metadata, 10),
+            object: span(network.object, 30),
         },
         pins: to_pins(pins)?,
         policy: to_policy(policy)?,
@@ -275,6 +281,7 @@ fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
 fn check_paths(config: &Config) -> Result<(), String> {
     let optional = |path: &'_ Option<PathBuf>| path.clone().unwrap_or_else(|| "/".into());
     let (ca_file, token_file) = (optional(&config.registry.ca_file), optional(&config.registry.token_file));
+    let client_certificate = optional(&config.registry.client_certificate);
     let named = [
         ("trust", &config.trust),
         ("state", &config.state),
@@ -283,6 +290,7 @@ fn check_paths(config: &Config) -> Result<(), String> {
         ("cache.dir", &config.cache.dir),
         ("registry.ca_file", &ca_file),
         ("registry.token_file", &token_file),
+        ("registry.client_certificate", &client_certificate),
     ];
     for (key, path) in named {
         if !path.is_absolute() {

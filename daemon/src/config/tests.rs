@@ -46,6 +46,8 @@ refresh = "10s"
 max_stale = "2d"
 ca_file = "/ca.pem"
 token_file = "/token"
+client_certificate = "/client.pem"
+proxy = "http://proxy.example.com:3128"
 [mount]
 at = "/m"
 reads = "cached"
@@ -55,7 +57,8 @@ quota = "2GiB"
 [network]
 connect = "1s"
 stall = "2s"
-total = "3s"
+metadata = "3s"
+object = "4s"
 [pins]
 default = "none"
 hello = "1.0.0"
@@ -75,7 +78,7 @@ deno = "/opt/deno"
     assert_eq!(config.registry.mirrors.len(), 2);
     assert_eq!(config.cache.quota, 2 << 30);
     assert_eq!(config.mount.reads, ReadsWanted::Cached);
-    assert_eq!(config.network.total, Duration::from_secs(3));
+    assert_eq!(config.network.object, Duration::from_secs(4));
     assert_eq!(config.pins.default, PinsDefault::None);
     assert_eq!(config.pins.by_name[&"other".parse().unwrap()].sha256, Some(Digest::EMPTY));
     assert_eq!(config.policy.downgrade, DowngradePolicy::PinOnly);

@@ -1,132 +1,370 @@
-//! Which releases this host admits.
+//! Which releases this host admits, and why it refuses others.
+//!
+//! One value, the [`Snapshot`], says what the mount shows; readers take an `Arc` of it once
+//! per operation and never see half of a change. One task, the reconciler (`refresh`),
+//! makes new snapshots: it looks at the site's head, follows it to catalogue, bins and
+//! entries, and decides about each name (`admit`, pure). It has no input but the present
+//! (configuration, state, site) and may run at any time, any number of times: a nudge is
+//! just "look now".
+//!
+//! Every decision goes the same way (`commit`): audit rows first, then `state.db`, then
+//! the snapshot. What is slow never stands in the way of what is known: a head that cannot
+//! be fetched or is refused leaves the snapshot as it is, an entry that cannot be fetched
+//! leaves its server as it was, marked stale.
+//!
+//! Restarting is the same path with `state.db` in the place of the site: the documents kept
+//! there are verified again from the trust root on. So a host without a network serves what
+//! it had admitted, and nothing else.
+//!
+//! Rejected: entries held in memory (a hundred thousand of them are a gigabyte; a decision
+//! is needed seldom and reads its entry again); a lock over names (readers would wait for
+//! decisions); trusting admitted rows in place of signatures (removing a key from
+//! `trust.json` must take effect at the next start).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod admit;
+mod commit;
+mod refresh;
+mod snapshot;
+pub mod state;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::name::{RegistryName, ServerName, Version};
-use mcpfs_trust::release::{Artefact, Release};
+use mcpfs_trust::error::Code;
+use mcpfs_trust::name::{Platform, ServerName, Version};
+use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::verify::SeenTrust;
+use tokio::sync::watch;
 
+pub use self::snapshot::{Admitted, Freshness, HeadFacts, Refreshed, Server, Slot, Snapshot, TrustFacts};
+
+use self::refresh::Listing;
+use self::state::State;
+use crate::audit::Audit;
+use crate::config::Config;
 use crate::refusal::Refusal;
+use crate::site::Site;
 
-/// Everything the mount shows, as of one accepted head and one configuration.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// Rises with every swap; what `changes()` ticks.
-    pub generation: u64,
-    /// The registry that the trust root names.
-    pub registry: RegistryName,
-    /// The trust root in force.
-    pub trust: TrustFacts,
-    /// The accepted head; none before the first one.
-    pub head: Option<HeadFacts>,
-    /// By name: what the accepted catalogue lists and was looked at.
-    pub servers: BTreeMap<ServerName, Arc<Server>>,
-    /// The last look at the site.
-    pub refreshed: Refreshed,
+/// Slots from here on belong to names that no catalogue has listed; they are not stored.
+const UNKNOWN_SLOTS: u32 = 0x8000_0000;
+/// How many such names a run remembers, so that nobody can fill the memory with names.
+const UNKNOWN_NAMES: usize = 1024;
+
+/// 1970.
+const START: Timestamp = match Timestamp::from_unix(0) {
+    Some(start) => start,
+    None => unreachable!(),
+};
+
+/// This host's clock. Everything below takes the time as an argument.
+pub(crate) fn now() -> Timestamp {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    START.plus(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
-/// The trust root in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustFacts {
-    /// Its version.
-    pub version: u64,
-    /// Its epoch.
-    pub epoch: u64,
-    /// Digest of the file.
-    pub sha256: Digest,
-}
-
-/// The accepted head.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeadFacts {
-    /// Its version.
-    pub version: u64,
-    /// Digest of its payload.
-    pub sha256: Digest,
-    /// When it was signed.
-    pub issued: Timestamp,
-    /// When it ends.
-    pub expires: Timestamp,
-}
-
-/// The last look at the site.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refreshed {
-    /// When.
-    pub at: Timestamp,
-    /// How it went. After a failure everything admitted runs stale.
-    pub outcome: Result<(), Refusal>,
-}
-
-/// One name of the registry.
-#[derive(Debug)]
-pub struct Server {
-    /// The name.
-    pub name: ServerName,
-    /// Its slot: the inode block of `/mcp/<name>`.
-    pub slot: u32,
-    /// What `/mcp/<name>/run` starts, or why it does not.
-    pub selected: Result<Arc<Admitted>, Refusal>,
-    /// Whether policy lets the name appear in listings.
-    pub exposed: bool,
-    admitted: Vec<Arc<Admitted>>,
-}
-
-impl Server {
-    /// The admitted versions, the selected one first if it is among them.
-    pub fn admitted(&self) -> Vec<Arc<Admitted>> {
-        self.admitted.clone()
-    }
-}
-
-/// A release that verified and that this host shows.
-#[derive(Debug)]
-pub struct Admitted {
-    /// Its slot: the inode block of `/mcp/<name>/<version>`.
-    pub slot: u32,
-    /// The verified release.
-    pub release: Arc<Release>,
-    /// Digest of the signed statement.
-    pub statement: Digest,
-    /// The signed statement itself: what `release.json` shows.
-    pub payload: Vec<u8>,
-    /// The artefact of this host's platform.
-    pub artefact: Artefact,
-    /// The keys whose signatures counted.
-    pub keys: Vec<Digest>,
-    /// The head under which it was last seen.
-    pub head_version: u64,
-    /// Whether its publisher withdrew it (yanked) and a pin keeps it.
-    pub yanked: Option<String>,
-}
-
-/// What a slot stands for.
+/// The registry as this host sees it. Clones share everything.
 #[derive(Debug, Clone)]
-pub enum Slot {
-    /// `/mcp/<name>`.
-    Server(Arc<Server>),
-    /// `/mcp/<name>/<version>`.
-    Release(Arc<Admitted>),
+pub struct Registry(Arc<Shared>);
+
+/// What configuration decides; replaced as a whole at a reload.
+#[derive(Debug)]
+pub(super) struct Settings {
+    config: Arc<Config>,
+    root: TrustRoot,
+    trust: TrustFacts,
+    site: Site,
 }
 
-/// How fresh the word is on which an open is allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Freshness {
-    /// The head expired, the site was not reachable at the last look, or this server's
-    /// entry is missing there: what was admitted still runs.
-    pub stale: bool,
+#[derive(Debug)]
+struct Shared {
+    platform: Platform,
+    audit: Audit,
+    state: State,
+    settings: RwLock<Arc<Settings>>,
+    /// Written under `reconciling` or by one-name decisions; readers clone the `Arc`.
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// What the accepted head names. Written by the reconciler alone.
+    listing: RwLock<Option<Arc<Listing>>>,
+    /// Every slot of this run, its newest meaning; never shrinks.
+    slots: RwLock<HashMap<u32, Slot>>,
+    /// All revocations seen; the same as in `state`.
+    revoked: RwLock<HashMap<(ServerName, Version), String>>,
+    /// Names asked for while no catalogue was there, and their slots.
+    unknown: Mutex<HashMap<ServerName, u32>>,
+    /// One reconciler at a time.
+    reconciling: tokio::sync::Mutex<()>,
+    /// One decision at a time for each of a few shares of the names.
+    deciding: [tokio::sync::Mutex<()>; 16],
+    nudge: tokio::sync::Notify,
+    /// Since when a mirror has served an older head than ours.
+    lagging: Mutex<Option<Timestamp>>,
+    changes: watch::Sender<u64>,
+    /// Ticks when a look at the site has ended, however it went.
+    looked: watch::Sender<u64>,
 }
 
-impl Admitted {
-    /// The server's name.
-    pub fn name(&self) -> &ServerName {
-        &self.release.name
+/// The parts a registry is put together from.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The trust root, and what to remember of it.
+    pub trust: (TrustRoot, SeenTrust),
+    /// The site of that configuration.
+    pub site: Site,
+    /// The audit.
+    pub audit: Audit,
+    /// The open state.
+    pub state: State,
+}
+
+impl Registry {
+    /// The registry as `state.db` left it; the network is not touched.
+    ///
+    /// # Errors
+    /// If state or audit cannot be read or written.
+    pub async fn open(parts: Parts) -> Result<Self, Refusal> {
+        let Parts { config, trust: (root, seen), site, audit, state } = parts;
+        state.set_trust(&root, &seen)?;
+        let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
+        let snapshot = Snapshot {
+            generation: 0,
+            registry: root.registry.clone(),
+            trust: trust.clone(),
+            head: None,
+            servers: BTreeMap::new(),
+            refreshed: Refreshed {
+                at: now(),
+                outcome: Err(Refusal::new(Code::Unreachable, "the site has not been asked yet")),
+                stale: false,
+            },
+        };
+        let registry = Self(Arc::new(Shared {
+            platform: Platform::from_rust(std::env::consts::OS, std::env::consts::ARCH),
+            audit,
+            revoked: RwLock::new(state.revoked()?),
+            state,
+            settings: RwLock::new(Arc::new(Settings { config, root, trust, site })),
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            listing: RwLock::new(None),
+            slots: RwLock::new(HashMap::new()),
+            unknown: Mutex::new(HashMap::new()),
+            reconciling: tokio::sync::Mutex::new(()),
+            deciding: Default::default(),
+            nudge: tokio::sync::Notify::new(),
+            lagging: Mutex::new(None),
+            changes: watch::Sender::new(0),
+            looked: watch::Sender::new(0),
+        }));
+        registry.restore().await?;
+        Ok(registry)
     }
 
-    /// The version.
-    pub fn version(&self) -> &Version {
-        &self.release.version
+    /// What the mount shows now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.0.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.0.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn listing(&self) -> Option<Arc<Listing>> {
+        self.0.listing.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The server of this name, refused ones included.
+    ///
+    /// A name whose entry has not been looked at yet is fetched and decided now, within the
+    /// site's deadlines. Without any accepted catalogue every name answers, with the
+    /// refusal of the last look at the site. `None` is "no such name".
+    pub async fn server(&self, name: &ServerName) -> Option<Arc<Server>> {
+        if let Some(server) = self.snapshot().servers.get(name) {
+            return Some(Arc::clone(server));
+        }
+        let Some(listing) = self.listing() else {
+            self.first_look().await;
+            return match self.listing() {
+                Some(_) => Box::pin(self.server(name)).await,
+                None => self.unknown(name),
+            };
+        };
+        listing.find(name)?;
+        self.decide_one(name).await
+    }
+
+    /// The release of this version. `None` is "no such version"; a refusal says why a
+    /// version that exists is not shown, yanked and unpinned among others: ask again
+    /// before every launch.
+    pub async fn version(&self, server: &Arc<Server>, version: &Version) -> Option<Result<Arc<Admitted>, Refusal>> {
+        let server = self.snapshot().servers.get(&server.name).map_or_else(|| Arc::clone(server), Arc::clone);
+        if let Some(admitted) = server.find(version) {
+            return Some(Ok(Arc::clone(admitted)));
+        }
+        if server.entry.is_none() {
+            return server.selected.as_ref().err().cloned().map(Err);
+        }
+        self.admit_one(&server, version).await.transpose()
+    }
+
+    /// What a slot stands for. Every slot handed out in this run is found.
+    pub fn by_slot(&self, slot: u32) -> Option<Slot> {
+        self.0.slots.read().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
+    }
+
+    /// Whether a file of an admitted release may be opened now. To be asked at every open;
+    /// never waits.
+    ///
+    /// A yanked release is not refused here, so that what runs goes on running;
+    /// [`Self::version`] refuses it to whoever comes next.
+    ///
+    /// # Errors
+    /// `Revoked`; `HeadExpired` past `max_stale`; `PolicyRefused` if the name was hidden.
+    pub fn check_open(&self, admitted: &Admitted) -> Result<Freshness, Refusal> {
+        let latest = match self.by_slot(admitted.slot) {
+            Some(Slot::Release(latest)) => latest,
+            _ => Arc::new(admitted.clone()),
+        };
+        let key = (latest.name().clone(), latest.version().clone());
+        if let Some(reason) = self.0.revoked.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Err(Refusal::new(Code::Revoked, format!("{} {} was revoked: {reason}", key.0, key.1)));
+        }
+        let (settings, snapshot) = (self.settings(), self.snapshot());
+        if !settings.config.policy.exposes(&key.0) {
+            return Err(Refusal::new(Code::PolicyRefused, format!("policy of this host hides {}", key.0)));
+        }
+        let at = now();
+        self.check_age(&latest, &settings.config, at)?;
+        let stale = snapshot.refreshed.stale
+            || snapshot.head.as_ref().is_none_or(|head| head.version != latest.head_version || at >= head.expires);
+        Ok(Freshness { stale })
+    }
+
+    /// The hard stop at `max_stale` after the last head that listed a release.
+    fn check_age(&self, admitted: &Admitted, config: &Config, at: Timestamp) -> Result<(), Refusal> {
+        let limit = i64::try_from(config.registry.max_stale.as_secs()).unwrap_or(i64::MAX);
+        let end = admitted.head_issued.plus(limit);
+        if at < end {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::HeadExpired,
+            format!(
+                "the last head that lists {} {} was signed at {}, and registry.max_stale ended at {end}: \
+                 is the site reachable, and does its head still get signed?",
+                admitted.name(),
+                admitted.version(),
+                admitted.head_issued
+            ),
+        ))
+    }
+
+    /// The generation of the newest snapshot, and when there is a newer one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Puts another configuration and trust root into force: every name is decided again
+    /// from what is stored, then the site is looked at in the background.
+    ///
+    /// # Errors
+    /// If the state cannot be read or written.
+    pub async fn reconfigure(
+        &self,
+        config: Arc<Config>,
+        (root, seen): (TrustRoot, SeenTrust),
+        site: Site,
+    ) -> Result<(), Refusal> {
+        let alone = self.0.reconciling.lock().await;
+        self.0.state.set_trust(&root, &seen)?;
+        let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
+        let registry = root.registry.clone();
+        *self.0.revoked.write().unwrap_or_else(PoisonError::into_inner) = self.0.state.revoked()?;
+        let settings = Arc::new(Settings { config, root, trust: trust.clone(), site });
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.swap(|snapshot| {
+            if snapshot.registry != registry {
+                snapshot.servers.clear();
+            }
+            snapshot.registry = registry;
+            snapshot.trust = trust;
+        });
+        self.restore().await?;
+        drop(alone);
+        self.refresh();
+        Ok(())
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.settings().config)
+    }
+
+    /// The trust root in force, and what is remembered of it.
+    pub fn trust(&self) -> (TrustRoot, SeenTrust) {
+        let settings = self.settings();
+        let seen = SeenTrust { version: settings.trust.version, sha256: settings.trust.sha256 };
+        (settings.root.clone(), seen)
+    }
+
+    /// Look at the site now, in the background.
+    pub fn refresh(&self) {
+        self.0.nudge.notify_one();
+    }
+
+    /// Waits until the site has been looked at once in this run.
+    pub async fn first_look(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        drop(self.0.looked.subscribe().wait_for(|looks| *looks > 0).await);
+    }
+
+    /// A name of which nothing can be known yet.
+    fn unknown(&self, name: &ServerName) -> Option<Arc<Server>> {
+        let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = unknown.len();
+        let slot = match unknown.get(name) {
+            Some(slot) => *slot,
+            None if next >= UNKNOWN_NAMES => return None,
+            None => *unknown.entry(name.clone()).or_insert(UNKNOWN_SLOTS + u32::try_from(next).unwrap_or(0)),
+        };
+        drop(unknown);
+        let refusal = match &self.snapshot().refreshed.outcome {
+            Err(refusal) => refusal.clone(),
+            Ok(()) => Refusal::new(Code::Unreachable, "there is no catalogue yet"),
+        };
+        let server =
+            Arc::new(Server { name: name.clone(), slot, selected: Err(refusal), admitted: Vec::new(), entry: None });
+        let mut slots = self.0.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.insert(slot, Slot::Server(Arc::clone(&server)));
+        Some(server)
+    }
+
+    /// The lock under which a single name is decided.
+    fn share(&self, name: &ServerName) -> usize {
+        usize::from(Digest::of(name.as_str().as_bytes()).as_bytes()[0]) % self.0.deciding.len()
+    }
+
+    /// Replaces the snapshot by an edited copy; one swap, one tick.
+    fn swap(&self, edit: impl FnOnce(&mut Snapshot)) {
+        let generation = self.note(|snapshot| {
+            edit(snapshot);
+            snapshot.generation += 1;
+        });
+        self.0.changes.send_replace(generation);
+    }
+
+    /// The same without a tick, for what the mount does not show.
+    fn note(&self, edit: impl FnOnce(&mut Snapshot)) -> u64 {
+        let mut place = self.0.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&place);
+        edit(&mut next);
+        let generation = next.generation;
+        *place = Arc::new(next);
+        generation
     }
 }

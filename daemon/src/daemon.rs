@@ -1,0 +1,183 @@
+//! The running daemon: what the control socket may look at, and what a reload does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::error::Code;
+use mcpfs_trust::limits;
+use mcpfs_trust::root::TrustRoot;
+use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::verify::{self, SeenTrust};
+use tokio::runtime::Handle;
+
+use crate::audit::{Audit, AuditEvent, BootFacts, EventKind};
+use crate::caller::Caller;
+use crate::config::{Config, ConfigError};
+use crate::mount::Reads;
+use crate::owned::{self, OwnedError};
+use crate::refusal::Refusal;
+use crate::registry::Registry;
+use crate::site::{Site, SiteSettings};
+
+/// All parts of a running daemon.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// Which releases are admitted.
+    pub registry: Registry,
+    /// What is recorded.
+    pub audit: Audit,
+    /// The mount, as probed.
+    pub mount: MountFacts,
+    /// When this daemon started.
+    pub started: Timestamp,
+    /// For what is done in the background.
+    pub runtime: Handle,
+}
+
+/// The two facts that are probed once per mount, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountFacts {
+    /// The mount point.
+    pub at: PathBuf,
+    /// Who reads the cache's files.
+    pub reads: Reads,
+    /// Whether a successor can take over the session when this process dies.
+    pub takeover: bool,
+}
+
+impl Daemon {
+    /// The configuration in force; a reload replaces it.
+    pub fn config(&self) -> Arc<Config> {
+        self.registry.config()
+    }
+
+    /// Reads configuration and trust root again, then looks at the site.
+    ///
+    /// What cannot be used is refused as a whole and the old stays in force; a trust root
+    /// that is refused leaves the running one, with the new configuration. Either way the
+    /// answer says so, and a row records it. Where things are (mount point, rundir, state,
+    /// cache) is read at the start only.
+    ///
+    /// # Errors
+    /// Why something was not taken over.
+    pub async fn reload(&self) -> Result<(), Refusal> {
+        let old = self.config();
+        let outcome = self.take_over(&old).await;
+        let (kind, code) = match &outcome {
+            Err(refusal) if is_of_trust(refusal.code) => (EventKind::Trust, Some(refusal)),
+            Err(refusal) => (EventKind::Config, Some(refusal)),
+            Ok(()) => (EventKind::Config, None),
+        };
+        let mut row = AuditEvent::new(kind, Caller::daemon());
+        row.reason = Some("reloaded".to_owned());
+        if let Some(refusal) = code {
+            tracing::error!(%refusal, "the reload was not taken over");
+            row = row.refused(refusal.code, refusal.message.clone());
+        }
+        self.audit.record(row).await.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        outcome
+    }
+
+    async fn take_over(&self, old: &Config) -> Result<(), Refusal> {
+        let config = Config::load(&old.file).map_err(refused)?;
+        for (key, before, now) in [
+            ("mount.at", &old.mount.at, &config.mount.at),
+            ("rundir", &old.rundir, &config.rundir),
+            ("state", &old.state, &config.state),
+            ("cache.dir", &old.cache.dir, &config.cache.dir),
+        ] {
+            if before != now {
+                tracing::warn!("{key} changed; it takes effect when mcpfs is restarted");
+            }
+        }
+        let site = site(&config, &self.runtime)?;
+        let running = self.registry.trust();
+        let same = |root: &TrustRoot| Ok((root.registry == running.0.registry).then_some(running.1));
+        let (root, refused) = match trust(&config.trust, same) {
+            Ok(root) => (root, None),
+            Err(refusal) => (running.clone(), Some(refusal)),
+        };
+        let facts = boot_facts(&config, &root.0, &root.1, self.mount.reads);
+        self.audit.describe(facts).await.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        self.registry.reconfigure(Arc::new(config), root, site).await?;
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+fn is_of_trust(code: Code) -> bool {
+    matches!(code, Code::TrustRollback | Code::TrustEquivocation | Code::TrustRootUnsafe)
+}
+
+/// Reads and checks `trust.json`. `seen` says what was used last for the root's registry.
+///
+/// # Errors
+/// `TrustRootUnsafe` if others could have written it or it contradicts itself; what
+/// [`verify::trust_root`] refuses.
+pub fn trust(
+    path: &Path,
+    seen: impl FnOnce(&TrustRoot) -> Result<Option<SeenTrust>, Refusal>,
+) -> Result<(TrustRoot, SeenTrust), Refusal> {
+    let bytes = owned::read(path, limits::TRUST_ROOT_BYTES).map_err(|error| {
+        let advice = "trust.json comes from your own configuration management, owned by root";
+        Refusal::new(Code::TrustRootUnsafe, format!("{}; {advice}", with_cause(&error)))
+    })?;
+    let named = |refusal: Refusal| refusal.of(path.display());
+    let root = TrustRoot::parse(&bytes).map_err(|error| named(error.into()))?;
+    let seen = seen(&root)?;
+    verify::trust_root(&bytes, seen.as_ref()).map_err(|error| named(error.into()))
+}
+
+/// The site that a configuration names.
+///
+/// # Errors
+/// If a certificate, token or address cannot be used.
+pub fn site(config: &Config, runtime: &Handle) -> Result<Site, Refusal> {
+    let settings = SiteSettings {
+        mirrors: config.registry.mirrors.iter().map(ToString::to_string).collect(),
+        metadata_deadline: config.network.metadata,
+        object_deadline: config.network.object,
+        connect_timeout: config.network.connect,
+        rate_window: config.network.stall,
+        proxy: config.registry.proxy.clone(),
+        ca_file: config.registry.ca_file.clone(),
+        client_certificate: config.registry.client_certificate.clone(),
+        token_file: config.registry.token_file.clone(),
+        ..SiteSettings::default()
+    };
+    Site::new(settings, runtime.clone()).map_err(|error| Refusal::new(Code::Unreachable, with_cause(&error)))
+}
+
+/// The facts that a boot row of the audit carries.
+pub fn boot_facts(config: &Config, root: &TrustRoot, seen: &SeenTrust, reads: Reads) -> BootFacts {
+    BootFacts {
+        reads: Some(match reads {
+            Reads::Passthrough => "passthrough",
+            Reads::Cached => "cached",
+        }),
+        trust_version: Some(root.version),
+        trust_sha256: Some(seen.sha256),
+        // Defaults are part of what is in force, so it is the merged result that is hashed.
+        config_sha256: Some(Digest::of(format!("{config:?}").as_bytes())),
+    }
+}
+
+/// A configuration error as a refusal.
+pub fn refused(error: ConfigError) -> Refusal {
+    let code = match &error {
+        ConfigError::File(OwnedError::Unsafe { .. }) => Code::TrustRootUnsafe,
+        _ => Code::PolicyRefused,
+    };
+    Refusal::new(code, with_cause(&error))
+}
+
+/// An error and what it came from, in one line.
+pub fn with_cause(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,596 @@
+//! What this host must not forget: `state.db`.
+//!
+//! It keeps the newest head accepted (so that none older is), the statement of every
+//! version seen (so that none changes), revocations, what was admitted, and the slots that
+//! inode numbers are made of. It is not a cache. If it is lost, the host starts at the trust
+//! root's `minimum_head`, and the caller records that as `StateReset`.
+//!
+//! A decision is recorded in the audit first and stored here second. A crash in between
+//! makes the decision once more; every write here may therefore be repeated.
+//!
+//! The table `document` holds the head, catalogue, bins and entries that the decisions rest
+//! on, by their path in the site, so that a host can restart without a network. They are
+//! verified when they are read like anything fetched. Only their availability matters.
+//!
+//! Rejected: JSON files with rename (no transaction over several of them); one database with
+//! the audit (its retention, export and erasure are other people's business).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::error::Code;
+use mcpfs_trust::name::{RegistryName, ServerName, Version};
+use mcpfs_trust::root::TrustRoot;
+use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::verify::{Floor, Seen, SeenTrust};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
+
+use crate::refusal::Refusal;
+
+/// `user_version` of the schema below.
+const SCHEMA_VERSION: i64 = 1;
+/// "mcpS": tells this file from another SQLite database.
+const APPLICATION_ID: i64 = 0x6d63_7053;
+
+const SCHEMA: &str = "
+CREATE TABLE trust (one INTEGER PRIMARY KEY CHECK (one = 1), registry TEXT NOT NULL, version INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT;
+CREATE TABLE floor (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, version INTEGER NOT NULL,
+    sha256 BLOB NOT NULL, signed_time INTEGER NOT NULL, head BLOB NOT NULL) STRICT;
+CREATE TABLE published (name TEXT NOT NULL, version TEXT NOT NULL, statement BLOB NOT NULL,
+    PRIMARY KEY (name, version)) STRICT, WITHOUT ROWID;
+CREATE TABLE revoked (name TEXT NOT NULL, version TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (name, version)) STRICT, WITHOUT ROWID;
+CREATE TABLE selected (name TEXT PRIMARY KEY, version TEXT NOT NULL, issued INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE admitted (name TEXT NOT NULL, version TEXT NOT NULL, entry BLOB NOT NULL, head_version INTEGER NOT NULL,
+    head_issued INTEGER NOT NULL, PRIMARY KEY (name, version)) STRICT, WITHOUT ROWID;
+CREATE TABLE slot (slot INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key TEXT NOT NULL,
+    UNIQUE (kind, key)) STRICT;
+CREATE TABLE document (path TEXT PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+";
+
+/// The store could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Its directory or file cannot be made.
+    #[error("cannot use {path}")]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// SQLite failed.
+    #[error("state.db")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A newer mcpfs wrote it.
+    #[error("{path} was written by a newer mcpfs (schema {found}, this one knows {SCHEMA_VERSION}): upgrade")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+}
+
+impl From<StateError> for Refusal {
+    fn from(error: StateError) -> Self {
+        let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        Self::new(Code::AuditUnavailable, format!("what was decided cannot be kept: {error}{cause}"))
+    }
+}
+
+/// What opening found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// What was kept before.
+    Kept,
+    /// Nothing: a first start, or the file was lost.
+    Created,
+    /// A file that is no state; it was moved there.
+    Damaged(PathBuf),
+}
+
+/// What the slots number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotKind {
+    /// `/mcp/<name>`; the key is the name.
+    Server,
+    /// `/mcp/<name>/<version>`; the key also holds the statement.
+    Release,
+}
+
+/// A release that was admitted, the entry it was admitted from, and the last head that named that entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdmittedRow {
+    /// The server.
+    pub name: ServerName,
+    /// The version.
+    pub version: Version,
+    /// Digest of the entry.
+    pub entry: Digest,
+    /// The head's version.
+    pub head_version: u64,
+    /// When that head was issued.
+    pub head_issued: Timestamp,
+}
+
+/// What is remembered of one name.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The statement that each version had when it was first seen.
+    pub published: HashMap<Version, Digest>,
+    /// Why versions were revoked.
+    pub revoked: HashMap<Version, String>,
+    /// The versions admitted, with the entry that they were admitted from.
+    pub admitted: BTreeMap<Version, Digest>,
+    /// The version that the catalogue selected last, and when that was issued.
+    pub selected: Option<(Version, Timestamp)>,
+}
+
+/// What one batch of decisions changes.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// Versions seen, by their statement.
+    pub published: Vec<(ServerName, Version, Digest)>,
+    /// Versions revoked, with the reason.
+    pub revoked: Vec<(ServerName, Version, String)>,
+    /// What the catalogue selected, and when that was issued.
+    pub selected: Vec<(ServerName, Version, Timestamp)>,
+    /// Releases admitted.
+    pub admitted: Vec<AdmittedRow>,
+    /// Files of the site, by path.
+    pub documents: Vec<(String, Vec<u8>)>,
+    /// Slots wanted; the answer has one number for each.
+    pub slots: Vec<(SlotKind, String)>,
+}
+
+/// The open store. One connection; every call is short.
+#[derive(Debug)]
+pub struct State(Mutex<Connection>);
+
+impl State {
+    /// Opens or creates `state.db` in `directory`, which is created 0700 if missing.
+    ///
+    /// # Errors
+    /// If it cannot be used. A damaged file is not an error: it is moved aside.
+    pub fn open(directory: &Path) -> Result<(Self, Opened), StateError> {
+        let path = directory.join("state.db");
+        let io = |source| StateError::Io { path: path.clone(), source };
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+        let existed = path.exists();
+        match connect(&path) {
+            Ok(connection) => Ok((Self(Mutex::new(connection)), if existed { Opened::Kept } else { Opened::Created })),
+            Err(StateError::Sqlite(error)) if is_damage(&error) => {
+                let seconds = super::now().unix();
+                let aside = directory.join(format!("state.db.damaged-{seconds}"));
+                std::fs::rename(&path, &aside).map_err(io)?;
+                for leftover in ["state.db-wal", "state.db-shm"] {
+                    drop(std::fs::remove_file(directory.join(leftover)));
+                }
+                Ok((Self(Mutex::new(connect(&path)?)), Opened::Damaged(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The trust root used last for `registry`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn trust(&self, registry: &RegistryName) -> Result<Option<SeenTrust>, StateError> {
+        let read = |row: &Row<'_>| Ok(SeenTrust { version: unsigned(row, 0)?, sha256: digest(row, 1)? });
+        let sql = "SELECT version, sha256 FROM trust WHERE registry = ?1";
+        Ok(self.connection().query_row(sql, [registry.as_str()], read).optional()?)
+    }
+
+    /// Remembers the trust root. A risen epoch takes back revocations, as the key that
+    /// signed them may have been stolen; another registry begins anew.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_trust(&self, root: &TrustRoot, seen: &SeenTrust) -> Result<(), StateError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, unsigned(row, 1)?));
+        let before = transaction.query_row("SELECT registry, epoch FROM trust", [], read).optional()?;
+        if let Some((registry, epoch)) = before {
+            if registry != root.registry.as_str() {
+                for table in ["floor", "published", "revoked", "selected", "admitted", "document"] {
+                    transaction.execute(&format!("DELETE FROM {table}"), [])?;
+                }
+            } else if epoch < root.epoch {
+                transaction.execute("DELETE FROM revoked", [])?;
+            }
+        }
+        transaction.execute(
+            "INSERT OR REPLACE INTO trust (one, registry, version, epoch, sha256) VALUES (1, ?1, ?2, ?3, ?4)",
+            params![root.registry.as_str(), root.version as i64, root.epoch as i64, seen.sha256.as_bytes()],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The newest head accepted, as verification wants it, and its envelope.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn head(&self) -> Result<(Seen, Option<Vec<u8>>), StateError> {
+        let read = |row: &Row<'_>| {
+            let floor = Floor { epoch: unsigned(row, 0)?, version: unsigned(row, 1)?, sha256: digest(row, 2)? };
+            Ok((Seen { floor: Some(floor), signed_time: Timestamp::from_unix(row.get(3)?) }, Some(row.get(4)?)))
+        };
+        let sql = "SELECT epoch, version, sha256, signed_time, head FROM floor";
+        Ok(self.connection().query_row(sql, [], read).optional()?.unwrap_or_default())
+    }
+
+    /// Stores an accepted head together with the files that it led to, and for releases
+    /// whose entry it no longer lists the last head that did.
+    ///
+    /// # Errors
+    /// If it cannot be written; then nothing is.
+    pub fn accept_head(
+        &self,
+        seen: &Seen,
+        head: &[u8],
+        documents: &[(String, Vec<u8>)],
+        left_behind: &[AdmittedRow],
+    ) -> Result<(), StateError> {
+        let (Some(floor), Some(signed)) = (seen.floor, seen.signed_time) else { return Ok(()) };
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO floor (one, epoch, version, sha256, signed_time, head)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+            params![floor.epoch as i64, floor.version as i64, floor.sha256.as_bytes(), signed.unix(), head],
+        )?;
+        put_documents(&transaction, documents)?;
+        put_admitted(&transaction, left_behind)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// A file of the site, as it was fetched.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn document(&self, path: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached("SELECT bytes FROM document WHERE path = ?1")?;
+        Ok(statement.query_row([path], |row| row.get(0)).optional()?)
+    }
+
+    /// Forgets all documents but these.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_documents(&self, keep: &HashSet<String>) -> Result<(), StateError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let mut gone: Vec<String> = transaction
+            .prepare("SELECT path FROM document")?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        gone.retain(|path| !keep.contains(path));
+        for path in gone {
+            transaction.execute("DELETE FROM document WHERE path = ?1", [path])?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// What is remembered of one name.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn known(&self, name: &ServerName) -> Result<Known, StateError> {
+        let connection = self.connection();
+        let name = [name.as_str()];
+        let mut known = Known::default();
+        let mut statement = connection.prepare_cached("SELECT version, statement FROM published WHERE name = ?1")?;
+        let rows = statement.query_map(name, |row| Ok((parsed(row, 0)?, digest(row, 1)?)))?;
+        known.published = rows.collect::<rusqlite::Result<_>>()?;
+        let mut statement = connection.prepare_cached("SELECT version, reason FROM revoked WHERE name = ?1")?;
+        let rows = statement.query_map(name, |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
+        known.revoked = rows.collect::<rusqlite::Result<_>>()?;
+        let mut statement = connection.prepare_cached("SELECT version, entry FROM admitted WHERE name = ?1")?;
+        let rows = statement.query_map(name, |row| Ok((parsed(row, 0)?, digest(row, 1)?)))?;
+        known.admitted = rows.collect::<rusqlite::Result<_>>()?;
+        let mut statement = connection.prepare_cached("SELECT version, issued FROM selected WHERE name = ?1")?;
+        known.selected = statement.query_row(name, |row| Ok((parsed(row, 0)?, time(row, 1)?))).optional()?;
+        Ok(known)
+    }
+
+    /// All revocations seen, with their reasons.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn revoked(&self) -> Result<HashMap<(ServerName, Version), String>, StateError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare("SELECT name, version, reason FROM revoked")?;
+        let rows = statement.query_map([], |row| Ok(((parsed(row, 0)?, parsed(row, 1)?), row.get(2)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// All releases admitted.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn admitted(&self) -> Result<Vec<AdmittedRow>, StateError> {
+        let connection = self.connection();
+        let sql = "SELECT name, version, entry, head_version, head_issued FROM admitted ORDER BY name, version";
+        let mut statement = connection.prepare(sql)?;
+        let rows = statement.query_map([], |row| {
+            Ok(AdmittedRow {
+                name: parsed(row, 0)?,
+                version: parsed(row, 1)?,
+                entry: digest(row, 2)?,
+                head_version: unsigned(row, 3)?,
+                head_issued: time(row, 4)?,
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Stores a batch of decisions, whole or not at all, and returns the slots it asked for.
+    ///
+    /// # Errors
+    /// If it cannot be written; then nothing is.
+    pub fn commit(&self, writes: &Writes) -> Result<Vec<u32>, StateError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        for (name, version, statement) in &writes.published {
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO published (name, version, statement) VALUES (?1, ?2, ?3)")?
+                .execute(params![name.as_str(), version.as_str(), statement.as_bytes()])?;
+        }
+        for (name, version, reason) in &writes.revoked {
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO revoked (name, version, reason) VALUES (?1, ?2, ?3)")?
+                .execute(params![name.as_str(), version.as_str(), reason])?;
+        }
+        for (name, version, issued) in &writes.selected {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO selected (name, version, issued) VALUES (?1, ?2, ?3)")?
+                .execute(params![name.as_str(), version.as_str(), issued.unix()])?;
+        }
+        put_admitted(&transaction, &writes.admitted)?;
+        put_documents(&transaction, &writes.documents)?;
+        let slots = writes.slots.iter().map(|(kind, key)| slot(&transaction, *kind, key)).collect::<Result<_, _>>()?;
+        transaction.commit()?;
+        Ok(slots)
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StateError> {
+    // SQLite would create it with the process's umask.
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StateError::Io { path: path.to_owned(), source })?;
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found {
+        SCHEMA_VERSION => {}
+        0 => {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
+        }
+        found => return Err(StateError::Newer { path: path.to_owned(), found }),
+    }
+    Ok(connection)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn put_documents(transaction: &Transaction<'_>, documents: &[(String, Vec<u8>)]) -> Result<(), StateError> {
+    for (path, bytes) in documents {
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO document (path, bytes) VALUES (?1, ?2)")?
+            .execute(params![path, bytes])?;
+    }
+    Ok(())
+}
+
+fn put_admitted(transaction: &Transaction<'_>, rows: &[AdmittedRow]) -> Result<(), StateError> {
+    for row in rows {
+        transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO admitted (name, version, entry, head_version, head_issued)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                row.name.as_str(),
+                row.version.as_str(),
+                row.entry.as_bytes(),
+                row.head_version as i64,
+                row.head_issued.unix()
+            ])?;
+    }
+    Ok(())
+}
+
+/// The slot of a key, for ever the same.
+fn slot(transaction: &Transaction<'_>, kind: SlotKind, key: &str) -> Result<u32, StateError> {
+    let kind = match kind {
+        SlotKind::Server => "server",
+        SlotKind::Release => "release",
+    };
+    transaction
+        .prepare_cached("INSERT OR IGNORE INTO slot (kind, key) VALUES (?1, ?2)")?
+        .execute(params![kind, key])?;
+    let sql = "SELECT slot FROM slot WHERE kind = ?1 AND key = ?2";
+    Ok(transaction.prepare_cached(sql)?.query_row(params![kind, key], |row| row.get(0))?)
+}
+
+/// SQLite's integers are signed; our counters keep their bits.
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|value| value as u64)
+}
+
+fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    row.get::<_, [u8; 32]>(column).map(Digest::from_bytes)
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    let seconds = row.get(column)?;
+    Timestamp::from_unix(seconds).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, seconds))
+}
+
+fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|_| rusqlite::Error::InvalidColumnType(column, text, rusqlite::types::Type::Text))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn name(text: &str) -> ServerName {
+        text.parse().unwrap()
+    }
+
+    fn version(text: &str) -> Version {
+        text.parse().unwrap()
+    }
+
+    fn everything() -> Writes {
+        Writes {
+            published: vec![(name("a"), version("1"), Digest::EMPTY)],
+            revoked: vec![(name("a"), version("0"), "bad".to_owned())],
+            selected: vec![(name("a"), version("1"), Timestamp::from_unix(7).unwrap())],
+            admitted: vec![AdmittedRow {
+                name: name("a"),
+                version: version("1"),
+                entry: Digest::EMPTY,
+                head_version: u64::MAX,
+                head_issued: Timestamp::from_unix(5).unwrap(),
+            }],
+            documents: vec![("entries/x.json".to_owned(), b"x".to_vec())],
+            slots: vec![(SlotKind::Server, "a".to_owned()), (SlotKind::Release, "a".to_owned())],
+        }
+    }
+
+    #[test]
+    fn what_was_stored_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, opened) = State::open(dir.path()).unwrap();
+        assert_eq!(opened, Opened::Created);
+        assert_eq!(state.head().unwrap(), (Seen::default(), None));
+        let slots = state.commit(&everything()).unwrap();
+        let seen = Seen {
+            floor: Some(Floor { epoch: 1, version: 9, sha256: Digest::EMPTY }),
+            signed_time: Timestamp::from_unix(5),
+        };
+        state.accept_head(&seen, b"head", &[], &[]).unwrap();
+        drop(state);
+
+        let (state, opened) = State::open(dir.path()).unwrap();
+        assert_eq!(opened, Opened::Kept);
+        assert_eq!(state.head().unwrap(), (seen, Some(b"head".to_vec())));
+        let known = state.known(&name("a")).unwrap();
+        assert_eq!(known.published, HashMap::from([(version("1"), Digest::EMPTY)]));
+        assert_eq!(known.revoked[&version("0")], "bad");
+        assert_eq!(known.admitted, BTreeMap::from([(version("1"), Digest::EMPTY)]));
+        assert_eq!(known.selected.unwrap().0, version("1"));
+        assert_eq!(state.revoked().unwrap()[&(name("a"), version("0"))], "bad");
+        assert_eq!(state.admitted().unwrap(), everything().admitted);
+        assert_eq!(state.document("entries/x.json").unwrap().unwrap(), b"x");
+        // The same batch again, as after a crash: nothing moves.
+        assert_eq!(state.commit(&everything()).unwrap(), slots);
+        assert_ne!(slots[0], slots[1]);
+        assert!(slots.iter().all(|slot| *slot > 0), "slot 0 is the mount's root");
+        let mode = std::fs::metadata(dir.path().join("state.db")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_published_statement_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(dir.path()).unwrap();
+        state.commit(&everything()).unwrap();
+        let other = Writes {
+            published: vec![(name("a"), version("1"), Digest::of(b"other"))],
+            revoked: vec![(name("a"), version("0"), "never mind".to_owned())],
+            ..Writes::default()
+        };
+        state.commit(&other).unwrap();
+        assert_eq!(state.known(&name("a")).unwrap().published[&version("1")], Digest::EMPTY);
+        assert_eq!(state.revoked().unwrap()[&(name("a"), version("0"))], "bad");
+    }
+
+    #[test]
+    fn revocations_are_final_until_the_epoch_rises() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(dir.path()).unwrap();
+        let set = |registry: &str, version, epoch| {
+            let root = root(registry, version, epoch);
+            let seen = SeenTrust { version, sha256: Digest::of(&root.encode()) };
+            state.set_trust(&root, &seen).unwrap();
+            assert_eq!(state.trust(&root.registry).unwrap(), Some(seen));
+        };
+        set("demo/a", 1, 1);
+        state.commit(&everything()).unwrap();
+        set("demo/a", 2, 1);
+        assert_eq!(state.revoked().unwrap().len(), 1);
+        set("demo/a", 3, 2);
+        assert_eq!(state.revoked().unwrap().len(), 0);
+        assert_eq!(state.admitted().unwrap().len(), 1);
+        // Another registry has its own versions and heads.
+        assert_eq!(state.trust(&"demo/b".parse().unwrap()).unwrap(), None);
+        set("demo/b", 1, 1);
+        assert_eq!(state.admitted().unwrap(), []);
+        assert!(state.known(&name("a")).unwrap().published.is_empty());
+    }
+
+    /// A trust root with two keys of RFC 8032, section 7.1.
+    fn root(registry: &str, version: u64, epoch: u64) -> TrustRoot {
+        let (head, release) = (crate::registry::tests::key(1), crate::registry::tests::key(2));
+        crate::registry::tests::root(registry, (version, epoch, 1), &head, &release)
+    }
+
+    #[test]
+    fn documents_are_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(dir.path()).unwrap();
+        let documents = ["a", "b"].map(|path| (path.to_owned(), Vec::new())).to_vec();
+        state.commit(&Writes { documents, ..Writes::default() }).unwrap();
+        state.keep_documents(&HashSet::from(["b".to_owned()])).unwrap();
+        assert_eq!(state.document("a").unwrap(), None);
+        assert!(state.document("b").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lost_a_damaged_and_a_newer_file() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(State::open(dir.path()).unwrap());
+        std::fs::remove_file(dir.path().join("state.db")).unwrap();
+        assert_eq!(State::open(dir.path()).unwrap().1, Opened::Created);
+        std::fs::write(dir.path().join("state.db"), vec![b'x'; 8192]).unwrap();
+        let (state, opened) = State::open(dir.path()).unwrap();
+        let Opened::Damaged(aside) = opened else { panic!("{opened:?}") };
+        assert_eq!(std::fs::read(aside).unwrap().len(), 8192);
+        state.connection().pragma_update(None, "user_version", 99).unwrap();
+        drop(state);
+        assert!(matches!(State::open(dir.path()), Err(StateError::Newer { found: 99, .. })));
+    }
+}

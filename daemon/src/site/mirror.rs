@@ -1,0 +1,278 @@
+//! One base URL of the site, and one attempt to read from it.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use mcpfs_trust::error::{Code, bounded};
+use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, PRAGMA};
+use reqwest::{Client, Response, StatusCode};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::SiteError;
+
+/// What one attempt asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want<'a> {
+    /// Relative to the base URL.
+    pub(super) path: &'a str,
+    /// Most bytes to accept.
+    pub(super) limit: u64,
+    /// For people: what is being read.
+    pub(super) what: &'static str,
+    /// Ask caches on the way to fetch it anew.
+    pub(super) fresh: bool,
+}
+
+/// What came.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    /// The server called it a web page.
+    pub(super) html: bool,
+}
+
+/// Why an attempt brought nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    pub(super) code: Code,
+    pub(super) detail: String,
+    /// The same mirror may do better soon.
+    pub(super) transient: bool,
+    /// The server did not accept the bearer token.
+    pub(super) unauthorised: bool,
+}
+
+impl Fault {
+    pub(super) fn lasting(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), transient: false, unauthorised: false }
+    }
+
+    fn passing(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), transient: true, unauthorised: false }
+    }
+}
+
+/// One base URL.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    place: Place,
+    /// Asked after the others until then. Guarded for the moment of a copy.
+    sulks_until: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Web(Url),
+    Directory(PathBuf),
+}
+
+impl Mirror {
+    pub(super) fn parse(text: &str) -> Result<Self, SiteError> {
+        let bad = |detail: &str| SiteError::BadUrl { detail: detail.to_owned() };
+        let mut url = Url::parse(text).map_err(|error| bad(&format!("not a URL ({error})")))?;
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("a base URL has no query and no fragment"));
+        }
+        let place = match url.scheme() {
+            "http" | "https" => Place::Web(url),
+            // The parser would take "file:relative" for "/relative".
+            "file" if !text["file:".len()..].starts_with('/') => return Err(bad("file: needs an absolute path")),
+            "file" => {
+                Place::Directory(url.to_file_path().map_err(|()| bad("file: needs an absolute path on this host"))?)
+            }
+            other => return Err(bad(&format!("{other:?} is none of https, http and file"))),
+        };
+        Ok(Self { place, sulks_until: Mutex::new(None) })
+    }
+
+    /// Whether reading needs certificate authorities.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(&self.place, Place::Web(url) if url.scheme() == "https")
+    }
+
+    /// Whether a secret sent there can be read on the way.
+    pub(super) fn is_open_to_eavesdroppers(&self) -> bool {
+        let Place::Web(url) = &self.place else { return false };
+        let loopback = match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        url.scheme() != "https" && !loopback
+    }
+
+    /// The address of `path`, fit for messages: without user name and password.
+    pub(super) fn address(&self, path: &str) -> String {
+        match &self.place {
+            Place::Directory(root) => root.join(path).display().to_string(),
+            Place::Web(url) => {
+                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+                format!("{}://{}{port}{}{path}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+            }
+        }
+    }
+
+    pub(super) fn sulks(&self, now: Instant) -> bool {
+        self.sulks_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    }
+
+    pub(super) fn sulk(&self, until: Option<Instant>) {
+        *self.sulks_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// One attempt. The caller sets the overall deadline by dropping it.
+    pub(super) async fn read(
+        &self,
+        client: &Client,
+        token: Option<HeaderValue>,
+        pace: Pace,
+        runtime: &Handle,
+        want: Want<'_>,
+    ) -> Result<Body, Fault> {
+        match &self.place {
+            Place::Web(base) => read_web(client, base, token, pace, want).await,
+            Place::Directory(root) => {
+                let file = root.join(want.path);
+                let (limit, what) = (want.limit, want.what);
+                let read = runtime.spawn_blocking(move || read_file(&file, limit, what));
+                let lost = |error| Fault::lasting(Code::Unreachable, format!("reading was interrupted ({error})"));
+                read.await.unwrap_or_else(|error| Err(lost(error)))
+            }
+        }
+    }
+}
+
+/// Refuses a mirror that delivers less than a minimum rate, window by window.
+#[derive(Debug)]
+pub(super) struct Pace {
+    window: Duration,
+    min_rate: u64,
+    ends: Instant,
+    got: u64,
+}
+
+impl Pace {
+    pub(super) fn new(window: Duration, min_rate: u64) -> Self {
+        Self { window, min_rate, ends: Instant::now() + window, got: 0 }
+    }
+
+    async fn keep<F: Future>(&mut self, future: F) -> Result<F::Output, Fault> {
+        let mut future = pin!(future);
+        loop {
+            if let Ok(output) = timeout_at(self.ends, &mut future).await {
+                return Ok(output);
+            }
+            let (got, seconds) = (self.got, self.window.as_secs_f64());
+            if (got as f64) < self.min_rate as f64 * seconds {
+                return Err(Fault::lasting(Code::TooSlow, format!("only {got} bytes came in {seconds} s")));
+            }
+            self.got = 0;
+            self.ends = Instant::now() + self.window;
+        }
+    }
+}
+
+async fn read_web(
+    client: &Client,
+    base: &Url,
+    token: Option<HeaderValue>,
+    mut pace: Pace,
+    want: Want<'_>,
+) -> Result<Body, Fault> {
+    let url = base.join(want.path).map_err(|_| Fault::lasting(Code::Malformed, "makes no URL"))?;
+    let mut request = client.get(url);
+    if want.fresh {
+        let no_cache = HeaderValue::from_static("no-cache");
+        request = request.header(CACHE_CONTROL, no_cache.clone()).header(PRAGMA, no_cache);
+    }
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, token);
+    }
+    let mut response = pace.keep(request.send()).await?.map_err(transport)?;
+    let html = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    if response.status() != StatusCode::OK {
+        return Err(status(&response, html));
+    }
+    let too_large = || Fault::lasting(Code::SizeExceeded, format!("larger than {} bytes", want.limit));
+    if response.content_length().is_some_and(|claimed| claimed > want.limit) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(want.limit.min(64 << 10) as usize);
+    while let Some(piece) = pace.keep(response.chunk()).await?.map_err(transport)? {
+        if (bytes.len() + piece.len()) as u64 > want.limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&piece);
+        pace.got += piece.len() as u64;
+    }
+    Ok(Body { bytes, html })
+}
+
+/// An error below HTTP, with its causes but without its URL, which may hold a password.
+fn transport(error: reqwest::Error) -> Fault {
+    let error = error.without_url();
+    let code = if error.is_timeout() { Code::TooSlow } else { Code::Unreachable };
+    let mut text = error.to_string();
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    Fault::passing(code, bounded(&text))
+}
+
+fn status(response: &Response, html: bool) -> Fault {
+    let status = response.status();
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE => {
+            Fault::lasting(Code::Unreachable, "not there (404); is the registry URL right, and was it published?")
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !html => {
+            let detail = format!("access refused ({status}); check token and client certificate");
+            let unauthorised = status == StatusCode::UNAUTHORIZED;
+            Fault { unauthorised, ..Fault::lasting(Code::Unreachable, detail) }
+        }
+        StatusCode::TOO_MANY_REQUESTS => Fault::passing(Code::Unreachable, "asked too often (429)"),
+        _ if status.is_server_error() && status != StatusCode::NETWORK_AUTHENTICATION_REQUIRED => {
+            Fault::passing(Code::Unreachable, format!("the server failed ({status})"))
+        }
+        _ if status.is_redirection() => {
+            let target = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+            let target = Url::parse(target).ok().and_then(|url| url.host_str().map(str::to_owned));
+            let target = bounded(&target.unwrap_or_else(|| "another place".to_owned()));
+            let advice = "not followed; log in to the network, or name the final address as registry URL";
+            Fault::lasting(Code::Unreachable, format!("redirected ({status}) to {target}: {advice}"))
+        }
+        _ if html => Fault::lasting(
+            Code::NotARegistry,
+            format!("a web page ({status}), not registry data (captive portal or wrong address?)"),
+        ),
+        _ => Fault::lasting(Code::Unreachable, format!("unexpected status {status}")),
+    }
+}
+
+fn read_file(path: &Path, limit: u64, what: &str) -> Result<Body, Fault> {
+    let fault = |error: std::io::Error| Fault::lasting(Code::Unreachable, format!("{what} cannot be read ({error})"));
+    let file = std::fs::File::open(path).map_err(fault)?;
+    let metadata = file.metadata().map_err(fault)?;
+    if !metadata.is_file() {
+        return Err(Fault::lasting(Code::Unreachable, "not a regular file"));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize);
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(fault)?;
+    if bytes.len() as u64 > limit {
+        return Err(Fault::lasting(Code::SizeExceeded, format!("larger than {limit} bytes")));
+    }
+    Ok(Body { bytes, html: false })
+}

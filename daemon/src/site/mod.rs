@@ -1,0 +1,355 @@
+//! The registry's static site, read over https, http or from a directory.
+//!
+//! Everything that comes from here is hostile until somebody else has verified it, so this
+//! room promises about time and size only, and nothing about content:
+//!
+//! * no read takes longer than the deadline of its class, over all mirrors and retries; a
+//!   mirror that trickles is left after one rate window, so that the next gets its chance;
+//! * no answer occupies more memory than the caller's limit, whatever its header claims;
+//! * no redirect leads to another host or away from TLS, no environment variable names a proxy.
+//!
+//! Mirrors hold the same immutable files, so a failed *check* is as good a reason to ask the
+//! next one as a failed connection: the check is part of the read. A cache on the way may
+//! keep a torn copy, so a mirror whose bytes failed the check is asked once more with
+//! `Cache-Control: no-cache` before it counts as wrong.
+//!
+//! Rejected: racing two mirrors (doubles everybody's load for the sake of the worst second),
+//! and Range requests (chunks are small enough, and plain objects pass through every cache).
+
+mod mirror;
+mod settings;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod toxic;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use mcpfs_trust::error::{Code, VerifyError, bounded};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::redirect::{Action, Attempt, Policy};
+use reqwest::{Certificate, Client, Identity, Proxy};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, timeout_at};
+use url::Url;
+
+use crate::refusal::Refusal;
+use mirror::{Fault, Mirror, Pace, Want};
+pub use settings::SiteSettings;
+
+/// Redirects followed within one host.
+const REDIRECTS: usize = 4;
+/// How long a bearer token is used before its file is read again.
+const TOKEN_AGE: Duration = Duration::from_secs(60);
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// No mirror at all.
+    #[error("no registry URL is configured; set registry.url")]
+    NoMirror,
+    /// A mirror's URL, which is not repeated because it may hold a password.
+    #[error("a registry URL cannot be used: {detail}")]
+    BadUrl {
+        /// Why.
+        detail: String,
+    },
+    /// A secret would cross the network in the clear.
+    #[error("a bearer token would be sent unencrypted to {url}; use https")]
+    TokenInTheClear {
+        /// The mirror.
+        url: String,
+    },
+    /// A file that the settings name.
+    #[error("cannot read the {what} {path}")]
+    Unreadable {
+        /// Which setting.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Certificates, keys or proxy were not accepted.
+    #[error("cannot use the {what}")]
+    Client {
+        /// Which setting.
+        what: &'static str,
+        /// Why.
+        source: reqwest::Error,
+    },
+}
+
+/// A registry's site. Clones share connections and what is known about mirrors.
+#[derive(Debug, Clone)]
+pub struct Site(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: SiteSettings,
+    mirrors: Vec<Mirror>,
+    client: Client,
+    runtime: Handle,
+    /// The token and when it was read. Never held across an await.
+    token: Mutex<Option<(Instant, HeaderValue)>>,
+}
+
+impl Site {
+    /// Builds the client; connects to nothing. Reads the files the settings name.
+    ///
+    /// # Errors
+    /// When a setting cannot be used.
+    pub fn new(settings: SiteSettings, runtime: Handle) -> Result<Self, SiteError> {
+        let mirrors = settings.mirrors.iter().map(|url| Mirror::parse(url)).collect::<Result<Vec<_>, _>>()?;
+        if mirrors.is_empty() {
+            return Err(SiteError::NoMirror);
+        }
+        if let (Some(_), Some(open)) = (&settings.token_file, mirrors.iter().find(|m| m.is_open_to_eavesdroppers())) {
+            return Err(SiteError::TokenInTheClear { url: open.address("") });
+        }
+        let client = client(&settings, mirrors.iter().any(Mirror::is_tls))?;
+        let site = Self(Arc::new(Shared { settings, mirrors, client, runtime, token: Mutex::new(None) }));
+        if let Some(path) = &site.0.settings.token_file {
+            site.0.store_token(read_setting("token file", path)?);
+        }
+        Ok(site)
+    }
+
+    /// The mirrors' addresses without credentials, in configured order.
+    pub fn mirrors(&self) -> Vec<String> {
+        self.0.mirrors.iter().map(|mirror| mirror.address("")).collect()
+    }
+
+    /// Reads `path`, called `what` in messages, of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `Unreachable`, `TooSlow`, `SizeExceeded`, `NotARegistry`.
+    pub async fn get(&self, path: &str, limit: u64, what: &'static str) -> Result<Vec<u8>, Refusal> {
+        self.get_checked(path, limit, what, Ok).await
+    }
+
+    /// Reads `path` and returns what `check` makes of it. When `check` refuses one mirror's
+    /// bytes, the next mirror is asked.
+    ///
+    /// # Errors
+    /// Those of [`Site::get`], or the last refusal of `check` if it came to that.
+    pub async fn get_checked<T>(
+        &self,
+        path: &str,
+        limit: u64,
+        what: &'static str,
+        check: impl Fn(Vec<u8>) -> Result<T, VerifyError>,
+    ) -> Result<T, Refusal> {
+        self.get_through(path, limit, what, |bytes, _| std::future::ready(check(bytes).map_err(Refusal::from))).await
+    }
+
+    /// [`Site::get_checked`] for checks that work elsewhere, such as on a thread for
+    /// blocking work; they also learn the address that the bytes came from.
+    ///
+    /// # Errors
+    /// As [`Site::get_checked`].
+    pub async fn get_through<T, F, Checked>(
+        &self,
+        path: &str,
+        limit: u64,
+        what: &'static str,
+        check: F,
+    ) -> Result<T, Refusal>
+    where
+        F: Fn(Vec<u8>, String) -> Checked,
+        Checked: Future<Output = Result<T, Refusal>>,
+    {
+        if !is_site_path(path) {
+            return Err(Refusal::new(Code::Malformed, format!("{what}: {:?} is no path of a site", bounded(path))));
+        }
+        let allowed = match path.starts_with("objects/") || path.starts_with("artefacts/") {
+            true => self.0.settings.object_deadline,
+            false => self.0.settings.metadata_deadline,
+        };
+        let want = Want { path, limit, what, fresh: false };
+        let mut faults = Faults::default();
+        match timeout_at(Instant::now() + allowed, self.0.rounds(want, &check, &mut faults)).await {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(faults.refusal(what)),
+            Err(_) => {
+                let detail = format!("did not arrive within {} s", allowed.as_secs_f64());
+                faults.add(self.0.mirrors[0].address(path), Fault::lasting(Code::TooSlow, detail));
+                Err(faults.refusal(what))
+            }
+        }
+    }
+}
+
+/// A mirror that may still be asked.
+struct Turn<'a> {
+    mirror: &'a Mirror,
+    tries: u32,
+    fresh: bool,
+}
+
+impl Shared {
+    async fn rounds<T, F, Checked>(&self, want: Want<'_>, check: &F, faults: &mut Faults) -> Option<T>
+    where
+        F: Fn(Vec<u8>, String) -> Checked,
+        Checked: Future<Output = Result<T, Refusal>>,
+    {
+        let tries = self.settings.retries + 1;
+        let now = Instant::now();
+        let (late, ready): (Vec<_>, Vec<_>) = self.mirrors.iter().partition(|mirror| mirror.sulks(now));
+        let mut turns: Vec<_> =
+            ready.into_iter().chain(late).map(|mirror| Turn { mirror, tries, fresh: false }).collect();
+        let mut pause = self.settings.backoff;
+        while !turns.is_empty() {
+            let mut again = Vec::new();
+            for turn in turns {
+                let Turn { mirror, tries, fresh } = turn;
+                let address = mirror.address(want.path);
+                match self.attempt(mirror, Want { fresh, ..want }).await {
+                    Ok(body) => match check(body.bytes, address.clone()).await {
+                        Ok(value) => {
+                            mirror.sulk(None);
+                            return Some(value);
+                        }
+                        Err(refusal) => {
+                            faults.add(address, failed_check(refusal, body.html));
+                            if !fresh {
+                                again.push(Turn { mirror, tries: 1, fresh: true });
+                            }
+                        }
+                    },
+                    Err(fault) => {
+                        if fault.transient || fault.code == Code::TooSlow {
+                            mirror.sulk(Some(Instant::now() + self.settings.sulk));
+                        }
+                        if fault.transient && tries > 1 {
+                            again.push(Turn { mirror, tries: tries - 1, fresh });
+                        }
+                        faults.add(address, fault);
+                    }
+                }
+            }
+            turns = again;
+            if !turns.is_empty() && turns.iter().all(|turn| !turn.fresh) {
+                sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+                pause *= 2;
+            }
+        }
+        None
+    }
+
+    async fn attempt(&self, mirror: &Mirror, want: Want<'_>) -> Result<mirror::Body, Fault> {
+        let pace = Pace::new(self.settings.rate_window, self.settings.min_rate);
+        let token = self.token().await;
+        let result = mirror.read(&self.client, token, pace, &self.runtime, want).await;
+        if matches!(&result, Err(fault) if fault.unauthorised) {
+            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        result
+    }
+
+    /// The bearer token; the old one if its file cannot be read just now.
+    async fn token(&self) -> Option<HeaderValue> {
+        let path = self.settings.token_file.clone()?;
+        let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match kept {
+            Some((read, token)) if read.elapsed() < TOKEN_AGE => Some(token),
+            kept => match self.runtime.spawn_blocking(move || std::fs::read(path)).await {
+                Ok(Ok(bytes)) => self.store_token(bytes),
+                _ => kept.map(|(_, token)| token),
+            },
+        }
+    }
+
+    fn store_token(&self, file: Vec<u8>) -> Option<HeaderValue> {
+        let line = file.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+        let mut token = HeaderValue::from_bytes(&[b"Bearer ", line].concat()).ok()?;
+        token.set_sensitive(true);
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), token.clone()));
+        Some(token)
+    }
+}
+
+fn failed_check(refusal: Refusal, html: bool) -> Fault {
+    if html && refusal.code == Code::DigestMismatch {
+        let detail = "a web page, not registry data (captive portal or wrong address?)";
+        return Fault::lasting(Code::NotARegistry, detail);
+    }
+    Fault::lasting(refusal.code, refusal.message)
+}
+
+/// The last fault of each mirror.
+#[derive(Default)]
+struct Faults(Vec<(String, Fault)>);
+
+impl Faults {
+    fn add(&mut self, address: String, fault: Fault) {
+        self.0.retain(|(known, _)| *known != address);
+        self.0.push((address, fault));
+    }
+
+    /// One mirror with wrong bytes says more than another that did not answer.
+    fn refusal(mut self, what: &str) -> Refusal {
+        let silent = |code| matches!(code, Code::Unreachable | Code::TooSlow);
+        self.0.sort_by_key(|(_, fault)| silent(fault.code));
+        let code = self.0.first().map_or(Code::Unreachable, |(_, fault)| fault.code);
+        let told: Vec<_> = self.0.iter().take(3).map(|(at, fault)| format!("{at}: {}", fault.detail)).collect();
+        Refusal::new(code, format!("{what} could not be fetched: {}", told.join("; ")))
+    }
+}
+
+/// Relative, without dot segments, in the characters that site paths are made of.
+fn is_site_path(path: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    path.bytes().all(plain) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+fn client(settings: &SiteSettings, tls: bool) -> Result<Client, SiteError> {
+    static PROVIDER: Once = Once::new();
+    // An error means that the process already has a provider, which is as good.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+
+    let wrong = |what| move |source: reqwest::Error| SiteError::Client { what, source: source.without_url() };
+    let mut builder = Client::builder()
+        .user_agent(concat!("mcpfs/", env!("CARGO_PKG_VERSION")))
+        .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
+        .connect_timeout(settings.connect_timeout)
+        .pool_idle_timeout(Duration::from_secs(90))
+        .tcp_keepalive(Duration::from_secs(15))
+        .http2_initial_stream_window_size(4 << 20)
+        .http2_initial_connection_window_size(16 << 20)
+        .redirect(Policy::custom(redirect))
+        .no_proxy();
+    if let Some(proxy) = &settings.proxy {
+        builder = builder.proxy(Proxy::all(proxy).map_err(wrong("proxy"))?);
+    }
+    if let Some(path) = &settings.ca_file {
+        let pem = read_setting("CA file", path)?;
+        builder = builder.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(wrong("CA file"))?);
+    } else if !tls {
+        // A host without any certificate authority can still read a plain site.
+        builder = builder.tls_certs_only([]);
+    }
+    if let Some(path) = &settings.client_certificate {
+        let pem = read_setting("client certificate", path)?;
+        builder = builder.identity(Identity::from_pem(&pem).map_err(wrong("client certificate"))?);
+    }
+    builder.build().map_err(wrong("TLS settings of this host"))
+}
+
+fn redirect(attempt: Attempt<'_>) -> Action {
+    let follow = attempt.previous().last().is_some_and(|from| stays(from, attempt.url()));
+    if follow && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+/// The same server, or the same host's step up to TLS.
+fn stays(from: &Url, to: &Url) -> bool {
+    let same = from.scheme() == to.scheme() && from.port_or_known_default() == to.port_or_known_default();
+    let up = from.scheme() == "http" && to.scheme() == "https";
+    from.host_str().is_some() && from.host_str() == to.host_str() && (same || up)
+}
+
+fn read_setting(what: &'static str, path: &Path) -> Result<Vec<u8>, SiteError> {
+    std::fs::read(path).map_err(|source| SiteError::Unreadable { what, path: path.to_owned(), source })
+}

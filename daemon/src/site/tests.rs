@@ -1,0 +1,214 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use mcpfs_trust::chunk;
+use mcpfs_trust::digest::Digest;
+
+use super::toxic::{Toxic, Trouble};
+use super::*;
+
+const BODY: &[u8] = b"the right bytes, and a few more of them";
+
+fn settings(mirrors: &[&Toxic]) -> SiteSettings {
+    SiteSettings {
+        metadata_deadline: Duration::from_secs(4),
+        object_deadline: Duration::from_secs(5),
+        rate_window: Duration::from_millis(300),
+        min_rate: 100,
+        backoff: Duration::from_millis(10),
+        ..SiteSettings::with_mirrors(mirrors.iter().map(|toxic| toxic.url.clone()))
+    }
+}
+
+fn site(mirrors: &[&Toxic]) -> Site {
+    Site::new(settings(mirrors), Handle::current()).unwrap()
+}
+
+async fn server() -> Toxic {
+    let server = Toxic::start().await;
+    server.put("head.json", BODY);
+    server
+}
+
+fn check(bytes: Vec<u8>) -> Result<Vec<u8>, VerifyError> {
+    chunk::expect("chunk", &Digest::of(BODY), &bytes).map(|()| bytes)
+}
+
+async fn read(site: &Site) -> Result<Vec<u8>, Refusal> {
+    site.get_checked("head.json", 1000, "head", check).await
+}
+
+#[tokio::test]
+async fn plain_reads_reuse_their_site() {
+    let server = server().await;
+    let site = site(&[&server]);
+    assert_eq!(site.get("head.json", BODY.len() as u64, "head").await.unwrap(), BODY);
+    let refused = site.get("nowhere.json", 10, "head").await.unwrap_err();
+    assert_eq!(refused.code, Code::Unreachable);
+    assert!(refused.message.contains("404") && refused.message.contains(&server.url), "{refused}");
+    assert_eq!(server.count("nowhere.json"), 1, "a 404 is final");
+}
+
+/// What passes is retried on the same mirror; each of these troubles happens twice.
+#[tokio::test]
+async fn passing_troubles_are_survived() {
+    let troubles = [Trouble::Status(500), Trouble::Status(429), Trouble::Reset, Trouble::Half, Trouble::WrongLength];
+    for trouble in troubles {
+        let server = server().await;
+        server.once("head.json", [trouble.clone(), trouble.clone()]);
+        assert_eq!(read(&site(&[&server])).await.as_deref(), Ok(BODY), "{trouble:?}");
+        assert_eq!(server.count("head.json"), 3, "{trouble:?}");
+    }
+}
+
+/// What stays is refused with its own code and within the deadline, and the next mirror serves.
+#[tokio::test]
+async fn lasting_troubles_are_named_and_the_next_mirror_serves() {
+    let troubles = [
+        (Trouble::Status(404), Code::Unreachable),
+        (Trouble::Status(403), Code::Unreachable),
+        (Trouble::Status(500), Code::Unreachable),
+        (Trouble::Reset, Code::Unreachable),
+        (Trouble::Half, Code::Unreachable),
+        (Trouble::WrongLength, Code::Unreachable),
+        (Trouble::Claim(10 << 30), Code::SizeExceeded),
+        (Trouble::Endless, Code::SizeExceeded),
+        (Trouble::Trickle, Code::TooSlow),
+        (Trouble::Silence, Code::TooSlow),
+        (Trouble::Html, Code::NotARegistry),
+        (Trouble::Redirect("http://elsewhere.invalid/head.json".into()), Code::Unreachable),
+        (Trouble::Corrupt, Code::DigestMismatch),
+    ];
+    for (trouble, code) in troubles {
+        let (bad, good) = (server().await, server().await);
+        bad.always("head.json", trouble.clone());
+        let begin = Instant::now();
+        let refused = read(&site(&[&bad])).await.unwrap_err();
+        assert_eq!(refused.code, code, "{trouble:?}: {refused}");
+        assert!(refused.message.contains(&bad.url), "{refused}");
+        assert!(begin.elapsed() < Duration::from_secs(3), "{trouble:?} took {:?}", begin.elapsed());
+        assert_eq!(read(&site(&[&bad, &good])).await.as_deref(), Ok(BODY), "{trouble:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_check_is_asked_once_more_around_caches() {
+    let server = server().await;
+    server.once("head.json", [Trouble::Corrupt]);
+    assert_eq!(read(&site(&[&server])).await.as_deref(), Ok(BODY));
+    let fresh: Vec<_> = server.requests().iter().map(|r| r.head.contains("cache-control: no-cache")).collect();
+    assert_eq!(fresh, [false, true]);
+    server.always("head.json", Trouble::Corrupt);
+    assert_eq!(read(&site(&[&server])).await.unwrap_err().code, Code::DigestMismatch);
+    assert_eq!(server.count("head.json"), 4, "once more means once");
+}
+
+#[tokio::test]
+async fn a_mirror_that_failed_is_asked_last_for_a_while() {
+    let (bad, good) = (server().await, server().await);
+    bad.always("head.json", Trouble::Status(503));
+    let site = site(&[&bad, &good]);
+    for _ in 0..3 {
+        assert_eq!(read(&site).await.as_deref(), Ok(BODY));
+    }
+    assert_eq!((bad.count("head.json"), good.count("head.json")), (1, 3));
+}
+
+/// Nobody listens on the address of a server that is gone; the deadline covers all tries.
+#[tokio::test]
+async fn unreachable_and_deadline() {
+    let gone = Toxic::start().await;
+    let site = site(&[&gone]);
+    drop(gone);
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(read(&site).await.unwrap_err().code, Code::Unreachable);
+
+    let slow = server().await;
+    slow.always("head.json", Trouble::Silence);
+    let hasty = SiteSettings { metadata_deadline: Duration::from_millis(100), ..settings(&[&slow]) };
+    let refused = read(&Site::new(hasty, Handle::current()).unwrap()).await.unwrap_err();
+    assert_eq!(refused.code, Code::TooSlow, "{refused}");
+}
+
+#[test]
+fn redirects_stay_on_the_host_and_keep_tls() {
+    let stays = |from: &str, to: &str| stays(&Url::parse(from).unwrap(), &Url::parse(to).unwrap());
+    assert!(stays("http://a/x", "http://a/y"));
+    assert!(stays("http://a/x", "https://a/x"));
+    assert!(!stays("https://a/x", "http://a/x"));
+    assert!(!stays("http://a/x", "http://b/x"));
+    assert!(!stays("http://a/x", "http://a:8080/x"));
+}
+
+#[tokio::test]
+async fn redirects_on_the_same_server_are_followed() {
+    let server = server().await;
+    server.put("old.json", "");
+    server.always("old.json", Trouble::Redirect("/head.json".into()));
+    assert_eq!(site(&[&server]).get("old.json", 1000, "head").await.as_deref(), Ok(BODY));
+    server.put("loop.json", "");
+    server.always("loop.json", Trouble::Redirect("/loop.json".into()));
+    assert_eq!(site(&[&server]).get("loop.json", 1000, "head").await.unwrap_err().code, Code::Unreachable);
+    assert_eq!(server.count("loop.json"), REDIRECTS + 1);
+}
+
+#[tokio::test]
+async fn a_directory_is_a_site() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("head.json"), BODY).unwrap();
+    let url = Url::from_directory_path(directory.path()).unwrap();
+    let site = Site::new(SiteSettings::with_mirrors([url]), Handle::current()).unwrap();
+    assert_eq!(site.get("head.json", 1000, "head").await.as_deref(), Ok(BODY));
+    assert_eq!(site.get("head.json", 5, "head").await.unwrap_err().code, Code::SizeExceeded);
+    assert_eq!(site.get("other.json", 5, "head").await.unwrap_err().code, Code::Unreachable);
+    for escape in ["../head.json", "/etc/hostname", "a//b", "a?b", ""] {
+        assert_eq!(site.get(escape, 5, "head").await.unwrap_err().code, Code::Malformed, "{escape}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_stay_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "s3cret-token\n").unwrap();
+    let server = server().await;
+    let with_token = SiteSettings { token_file: Some(token_file.clone()), ..settings(&[&server]) };
+    assert_eq!(read(&Site::new(with_token.clone(), Handle::current()).unwrap()).await.as_deref(), Ok(BODY));
+    assert!(server.requests()[0].head.contains("authorization: Bearer s3cret-token"));
+
+    let open = SiteSettings { mirrors: vec!["http://registry.example/".into()], ..with_token };
+    assert!(matches!(Site::new(open, Handle::current()), Err(SiteError::TokenInTheClear { .. })));
+
+    let url = server.url.replace("http://", "http://joe:hunter2@");
+    let site = Site::new(SiteSettings { mirrors: vec![url], ..settings(&[]) }, Handle::current()).unwrap();
+    let refused = site.get("nowhere.json", 10, "head").await.unwrap_err();
+    assert!(!refused.message.contains("hunter2") && !refused.message.contains("joe"), "{refused}");
+    assert!(!site.mirrors()[0].contains("hunter2"));
+}
+
+/// A rotated token is read again after the server refused the old one.
+#[tokio::test]
+async fn a_refused_token_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "old").unwrap();
+    let server = server().await;
+    let site =
+        Site::new(SiteSettings { token_file: Some(token_file.clone()), ..settings(&[&server]) }, Handle::current())
+            .unwrap();
+    std::fs::write(&token_file, "new").unwrap();
+    server.once("head.json", [Trouble::Status(401)]);
+    assert!(read(&site).await.unwrap_err().message.contains("check token"));
+    assert_eq!(read(&site).await.as_deref(), Ok(BODY));
+    let sent: Vec<_> = server.requests().iter().map(|request| request.head.contains("Bearer new")).collect();
+    assert_eq!(sent, [false, true]);
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for bad in ["ftp://a/", "nonsense", "file:relative", "https://a/?q", "https://a/#f"] {
+        let refused = Site::new(SiteSettings::with_mirrors([bad]), runtime.handle().clone());
+        assert!(matches!(refused, Err(SiteError::BadUrl { .. })), "{bad}");
+    }
+    assert!(matches!(Site::new(SiteSettings::default(), runtime.handle().clone()), Err(SiteError::NoMirror)));
+}
