@@ -27,6 +27,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -16,11 +16,15 @@
 mod boot;
 mod event;
 mod fold;
+pub mod query;
 mod reserve;
 mod restart;
 mod schema;
 mod seal;
 mod store;
+#[cfg(test)]
+mod tests;
+pub mod verify;
 mod writer;
 
 use std::fmt;

@@ -1,0 +1,305 @@
+//! Does the store still say what was sealed?
+//!
+//! By itself a store shows altered rows, rows that were slipped in or taken out between
+//! seals, and altered tables or views. It cannot show that its end was cut off, or that all
+//! of it was written anew from some point: for that one compares with an *anchor*, a seal
+//! (`HASH@SEQ`) that somebody noted elsewhere.
+//!
+//! One read transaction sees one state while the daemon goes on writing. Memory holds one
+//! group of rows at a time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use mcpfs_trust::digest::Digest;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::event::clean;
+use super::seal::{ENCODING, GENESIS, LEAF_BYTES, Row, Seal, heads, root};
+use super::{AuditError, schema};
+
+/// Findings told one by one, at most; the rest is counted.
+const FINDINGS: usize = 100;
+
+/// A seal that was noted elsewhere: `HASH@SEQ`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// The chain value.
+    pub hash: Digest,
+    /// The last row it covers.
+    pub seq: i64,
+}
+
+impl FromStr for Anchor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || "an anchor is HASH@SEQ, as `mcpfs audit verify` prints it".to_owned();
+        let (hash, seq) = text.split_once('@').ok_or_else(bad)?;
+        let seq = seq.parse().ok().filter(|&seq: &i64| seq > 0).ok_or_else(bad)?;
+        Ok(Self { hash: hash.parse().map_err(|_| bad())?, seq })
+    }
+}
+
+impl fmt::Display for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.hash, self.seq)
+    }
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verification {
+    /// Rows whose seal fits.
+    pub rows: u64,
+    /// Seals that were read.
+    pub seals: u64,
+    /// The last seal: an anchor for the next time.
+    pub last: Option<Anchor>,
+    /// Rows up to this one were removed by retention; 0 if none were.
+    pub cut: i64,
+    /// Callers whose person was erased.
+    pub erased: u64,
+    /// What is wrong, in words; at most 100 of them.
+    pub findings: Vec<String>,
+    /// Findings beyond those.
+    pub more: u64,
+}
+
+impl Verification {
+    /// Whether nothing is wrong.
+    pub fn intact(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn finding(&mut self, text: String) {
+        if self.findings.len() < FINDINGS { self.findings.push(text) } else { self.more += 1 }
+    }
+}
+
+/// Reads the store at `path` through and compares it with its seals and with `anchors`.
+///
+/// # Errors
+/// If it cannot be read; what is wrong with its content is a finding.
+pub fn verify(path: &Path, anchors: &[Anchor]) -> Result<Verification, AuditError> {
+    let mut conn = schema::open_read_only(path)?;
+    let broken = |source| schema::failed(path, source);
+    let tx = conn.transaction().map_err(broken)?;
+    check(&tx, anchors).map_err(broken)
+}
+
+fn check(conn: &Connection, anchors: &[Anchor]) -> rusqlite::Result<Verification> {
+    let mut found = Verification::default();
+    tables_and_views(conn, &mut found)?;
+    commitments(conn, &mut found)?;
+    chain(conn, anchors, &mut found)?;
+    Ok(found)
+}
+
+/// Altered views would make honest rows tell lies; triggers could change them.
+fn tables_and_views(conn: &Connection, found: &mut Verification) -> rusqlite::Result<()> {
+    let objects = |conn: &Connection| -> rusqlite::Result<HashMap<(String, String), Option<String>>> {
+        let mut statement =
+            conn.prepare("SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'")?;
+        statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?.collect()
+    };
+    let fresh = Connection::open_in_memory()?;
+    for step in schema::STEPS {
+        fresh.execute_batch(step)?;
+    }
+    let (expected, mut present) = (objects(&fresh)?, objects(conn)?);
+    for ((kind, name), sql) in &expected {
+        match present.remove(&(kind.clone(), name.clone())) {
+            None => found.finding(format!("{kind} {name} missing")),
+            Some(other) if other != *sql => found.finding(format!("{kind} {name} altered")),
+            Some(_) => {}
+        }
+    }
+    // An index or view of the administrator's own does no harm.
+    for (kind, name) in present.into_keys().filter(|(kind, _)| kind == "trigger" || kind == "table") {
+        found.finding(format!("{kind} {} is not part of the schema", clean(&name, 100)));
+    }
+    Ok(())
+}
+
+/// Rows that events refer to must be what their commitment says.
+fn commitments(conn: &Connection, found: &mut Verification) -> rusqlite::Result<()> {
+    let boots = "SELECT b.boot, b.commitment, h.machine_id, h.name, b.boot_uuid, b.started_us, b.daemon, b.kernel, b.reads,
+                 b.trust_version, b.trust_sha256, b.config_sha256 FROM boot AS b LEFT JOIN host AS h ON h.host = b.host";
+    let releases = "SELECT release, commitment, registry, server_name, version, artefact_sha256, tree_sha256,
+                    statement_sha256, key_ids, maintainer, data_classification, lawful_basis, scope, reviewed_at, reviewers,
+                    repository, commit_id, pull_request, status FROM release";
+    let callers =
+        "SELECT caller, commitment, salt, user_id, user_name, login_uid, request_uid, group_id, process, host_app,
+                   unit FROM caller";
+    for (table, sql) in [("boot", boots), ("release", releases), ("caller", callers)] {
+        let mut statement = conn.prepare(sql)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let number: i64 = row.get(0)?;
+            let values = (2..columns).map(|column| row.get_ref(column)).collect::<rusqlite::Result<Vec<_>>>()?;
+            if table == "caller" && values.iter().all(|value| *value == ValueRef::Null) {
+                found.erased += 1;
+                continue;
+            }
+            let mut encoded = Row::of(table);
+            for value in values {
+                encoded.column(value);
+            }
+            if row.get_ref(1)? != ValueRef::Blob(encoded.commitment().as_bytes()) {
+                found.finding(format!("{table} {number} altered: what rows say by naming it may be false"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The event columns in schema order, with commitments in place of row numbers.
+const EVENTS: &str =
+    "SELECT e.seq, e.time_us, b.commitment, e.event, e.outcome, r.commitment, c.commitment, e.launch, e.pid, e.pid_start_us,
+     e.head_version, e.stale, e.path, e.bytes, e.duration_us, e.count, e.reason, e.detail
+     FROM event AS e LEFT JOIN boot AS b ON b.boot = e.boot LEFT JOIN release AS r ON r.release = e.release
+     LEFT JOIN caller AS c ON c.caller = e.caller";
+
+fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rusqlite::Result<()> {
+    let cut = conn
+        .query_row("SELECT last_seq, hash FROM cut ORDER BY last_seq DESC LIMIT 1", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get_ref(1)?.as_blob().ok().and_then(|hash| hash.try_into().ok())))
+        })
+        .optional()?;
+    let (mut before, mut hash) = match cut {
+        None => (0, GENESIS),
+        Some((seq, stored)) => (seq, stored.map_or(GENESIS, Digest::from_bytes)),
+    };
+    found.cut = before;
+    let mut anchored: HashMap<i64, bool> = anchors.iter().map(|anchor| (anchor.seq, false)).collect();
+    let note = |seq: i64, hash: &Digest, found: &mut Verification, anchored: &mut HashMap<i64, bool>| {
+        for anchor in anchors.iter().filter(|anchor| anchor.seq == seq) {
+            anchored.insert(seq, true);
+            if anchor.hash != *hash {
+                found.finding(format!("seal of row {seq} is not the anchor's: rows up to {seq} were rewritten"));
+            }
+        }
+    };
+    if before > 0 {
+        note(before, &hash, found, &mut anchored);
+    }
+
+    let mut seals =
+        conn.prepare("SELECT last_seq, first_seq, time_us, encoding, leaves, root, hash FROM seal ORDER BY last_seq")?;
+    let mut seals = seals.query([])?;
+    let mut events = conn.prepare(&format!("{EVENTS} WHERE e.seq BETWEEN ?1 AND ?2 ORDER BY e.seq"))?;
+    while let Some(row) = seals.next()? {
+        found.seals += 1;
+        let last: i64 = row.get(0)?;
+        let Some(seal) = read_seal(row) else {
+            found.finding(format!("seal of row {last} altered: its columns have other types"));
+            before = last;
+            continue;
+        };
+        if seal.first != before + 1 {
+            let gap = if seal.first > before + 1 {
+                format!("rows {} to {} and their seals are missing", before + 1, seal.first - 1)
+            } else {
+                format!("seal of row {last} covers rows that the one before covers")
+            };
+            found.finding(gap);
+        }
+        if seal.chained(&hash) != seal.hash {
+            found.finding(format!("seal of row {last} altered, or a seal before it is missing"));
+        }
+        group(&mut events, &seal, found)?;
+        (before, hash) = (last, seal.hash);
+        note(last, &hash, found, &mut anchored);
+        found.last = Some(Anchor { hash, seq: last });
+    }
+
+    let outside = "SELECT count(*), min(seq) FROM event WHERE seq > ?1 OR seq <= ?2";
+    let (count, first) =
+        conn.query_row(outside, [before, found.cut], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+    if let Some(first) = first {
+        found.finding(format!("{count} row(s) that no seal covers, from row {first}"));
+    }
+    for (seq, seen) in anchored {
+        match seen {
+            true => {}
+            false if seq > before => {
+                found.finding(format!("anchor of row {seq}: the audit ends at row {before}, its end was cut off"));
+            }
+            false if seq < found.cut => {
+                found.finding(format!(
+                    "anchor of row {seq} cannot be compared: retention removed rows up to {}",
+                    found.cut
+                ));
+            }
+            false => found.finding(format!("anchor of row {seq}: no seal ends there, so rows were rewritten")),
+        }
+    }
+    Ok(())
+}
+
+/// A row of `seal`, unless its columns are not what they must be.
+fn read_seal(row: &rusqlite::Row<'_>) -> Option<Seal> {
+    let digest = |column| Some(Digest::from_bytes(row.get(column).ok()?));
+    Some(Seal {
+        last: row.get(0).ok()?,
+        first: row.get(1).ok()?,
+        time_us: row.get(2).ok()?,
+        encoding: row.get(3).ok()?,
+        leaves: row.get(4).ok()?,
+        root: digest(5)?,
+        hash: digest(6)?,
+    })
+}
+
+/// Compares the rows under one seal with it.
+fn group(events: &mut rusqlite::Statement<'_>, seal: &Seal, found: &mut Verification) -> rusqlite::Result<()> {
+    if seal.encoding != ENCODING {
+        found.finding(format!(
+            "seal of row {} names row encoding {}, which this mcpfs does not know",
+            seal.last, seal.encoding
+        ));
+        return Ok(());
+    }
+    let kept: Vec<&[u8]> = seal.leaves.as_deref().unwrap_or_default().chunks(LEAF_BYTES).collect();
+    let mut leaves = Vec::new();
+    let mut named = false;
+    let mut next = seal.first;
+    let columns = events.column_count();
+    let mut rows = events.query([seal.first, seal.last])?;
+    while let Some(row) = rows.next()? {
+        let seq: i64 = row.get(0)?;
+        for missing in next..seq {
+            found.finding(format!("row {missing} missing"));
+            named = true;
+        }
+        next = seq + 1;
+        let mut encoded = Row::of("event");
+        for column in 0..columns {
+            encoded.column(row.get_ref(column)?);
+        }
+        let leaf = encoded.leaf();
+        let place = usize::try_from(seq - seal.first).unwrap_or(usize::MAX);
+        let alone = seal.first == seal.last && leaf != seal.root;
+        let differs = kept.get(place).is_some_and(|kept| leaf.as_bytes().get(..LEAF_BYTES) != Some(*kept));
+        if alone || differs {
+            found.finding(format!("row {seq} altered"));
+            named = true;
+        }
+        leaves.push(leaf);
+    }
+    for missing in (next..=seal.last).take(FINDINGS) {
+        found.finding(format!("row {missing} missing"));
+        named = true;
+    }
+    if root(&leaves) == seal.root && heads(&leaves) == seal.leaves {
+        found.rows += leaves.len() as u64;
+    } else if !named {
+        found.finding(format!("rows {} to {}, or their seal, altered", seal.first, seal.last));
+    }
+    Ok(())
+}
