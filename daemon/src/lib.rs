@@ -39,3 +39,4 @@ pub mod owned;
 pub mod refusal;
 pub mod registry;
 pub mod site;
+pub mod words;

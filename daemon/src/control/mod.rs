@@ -17,4 +17,7 @@
 //! start in a millisecond); the server lives on the daemon's runtime.
 
 pub mod client;
+pub mod facts;
+mod plan;
 pub mod protocol;
+pub mod server;

@@ -1,0 +1,177 @@
+//! What `status`, `list`, `explain` and `refresh` answer: facts, without a word of layout.
+//! `--json` prints them as they are, so their names are public.
+
+use std::path::PathBuf;
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::release::{Artefact, Source};
+use mcpfs_trust::time::{Date, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The state of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's clock.
+    pub now: Timestamp,
+    /// The registry that the trust root names.
+    pub registry: String,
+    /// The trust root's version.
+    pub trust_version: u64,
+    /// The accepted head, if there is one.
+    pub head: Option<Head>,
+    /// The last look at the site.
+    pub refreshed: Timestamp,
+    /// Why the last look failed, if it did.
+    pub refresh_error: Option<Reason>,
+    /// Names that start.
+    pub servers: u64,
+    /// Names that do not, up to [`super::protocol::PAGE`]; hidden ones are not counted.
+    pub refused: Vec<RefusedName>,
+    /// How many there are.
+    pub refused_count: u64,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// `passthrough` or `cached`.
+    pub reads: String,
+    /// Whether a new daemon can take the mount over.
+    pub takeover: bool,
+    /// Bytes in the cache, if they are known.
+    pub cache_bytes: Option<u64>,
+    /// What it may hold, bytes.
+    pub cache_quota: u64,
+    /// Why the audit cannot be written, if it cannot.
+    pub audit_error: Option<String>,
+    /// `required` or `off`.
+    pub sandbox: String,
+}
+
+/// The accepted head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its version.
+    pub version: u64,
+    /// When it was signed.
+    pub issued: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The outcome code.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+}
+
+/// A name that does not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedName {
+    /// The server.
+    pub name: String,
+    /// Why not.
+    pub reason: Reason,
+}
+
+/// One page of `list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// In name order.
+    pub servers: Vec<Row>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// One server in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The server.
+    pub name: String,
+    /// The version that `run` starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The class of the data it touches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_classification: Option<String>,
+    /// One line for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Why `run` starts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Reason>,
+}
+
+/// All about one name, version or process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The server.
+    pub name: String,
+    /// The version asked for, else the one that `run` starts.
+    pub version: Option<String>,
+    /// The version that `run` starts.
+    pub selected: Option<String>,
+    /// The versions that this host shows.
+    pub admitted: Vec<String>,
+    /// Why the version asked for, or else the name, does not start.
+    pub refused: Option<Reason>,
+    /// What to do about it.
+    pub advice: Option<String>,
+    /// This host's pin, as configuration writes it.
+    pub pin: Option<String>,
+    /// The head it was last seen under.
+    pub head_version: Option<u64>,
+    /// Whether it runs on stale word.
+    pub stale: bool,
+    /// The release, if it verified.
+    pub release: Option<Box<ReleaseFacts>>,
+    /// The process asked for.
+    pub process: Option<ProcessFacts>,
+}
+
+/// A verified release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseFacts {
+    /// Digest of the signed statement.
+    pub statement: Digest,
+    /// The artefact of this host's platform.
+    pub artefact: Artefact,
+    /// The keys whose signatures counted.
+    pub keys: Vec<Digest>,
+    /// One line for people.
+    pub description: String,
+    /// Who answers for it.
+    pub maintainer: String,
+    /// The class of the data it touches.
+    pub data_classification: String,
+    /// What it may do.
+    pub scope: Vec<String>,
+    /// Who reviewed it.
+    pub reviewers: Vec<String>,
+    /// When.
+    pub reviewed_at: Date,
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// The reviewed commit.
+    pub source: Option<Source>,
+    /// The publisher's words if it was yanked and a pin keeps it.
+    pub yanked: Option<String>,
+}
+
+/// A process that runs a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// Its number.
+    pub pid: u32,
+    /// How it is known: `launch` (this daemon started it) or `exe` (its program lies in the mount).
+    pub known_by: String,
+}
+
+/// What `refresh` and `reload` led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// The accepted head's version.
+    pub head_version: Option<u64>,
+    /// Why the look at the site failed, if it did.
+    pub error: Option<Reason>,
+}

@@ -1,0 +1,362 @@
+//! Whether and how one admitted release starts: the statement, the host's policy and the
+//! caller come in, a command or the reason against it comes out. No I/O but a look at who
+//! owns a runtime.
+//!
+//! What a release asks for and this version cannot give (credentials, a sandbox, its own
+//! root file system) is refused, never left out: a server that starts without what its
+//! reviewers approved is another server.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mcpfs_trust::error::{Code, bounded};
+use mcpfs_trust::release::{Release, Runtime};
+use mcpfs_trust::time::Timestamp;
+
+use crate::config::{Policy, SandboxPolicy};
+use crate::control::protocol::{Launch, Refused};
+use crate::words::span;
+
+/// What the decision rests on besides the release.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) runtimes: &'a BTreeMap<String, PathBuf>,
+    /// The configuration's main file, for advice.
+    pub(super) file: &'a Path,
+    /// The caller.
+    pub(super) uid: u32,
+    /// What the host added behind `run`.
+    pub(super) args: &'a [String],
+    /// `<mount>/<name>/<version>/tree`
+    pub(super) tree: &'a Path,
+}
+
+/// How `release` starts.
+///
+/// # Errors
+/// `PolicyRefused` and `LaunchUnsupported`, each with what to set or whom to ask.
+pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refused> {
+    let Terms { policy, runtimes, file, uid, args, tree } = terms;
+    let unsupported = |message: &str, advice: String| Err(Refused::new(Code::LaunchUnsupported, message, advice));
+    let ask = format!("ask its maintainer, {}, for another release", bounded(&release.maintainer));
+    if uid == 0 && !policy.allow_root {
+        return Err(Refused::new(
+            Code::PolicyRefused,
+            "servers are not started as root",
+            format!("start it as another user, or set allow_root = true under [policy] in {}", file.display()),
+        ));
+    }
+    let Some(launch) = &release.launch else {
+        return unsupported("the release has no launch section: it holds files only", ask);
+    };
+    if !release.credentials.is_empty() {
+        return unsupported("it needs credentials, which this version of mcpfs cannot hand out", ask);
+    }
+    if release.sandbox.is_some() {
+        return unsupported("it declares a sandbox, which this version of mcpfs cannot apply", ask);
+    }
+    if policy.sandbox == SandboxPolicy::Required {
+        return unsupported(
+            "policy.sandbox is \"required\", and this version of mcpfs has no sandbox",
+            format!("to start servers unconfined, set sandbox = \"off\" under [policy] in {}", file.display()),
+        );
+    }
+    if launch.runtime == Runtime::Image {
+        return unsupported("it runs in its own root file system, which this version of mcpfs cannot do", ask);
+    }
+    if let Err(refused) = launch.accept_args.check(args) {
+        return Err(Refused::new(
+            Code::PolicyRefused,
+            &format!("the reviewed release does not accept the argument {refused:?}"),
+            "remove it from your MCP host's configuration",
+        ));
+    }
+    let command = match launch.tree_path() {
+        Some(path) => tree.join(path),
+        None => runtime(&launch.command, runtimes, file)?,
+    };
+    Ok(Launch {
+        name: release.name.to_string(),
+        version: release.version.to_string(),
+        command,
+        args: launch.args.clone(),
+        env: launch.env.clone(),
+        tree: tree.to_owned(),
+        // A registry's name may have slashes; '+' is no letter of it, so no two registries meet.
+        state: [release.registry.as_str().replace('/', "+"), release.name.to_string()],
+        warning: None,
+    })
+}
+
+/// The host's path of a runtime, once nobody but root and this user could have changed it.
+fn runtime(name: &str, runtimes: &BTreeMap<String, PathBuf>, file: &Path) -> Result<PathBuf, Refused> {
+    let refused = |message: String, advice: String| Refused::new(Code::LaunchUnsupported, &message, advice);
+    let name = bounded(name);
+    let Some(path) = runtimes.get(&name) else {
+        return Err(refused(
+            format!("it needs {name}, and this host names no such runtime"),
+            format!("install it and set {name} = \"/absolute/path\" under [runtimes] in {}", file.display()),
+        ));
+    };
+    match unsafe_part(path) {
+        None => Ok(path.clone()),
+        Some((part, problem)) => Err(refused(
+            format!("the runtime {name} = {} cannot be used: {} {problem}", path.display(), part.display()),
+            format!("correct it, or set {name} under [runtimes] in {}", file.display()),
+        )),
+    }
+}
+
+/// The first part of `path`, itself or a directory above it, on either side of its links,
+/// that others could have exchanged.
+fn unsafe_part(path: &Path) -> Option<(PathBuf, String)> {
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(error) => return Some((path.to_owned(), format!("cannot be found: {error}"))),
+    };
+    let this_user = rustix::process::geteuid().as_raw();
+    for part in path.ancestors().chain(real.ancestors()) {
+        let problem = match part.metadata() {
+            Err(error) => Some(format!("cannot be looked at: {error}")),
+            Ok(found) if found.uid() != 0 && found.uid() != this_user => {
+                Some(format!("belongs to user {}", found.uid()))
+            }
+            // In a sticky directory nobody can exchange what belongs to another.
+            Ok(found) if found.mode() & 0o022 != 0 && !(found.is_dir() && found.mode() & 0o1000 != 0) => {
+                Some(format!("can be written by others (mode {:04o})", found.mode() & 0o7777))
+            }
+            Ok(found) if part == real && !(found.is_file() && found.permissions().mode() & 0o111 != 0) => {
+                Some("is not an executable file".to_owned())
+            }
+            Ok(_) => None,
+        };
+        if let Some(problem) = problem {
+            return Some((part.to_owned(), problem));
+        }
+    }
+    None
+}
+
+/// The line that a start on stale word leaves: nothing before half of `max_stale` is over.
+pub(super) fn stale_warning(issued: Timestamp, max_stale: Duration, now: Timestamp) -> Option<String> {
+    let age = u64::try_from(now.unix().saturating_sub(issued.unix())).unwrap_or(0);
+    let end = max_stale.as_secs();
+    let urgency = match age.saturating_mul(100) / end.max(1) {
+        0..50 => return None,
+        50..80 => "",
+        80..95 => "Tell your administrator. ",
+        _ => "Tell your administrator now. ",
+    };
+    let left = span(end.saturating_sub(age));
+    Some(format!(
+        "the registry has not been heard of for {}; in {left} this server stops starting. {urgency}\
+                  Details: mcpfs status",
+        span(age)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{DowngradePolicy, TreeExec};
+
+    fn policy(sandbox: SandboxPolicy, allow_root: bool) -> Policy {
+        Policy {
+            sandbox,
+            allow_root,
+            downgrade: DowngradePolicy::Allow,
+            tree_exec: TreeExec::Allow,
+            expose: vec![],
+            hide: vec![],
+            scanners: vec![],
+        }
+    }
+
+    fn release(change: impl FnOnce(&mut Value)) -> Release {
+        let sha = "ab".repeat(32);
+        let mut text = json!({
+            "registry": "mcp.example.com/prod", "name": "hello", "version": "1.0.0",
+            "maintainer": "team@example.com", "description": "d", "data_classification": "internal",
+            "reviewed_at": "2026-04-15", "reviewers": ["r@example.com"],
+            "artefact": {"platform": "any", "url": "file:///x.tar", "sha256": sha, "size": 1,
+                         "tree": {"sha256": sha, "size": 1, "files": 1, "bytes": 1}},
+            "launch": {"command": "bin/server", "args": ["--at=${TREE}"], "env": {"A": "${STATE}"}},
+            "issued": "2026-04-15T09:30:00Z",
+        });
+        change(&mut text);
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn planned(release: &Release, policy: &Policy, uid: u32, args: &[&str]) -> Result<Launch, Refused> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let runtimes = [
+            ("sh".to_owned(), "/bin/sh".into()),
+            ("gone".to_owned(), "/bin/no-such-program".into()),
+            ("dir".to_owned(), "/usr".into()),
+        ]
+        .into();
+        let (file, tree) = (Path::new("/etc/mcpfs/mcpfs.toml"), Path::new("/mcp/hello/1.0.0/tree"));
+        plan(release, Terms { policy, runtimes: &runtimes, file, uid, args: &args, tree })
+    }
+
+    #[test]
+    fn what_starts() {
+        let off = policy(SandboxPolicy::Off, false);
+        let launch = planned(&release(|_| ()), &off, 1000, &[]).unwrap();
+        assert_eq!(launch.command, Path::new("/mcp/hello/1.0.0/tree/bin/server"));
+        assert_eq!(launch.args, ["--at=${TREE}"]);
+        assert_eq!(launch.env["A"], "${STATE}");
+        assert_eq!(launch.state, ["mcp.example.com+prod", "hello"]);
+        assert_eq!(launch.warning, None);
+
+        let launch = planned(&release(|text| text["launch"]["command"] = json!("sh")), &off, 1000, &[]).unwrap();
+        assert_eq!(launch.command, Path::new("/bin/sh"));
+        assert!(planned(&release(|_| ()), &policy(SandboxPolicy::Off, true), 0, &[]).is_ok());
+        let open = release(|text| text["launch"]["accept_args"] = json!(["--root=*"]));
+        assert!(planned(&open, &off, 1000, &["--root=/srv"]).is_ok());
+    }
+
+    #[test]
+    fn what_does_not() {
+        use SandboxPolicy::{Off, Required};
+        type Change = fn(&mut Value);
+        let table: [(&str, Change, SandboxPolicy, bool, u32, &[&str], Code, &str); 12] = [
+            ("root", |_| (), Off, false, 0, &[], Code::PolicyRefused, "allow_root = true"),
+            ("root in a sandbox", |_| (), Required, true, 0, &[], Code::LaunchUnsupported, "sandbox = \"off\""),
+            ("sandbox required", |_| (), Required, false, 7, &[], Code::LaunchUnsupported, "mcpfs.toml"),
+            (
+                "files only",
+                |t| drop(t.as_object_mut().unwrap().remove("launch")),
+                Off,
+                false,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "team@example.com",
+            ),
+            (
+                "credentials",
+                |t| t["credentials"] = json!([{"env": "P", "ref": "r"}]),
+                Off,
+                true,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "credentials",
+            ),
+            (
+                "its own sandbox",
+                |t| t["sandbox"] = json!({"network": "none"}),
+                Off,
+                true,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "sandbox",
+            ),
+            (
+                "image",
+                |t| t["launch"]["runtime"] = json!("image"),
+                Off,
+                true,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "root file system",
+            ),
+            ("arguments", |_| (), Off, true, 7, &["--x"], Code::PolicyRefused, "\"--x\""),
+            (
+                "unlisted arguments",
+                |t| t["launch"]["accept_args"] = json!(["--root=*"]),
+                Off,
+                true,
+                7,
+                &["--root=/", "--evil"],
+                Code::PolicyRefused,
+                "\"--evil\"",
+            ),
+            (
+                "unknown runtime",
+                |t| t["launch"]["command"] = json!("deno"),
+                Off,
+                true,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "set deno = \"/absolute/path\" under [runtimes]",
+            ),
+            (
+                "missing runtime",
+                |t| t["launch"]["command"] = json!("gone"),
+                Off,
+                true,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "cannot be found",
+            ),
+            (
+                "no program",
+                |t| t["launch"]["command"] = json!("dir"),
+                Off,
+                true,
+                7,
+                &[],
+                Code::LaunchUnsupported,
+                "not an executable file",
+            ),
+        ];
+        for (case, change, sandbox, allow_root, uid, args, code, words) in table {
+            let refused = planned(&release(change), &policy(sandbox, allow_root), uid, args).expect_err(case);
+            assert_eq!(refused.outcome(), Some(code), "{case}: {refused:?}");
+            let text = format!("{} {}", refused.message, refused.advice);
+            assert!(text.contains(words), "{case}: {text} says nothing of {words}");
+            assert!(!refused.advice.is_empty(), "{case}");
+        }
+    }
+
+    #[test]
+    fn runtimes_that_others_can_exchange() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("node");
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::write(&program, "").unwrap();
+        mode(&program, 0o755);
+        assert_eq!(unsafe_part(&program), None);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&program, &link).unwrap();
+        assert_eq!(unsafe_part(&link), None);
+        mode(&program, 0o775);
+        assert!(unsafe_part(&link).is_some_and(|(part, _)| part == link));
+        mode(&program, 0o644);
+        assert!(unsafe_part(&program).is_some_and(|(_, problem)| problem.contains("executable")));
+        mode(&program, 0o755);
+        mode(dir.path(), 0o770);
+        assert!(unsafe_part(&program).is_some_and(|(part, _)| part == dir.path()));
+        mode(dir.path(), 0o700);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&program, Some(65_534), None).unwrap();
+            assert!(unsafe_part(&program).is_some_and(|(_, problem)| problem.contains("65534")));
+        }
+    }
+
+    #[test]
+    fn staleness_is_announced() {
+        let issued: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let day = 86_400;
+        let at = |days: i64| stale_warning(issued, Duration::from_secs(30 * 86_400), issued.plus(days * day));
+        assert_eq!(at(-1), None);
+        assert_eq!(at(14), None);
+        let half = at(15).unwrap();
+        assert!(half.contains("for 15d 0h; in 15d 0h this") && !half.contains("administrator"), "{half}");
+        assert!(at(24).unwrap().contains("Tell your administrator."));
+        assert!(at(29).unwrap().contains("administrator now"));
+        assert!(at(40).unwrap().contains("in 0 s"));
+    }
+}

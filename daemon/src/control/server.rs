@@ -1,0 +1,342 @@
+//! The listening side: who connects, within which bounds. What an operation does is the
+//! handler's business.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use crate::control::protocol::{Fault, REQUEST_BYTES, Refused, Request, answer_line};
+
+/// How long a request may take to arrive, and an answer to leave.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections of one user at a time: an editor that starts all its servers fits.
+const PER_USER: usize = 32;
+/// Connections of all users but root and our own.
+const IN_ALL: usize = 512;
+
+/// Who is at the other end, by the kernel's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The process that connected; 0 if it is outside our pid namespace.
+    pub pid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+impl Peer {
+    /// Whether it may change what the daemon does: root and the daemon's own user.
+    pub fn administers(&self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    }
+}
+
+/// Makes the run directory, the launcher's name in it, and the listening socket.
+///
+/// # Errors
+/// `AddrInUse` if another daemon answers there; else what the system says.
+pub fn listen(rundir: &Path) -> io::Result<UnixListener> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(rundir)?;
+    let path = rundir.join("control.sock");
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("another mcpfs daemon answers at {}: stop it, or set another rundir", path.display()),
+        ));
+    }
+    // By rename: a launch at this moment finds the old link or the new one.
+    let new = rundir.join(".launch");
+    remove(&new)?;
+    symlink(std::env::current_exe()?, &new)?;
+    std::fs::rename(&new, rundir.join("launch"))?;
+    remove(&path)?;
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Serves until it is dropped. Each connection may ask several things, one after the other.
+pub async fn serve<H, F>(listener: UnixListener, handler: H)
+where
+    H: Fn(Peer, Request) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Value, Refused>> + Send,
+{
+    let seats = Seats::default();
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others will be given back.
+                tracing::warn!(%error, "cannot accept a control connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // Without credentials it is gone already.
+        let Ok(credentials) = stream.peer_cred() else { continue };
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        let peer = Peer { pid, uid: credentials.uid(), gid: credentials.gid() };
+        match seats.take(peer) {
+            Some(seat) => {
+                let handler = handler.clone();
+                connections.spawn(async move {
+                    converse(stream, peer, handler).await;
+                    drop(seat);
+                });
+            }
+            None => {
+                let busy = Refused::fault(Fault::Busy, "too many control connections", "try again in a moment");
+                // One write into an empty socket buffer: it fits, or the caller gets nothing.
+                let _ = stream.try_write(&answer_line::<Value>(Err(busy)));
+            }
+        }
+    }
+}
+
+/// One connection: lines in, lines out, until it ends, stalls or talks nonsense.
+async fn converse<H, F>(mut stream: UnixStream, peer: Peer, handler: H)
+where
+    H: Fn(Peer, Request) -> F,
+    F: Future<Output = Result<Value, Refused>>,
+{
+    let mut buffer = Vec::new();
+    loop {
+        let line = match timeout(PATIENCE, read_line(&mut stream, &mut buffer)).await {
+            Ok(Ok(Some(line))) => Ok(line),
+            Ok(Ok(None) | Err(_)) => return,
+            Err(_) if buffer.is_empty() => return,
+            Err(_) => Err(format!("no whole line within {} s", PATIENCE.as_secs())),
+        };
+        // A line without an end is over: nobody knows where the next one would begin.
+        let last = !line.as_ref().is_ok_and(|line| line.len() <= REQUEST_BYTES);
+        let request = line
+            .map_err(|message| Refused::fault(Fault::BadRequest, &message, ""))
+            .and_then(|line| Request::from_line(&line));
+        let answer = match request {
+            Ok(request) => handler(peer, request).await,
+            Err(refused) => Err(refused),
+        };
+        let written = timeout(PATIENCE, stream.write_all(&answer_line(answer))).await;
+        if last || !matches!(written, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// The next line without its newline; `None` at the end. A line that is too long is cut
+/// just above the limit.
+async fn read_line(stream: &mut UnixStream, buffer: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    let mut searched = 0;
+    loop {
+        if let Some(at) = buffer[searched..].iter().position(|&byte| byte == b'\n') {
+            let rest = buffer.split_off(searched + at + 1);
+            let mut line = std::mem::replace(buffer, rest);
+            line.pop();
+            return Ok(Some(line));
+        }
+        if buffer.len() > REQUEST_BYTES {
+            return Ok(Some(std::mem::take(buffer)));
+        }
+        searched = buffer.len();
+        if stream.take(8192).read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// Who holds how many connections.
+#[derive(Debug, Clone, Default)]
+struct Seats(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// One connection's place; given back when dropped.
+#[derive(Debug)]
+struct Seat {
+    seats: Seats,
+    uid: u32,
+}
+
+impl Seats {
+    fn take(&self, peer: Peer) -> Option<Seat> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = held.values().sum();
+        let mine = held.entry(peer.uid).or_default();
+        if *mine >= PER_USER || (all >= IN_ALL && !peer.administers()) {
+            return None;
+        }
+        *mine += 1;
+        Some(Seat { seats: self.clone(), uid: peer.uid })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut held = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = held.get_mut(&self.uid) {
+            *mine -= 1;
+            if *mine == 0 {
+                held.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::time::Instant;
+
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    use super::*;
+    use crate::control::client;
+    use crate::control::protocol::parse_answer;
+
+    struct Running {
+        dir: tempfile::TempDir,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    /// Answers `status` with the caller, and nothing else.
+    fn running() -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listen(dir.path()).unwrap();
+        let handler = |peer: Peer, request| async move {
+            match request {
+                Request::Status {} => Ok(serde_json::json!([peer.pid, peer.uid, peer.gid])),
+                other => Err(Refused::fault(Fault::NotFound, &format!("{other:?}"), "")),
+            }
+        };
+        Running { task: tokio::spawn(serve(listener, handler)), dir }
+    }
+
+    impl Running {
+        async fn connect(&self) -> BufReader<UnixStream> {
+            BufReader::new(UnixStream::connect(self.dir.path().join("control.sock")).await.unwrap())
+        }
+
+        /// The answer to raw bytes; empty if the connection just ends.
+        async fn answer(&self, bytes: &[u8]) -> String {
+            let mut stream = self.connect().await;
+            let _ = stream.write_all(bytes).await;
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            line
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_kernel_says_who_asks() {
+        let running = running();
+        let dir = running.dir.path().to_owned();
+        let asked = tokio::task::spawn_blocking(move || client::ask::<[u32; 3]>(&dir, &Request::Status {})).await;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        assert_eq!(asked.unwrap().unwrap(), [std::process::id(), uid, gid]);
+        let mode = |name: &str| running.dir.path().join(name).symlink_metadata().unwrap().permissions().mode();
+        assert_eq!(mode("control.sock") & 0o777, 0o666);
+        assert_eq!(running.dir.path().join("launch").read_link().unwrap(), std::env::current_exe().unwrap());
+    }
+
+    #[tokio::test]
+    async fn several_lines_on_one_connection() {
+        let running = running();
+        let mut stream = running.connect().await;
+        for part in ["{\"v\":1,\"op\":\"status\"}\n{\"v\":1,", "\"op\":\"refresh\"}\n"] {
+            stream.write_all(part.as_bytes()).await.unwrap();
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let answer = parse_answer::<Value>(line.as_bytes());
+            match part.ends_with("refresh\"}\n") {
+                true => assert!(answer.unwrap_err().is(Fault::NotFound)),
+                false => assert!(answer.unwrap().is_array()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn hostile_lines() {
+        let running = running();
+        let long = vec![b'a'; REQUEST_BYTES + 100];
+        let deep = [vec![b'['; 20_000], b"\n".to_vec()].concat();
+        for (bytes, fault, part) in [
+            (&b"\n"[..], Fault::BadRequest, "request"),
+            (b"\xff\xfe\n", Fault::BadRequest, "request"),
+            (b"GET / HTTP/1.1\r\n\r\n", Fault::BadRequest, "request"),
+            (b"{\"v\":7,\"op\":\"status\"}\n", Fault::UnknownVersion, "version 7"),
+            (&long, Fault::BadRequest, "larger"),
+            (&deep, Fault::BadRequest, "request"),
+        ] {
+            let line = running.answer(bytes).await;
+            let refused = parse_answer::<Value>(line.as_bytes()).unwrap_err();
+            assert!(refused.is(fault) && refused.message.contains(part), "{refused:?}");
+        }
+        // The server still serves.
+        assert!(parse_answer::<Value>(running.answer(b"{\"v\":1,\"op\":\"status\"}\n").await.as_bytes()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn half_a_line_and_then_silence() {
+        let running = running();
+        let begun = Instant::now();
+        let line = running.answer(b"{\"v\":1,").await;
+        assert!(begun.elapsed() < PATIENCE * 2);
+        assert!(parse_answer::<Value>(line.as_bytes()).unwrap_err().message.contains("no whole line"));
+    }
+
+    #[tokio::test]
+    async fn one_user_cannot_take_all_connections() {
+        let running = running();
+        let mut held = Vec::new();
+        for _ in 0..PER_USER {
+            let mut stream = running.connect().await;
+            stream.write_all(b"{\"v\":1,\"op\":\"status\"}\n").await.unwrap();
+            stream.read_line(&mut String::new()).await.unwrap();
+            held.push(stream);
+        }
+        let line = running.answer(b"").await;
+        assert!(parse_answer::<Value>(line.as_bytes()).unwrap_err().is(Fault::Busy), "{line}");
+        held.clear();
+        let dir = running.dir.path().to_owned();
+        let asked = tokio::task::spawn_blocking(move || client::ask::<Value>(&dir, &Request::Status {})).await;
+        assert!(asked.unwrap().is_ok(), "the places were given back");
+    }
+
+    #[tokio::test]
+    async fn one_daemon_for_a_run_directory() {
+        let running = running();
+        assert_eq!(listen(running.dir.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let dir = running.dir.path().to_owned();
+        running.task.abort();
+        while std::os::unix::net::UnixStream::connect(dir.join("control.sock")).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(listen(&dir).is_ok(), "a dead daemon's socket is in nobody's way");
+    }
+}
