@@ -1,0 +1,29 @@
+//! `mcpfs refresh`: look at the site now.
+
+use mcpfs_trust::error::bounded;
+
+use super::{CommandError, Door};
+use crate::control::facts::Refreshed;
+use crate::control::protocol::Request;
+
+/// Has the daemon look at its site, and says what it found.
+///
+/// # Errors
+/// If no daemon answers, the caller is not an administrator, or the look failed.
+pub fn run(door: &Door) -> Result<String, CommandError> {
+    let refreshed: Refreshed = door.ask(&Request::Refresh {})?;
+    match &refreshed.error {
+        Some(reason) if !door.json => Err(CommandError::refused(
+            format!("the site gave nothing new: {} ({})", bounded(&reason.code), bounded(&reason.message)),
+            "what was admitted stays; see mcpfs status",
+        )),
+        _ => Ok(door.show(&refreshed, text)),
+    }
+}
+
+fn text(refreshed: &Refreshed) -> String {
+    match refreshed.head_version {
+        Some(version) => format!("head {version}\n"),
+        None => "no head accepted yet\n".to_owned(),
+    }
+}

@@ -1,0 +1,139 @@
+//! `mcpfs status`: one line for the eye, then what needs attention.
+
+use mcpfs_trust::error::bounded;
+
+use super::{CommandError, Door};
+use crate::control::facts::Status;
+use crate::control::protocol::Request;
+use crate::words::{size, span};
+
+/// The state of the mount.
+///
+/// # Errors
+/// If no daemon answers.
+pub fn run(door: &Door) -> Result<String, CommandError> {
+    let status = door.ask(&Request::Status {})?;
+    Ok(door.show(&status, text))
+}
+
+fn text(status: &Status) -> String {
+    let now = status.now.unix();
+    let since = |then: i64| span(u64::try_from(now - then).unwrap_or(0));
+    let until = |then: i64| span(u64::try_from(then - now).unwrap_or(0));
+    let head = match &status.head {
+        None => "no head accepted yet".to_owned(),
+        Some(head) => {
+            let end = match head.expires.unix() > now {
+                true => format!("expires in {}", until(head.expires.unix())),
+                false => format!("EXPIRED {} ago", since(head.expires.unix())),
+            };
+            format!("head {} ({} old, {end})", head.version, since(head.issued.unix()))
+        }
+    };
+    let refused = match status.refused_count {
+        0 => String::new(),
+        count => format!(", {count} refused"),
+    };
+    let servers = if status.servers == 1 { "server" } else { "servers" };
+    let parts = [
+        bounded(&status.registry),
+        head,
+        format!("{} {servers}{refused}", status.servers),
+        format!("reads {}", status.reads),
+        match status.cache_bytes {
+            Some(bytes) => format!("cache {} of {}", size(bytes), size(status.cache_quota)),
+            None => format!("cache up to {}", size(status.cache_quota)),
+        },
+        match &status.audit_error {
+            None => "audit ok".to_owned(),
+            Some(_) => "audit FAILING".to_owned(),
+        },
+        match status.sandbox.as_str() {
+            "off" => "sandbox off (launches run unconfined)".to_owned(),
+            other => format!("sandbox {other}"),
+        },
+        format!("takeover: {}", if status.takeover { "yes" } else { "no" }),
+    ];
+    let mut text = parts.join(" · ") + "\n";
+    if let Some(reason) = &status.refresh_error {
+        let (code, message) = (bounded(&reason.code), bounded(&reason.message));
+        text += &format!("site: the last look, {} ago, failed: {code} ({message})\n", since(status.refreshed.unix()));
+    }
+    if let Some(error) = &status.audit_error {
+        text += &format!("audit: {}: nothing can be opened or launched until it can be written\n", bounded(error));
+    }
+    for one in &status.refused {
+        let (code, message) = (bounded(&one.reason.code), bounded(&one.reason.message));
+        text += &format!("refused: {}: {code} ({message})\n", bounded(&one.name));
+    }
+    let more = status.refused_count.saturating_sub(status.refused.len() as u64);
+    if more > 0 {
+        text += &format!("and {more} more: mcpfs ls --all\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::control::facts::{Head, Reason, RefusedName};
+
+    fn status() -> Status {
+        Status {
+            now: "2026-04-15T09:34:10Z".parse().unwrap(),
+            registry: "mcp.example.com/prod".to_owned(),
+            trust_version: 3,
+            head: Some(Head {
+                version: 123_461,
+                issued: "2026-04-15T09:30:00Z".parse().unwrap(),
+                expires: "2026-04-22T09:30:00Z".parse().unwrap(),
+            }),
+            refreshed: "2026-04-15T09:33:10Z".parse().unwrap(),
+            refresh_error: None,
+            servers: 42,
+            refused: vec![],
+            refused_count: 0,
+            mount: "/mcp".into(),
+            reads: "passthrough".to_owned(),
+            takeover: false,
+            cache_bytes: Some(2_040_109_466),
+            cache_quota: 20 << 30,
+            audit_error: None,
+            sandbox: "off".to_owned(),
+        }
+    }
+
+    #[test]
+    fn all_is_well() {
+        assert_eq!(
+            text(&status()),
+            "mcp.example.com/prod · head 123461 (4 min old, expires in 6d 23h) · 42 servers · reads passthrough · \
+             cache 1.9 GiB of 20.0 GiB · audit ok · sandbox off (launches run unconfined) · takeover: no\n"
+        );
+    }
+
+    #[test]
+    fn what_needs_attention_has_its_line() {
+        let reason = |code: &str, message: &str| Reason { code: code.to_owned(), message: message.to_owned() };
+        let broken = Status {
+            now: "2026-04-30T09:30:00Z".parse().unwrap(),
+            refresh_error: Some(reason("Unreachable", "no route")),
+            refused: vec![RefusedName { name: "x".to_owned(), reason: reason("Revoked", "CVE\u{1b}[2J") }],
+            refused_count: 2,
+            audit_error: Some("disk full".to_owned()),
+            cache_bytes: None,
+            ..status()
+        };
+        let text = text(&broken);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("head 123461 (15d 0h old, EXPIRED 8d 0h ago) · 42 servers, 2 refused"), "{text}");
+        assert!(lines[0].contains("cache up to 20.0 GiB · audit FAILING"), "{text}");
+        assert_eq!(lines[1], "site: the last look, 14d 23h ago, failed: Unreachable (no route)");
+        assert!(lines[2].starts_with("audit: disk full: "), "{text}");
+        assert_eq!(lines[3], "refused: x: Revoked (CVE\\u{1b}[2J)");
+        assert_eq!(lines[4], "and 1 more: mcpfs ls --all");
+        let young = Status { head: None, servers: 1, ..status() };
+        assert!(super::text(&young).contains(" · no head accepted yet · 1 server · "));
+    }
+}
