@@ -12,6 +12,9 @@ pub mod finding;
 pub mod record;
 mod rules;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

@@ -12,6 +12,9 @@ mod bundle;
 mod http;
 mod local;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

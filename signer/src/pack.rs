@@ -25,6 +25,9 @@
 
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Read;
 
 use fastcdc::v2020::{FastCDC, StreamCDC};

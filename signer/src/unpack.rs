@@ -17,6 +17,9 @@ mod spool;
 mod tar;
 mod zip;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -136,12 +139,13 @@ impl UnpackError {
     }
 }
 
-/// Reads the artefact in `file` and spools its contents below `scratch`.
+/// Reads the artefact in `file`, from its first byte, and spools its contents below `scratch`.
 ///
 /// # Errors
 /// The first reason to refuse it; nothing of a refused archive is kept.
 pub fn unpack(mut file: File, scratch: &Path) -> Result<Archive, UnpackError> {
     let size = file.metadata().map_err(UnpackError::Damaged)?.len();
+    file.seek(SeekFrom::Start(0)).map_err(UnpackError::Damaged)?;
     let mut begin = [0; 512];
     let read = read_up_to(&mut file, &mut begin).map_err(UnpackError::Damaged)?;
     let begin = &begin[..read];

@@ -38,7 +38,7 @@ impl Spool {
     ///
     /// # Errors
     /// Those of `reader` as the inner result, those of the spool as the outer one.
-    pub(super) fn add(&mut self, mut reader: impl Read) -> io::Result<io::Result<(Digest, u64)>> {
+    pub(crate) fn add(&mut self, mut reader: impl Read) -> io::Result<io::Result<(Digest, u64)>> {
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 128 << 10];
         let mut at = self.end;
