@@ -22,6 +22,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{ServerName, Version};
 use url::Url;
 
+pub(crate) use self::value::mirror;
 use crate::owned::OwnedError;
 
 /// Longest `rundir`, bytes: the first line of every `run` carries it.
@@ -252,6 +253,11 @@ pub enum ConfigError {
 /// `$XDG_CONFIG_HOME/mcpfs/mcpfs.toml` for others.
 pub fn default_file() -> PathBuf {
     value::Places::of_this_user().config
+}
+
+/// Where audit.db and state.db are when no configuration says so.
+pub fn default_state() -> PathBuf {
+    value::Places::of_this_user().state
 }
 
 impl Config {

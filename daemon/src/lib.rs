@@ -27,6 +27,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod control;

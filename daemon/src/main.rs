@@ -7,5 +7,5 @@ fn main() -> ExitCode {
     if mcpfs::launch::invoked(args.first().map(|arg| arg.as_os_str())) {
         return mcpfs::launch::run(args);
     }
-    ExitCode::from(2)
+    mcpfs::cli::main(args)
 }

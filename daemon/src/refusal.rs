@@ -4,7 +4,7 @@
 //! full disk, arrives at the edges (errno, audit row, the line that `run` prints) as a code
 //! of the public list and one sentence. Inside a room errors keep their own types.
 
-use mcpfs_trust::error::{Code, VerifyError, bounded};
+use mcpfs_trust::error::{Code, Group, VerifyError, bounded};
 
 /// Why something is refused: its audit outcome and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,5 +32,40 @@ impl Refusal {
 impl From<VerifyError> for Refusal {
     fn from(error: VerifyError) -> Self {
         Self { code: error.code(), message: bounded(&error.to_string()) }
+    }
+}
+
+/// How every command of `mcpfs` ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Understood, and refused.
+    Refused = 1,
+    /// Not understood: arguments or configuration.
+    Usage = 2,
+    /// Something could not be reached.
+    Unreachable = 3,
+    /// Something is not what it should be.
+    Integrity = 4,
+    /// `run` did not start its server.
+    Launch = 77,
+}
+
+impl Exit {
+    /// How a command ends that met `code`.
+    pub const fn of(code: Code) -> Self {
+        match (code, code.group()) {
+            (Code::Unreachable | Code::TooSlow | Code::NotARegistry, _) => Self::Unreachable,
+            (_, Group::Forged | Group::BrokenTransfer) => Self::Integrity,
+            (_, Group::Stale | Group::Withdrawn | Group::NotAllowed | Group::LocalFault) => Self::Refused,
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
     }
 }

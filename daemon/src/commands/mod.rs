@@ -9,6 +9,7 @@ pub mod ls;
 pub mod pin;
 pub mod refresh;
 pub mod status;
+pub mod verify;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,191 @@
+//! The command line: what can be typed, and nothing about how it is done.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+use crate::config::{self, Config};
+use crate::daemon::{refused, with_cause};
+use crate::refusal::{Exit, Refusal};
+
+/// Mounts a signed MCP registry at /mcp: only what verifies is readable, every access is recorded.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mcpfs",
+    version,
+    after_help = "Exit codes: 0 ok, 1 refused, 2 usage, 3 unreachable, 4 integrity failure, 77 launch refused.
+
+Examples:
+  mcpfs config check                       look for mistakes before a restart
+  mcpfs mount                              mount what /etc/mcpfs/mcpfs.toml says, and return
+  mcpfs ls --all                           names, versions, and why some are refused
+  mcpfs explain /mcp/internal-postgres     who signed it, under which head
+  mcpfs pin internal-postgres 1.1.0        stay on a version, or go back to it
+  mcpfs audit query --server internal-postgres --since 7d
+  mcpfs verify https://mcp.example.com/prod --trust trust.json"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The main configuration file; conf.d is read beside it.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print facts as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say less; twice: errors only.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub quiet: u8,
+    /// Say more; twice: everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a whole site as a host would, and every byte of it against its digest.
+    Verify(commands::verify::Args),
+    /// Read the record of all decisions, and prove that nobody changed it.
+    #[command(subcommand)]
+    Audit(commands::audit::AuditCommand),
+    /// Look at configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read all configuration files and the trust root as `mount` would, and say what is wrong.
+    Check,
+}
+
+impl Global {
+    /// The configuration that the command is about.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn load(&self) -> Result<Config, Refusal> {
+        Config::load(&self.file()).map_err(refused)
+    }
+
+    /// The main configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(config::default_file)
+    }
+
+    /// tracing's filter for the given `-q` and `-v`.
+    pub fn level(&self) -> &'static str {
+        match (self.quiet, self.verbose) {
+            (2.., _) => "error",
+            (1, _) => "warn",
+            (_, 0) => "info",
+            (_, 1) => "info,mcpfs=debug",
+            (_, _) => "debug,mcpfs=trace",
+        }
+    }
+}
+
+/// Runs `mcpfs` with these arguments.
+pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout with 0, mistakes to stderr with 2.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    let Cli { global, command } = cli;
+    match command {
+        Command::Verify(args) => commands::verify::run(&global, &args).into(),
+        Command::Audit(command) => audit(&global, &command),
+        Command::Config(ConfigCommand::Check) => check_config(&global).into(),
+    }
+}
+
+/// The audit is read without a daemon, and without a configuration where `--db` names it.
+fn audit(global: &Global, command: &commands::audit::AuditCommand) -> ExitCode {
+    let state = match Config::load(&global.file()) {
+        Ok(config) => config.state,
+        Err(error) if global.config.is_some() => {
+            eprintln!("mcpfs: {}", with_cause(&error));
+            return Exit::Usage.into();
+        }
+        Err(_) => config::default_state(),
+    };
+    match commands::audit::run(command, &state.join("audit.db"), global.json, &mut std::io::stdout().lock()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("mcpfs: {}", with_cause(&error));
+            Exit::Refused.into()
+        }
+    }
+}
+
+fn check_config(global: &Global) -> Exit {
+    let config = match Config::load(&global.file()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("mcpfs: {}", with_cause(&error));
+            return Exit::Usage;
+        }
+    };
+    let (root, _) = match crate::daemon::trust(&config.trust, |_| Ok(None)) {
+        Ok(trust) => trust,
+        Err(refusal) => {
+            eprintln!("mcpfs: {refusal}");
+            return Exit::of(refusal.code);
+        }
+    };
+    let mirrors: Vec<_> = config.registry.mirrors.iter().map(ToString::to_string).collect();
+    if global.json {
+        let facts = serde_json::json!({
+            "config": config.file, "trust": config.trust, "registry": root.registry, "trust_version": root.version,
+            "mirrors": mirrors, "mount": config.mount.at, "pins": config.pins.by_name.len(),
+        });
+        println!("{facts:#}");
+    } else if global.quiet == 0 {
+        println!(
+            "{}: ok\n  registry  {} (trust root version {}, {} keys)\n  site      {}\n  mount     {}\n  pins      {}",
+            config.file.display(),
+            root.registry,
+            root.version,
+            root.keys().count(),
+            mirrors.join(", "),
+            config.mount.at.display(),
+            config.pins.by_name.len(),
+        );
+    }
+    Exit::Ok
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for words in ["--json -q config check", "config check --json -q", "config --json check -q"] {
+            let cli = Cli::try_parse_from(std::iter::once("mcpfs").chain(words.split(' '))).unwrap();
+            assert!(cli.global.json && cli.global.quiet == 1, "{words}");
+        }
+    }
+}
