@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands;
+use crate::commands::{self, CommandError, Door};
 use crate::config::{self, Config};
 use crate::daemon::{refused, with_cause};
 use crate::refusal::{Exit, Refusal};
@@ -52,6 +52,23 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The state of the mount, in one line and then in detail.
+    Status,
+    /// The servers that this host shows.
+    Ls(commands::ls::Args),
+    /// Why a name, a path or a process is or is not what somebody expected.
+    #[command(after_help = "Examples:
+  mcpfs explain internal-postgres             what `run` starts, who signed it
+  mcpfs explain internal-postgres@1.2.0       why a version is refused
+  mcpfs explain /mcp/internal-postgres/run    a path in the mount
+  mcpfs explain 4242                          what a process runs")]
+    Explain(commands::explain::Args),
+    /// Stay on one version of a server, or go back to one.
+    Pin(commands::pin::PinArgs),
+    /// Follow the registry's choice again.
+    Unpin(commands::pin::UnpinArgs),
+    /// Look at the registry now.
+    Refresh,
     /// Check a whole site as a host would, and every byte of it against its digest.
     Verify(commands::verify::Args),
     /// Read the record of all decisions, and prove that nobody changed it.
@@ -107,10 +124,22 @@ pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
     };
     let Cli { global, command } = cli;
     match command {
+        Command::Status => ask(&global, commands::status::run),
+        Command::Ls(args) => ask(&global, |door| commands::ls::run(door, &args)),
+        Command::Explain(args) => ask(&global, |door| commands::explain::run(door, &args)),
+        Command::Pin(args) => ask(&global, |door| commands::pin::pin(door, &args)),
+        Command::Unpin(args) => ask(&global, |door| commands::pin::unpin(door, &args)),
+        Command::Refresh => ask(&global, commands::refresh::run),
         Command::Verify(args) => commands::verify::run(&global, &args).into(),
         Command::Audit(command) => audit(&global, &command),
         Command::Config(ConfigCommand::Check) => check_config(&global).into(),
     }
+}
+
+/// A command that asks the running daemon.
+fn ask(global: &Global, command: impl FnOnce(&Door) -> Result<String, CommandError>) -> ExitCode {
+    let door = Door::find(global.config.as_deref(), global.json).map_err(CommandError::from);
+    commands::finish(door.and_then(|door| command(&door)))
 }
 
 /// The audit is read without a daemon, and without a configuration where `--db` names it.
