@@ -238,6 +238,14 @@ fn artefact(
     })
 }
 
+/// The rules about the recipe, for staging that is read back.
+pub(crate) fn again(recipe: &Recipe, now: Timestamp, findings: &mut Findings) {
+    rules::recipe(recipe, None, now, findings);
+}
+
+/// The rules about the content, for staging that is read back.
+pub(crate) use content::check as content_again;
+
 /// An error and its reasons in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

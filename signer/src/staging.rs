@@ -1,6 +1,7 @@
 //! Staging: the folder that carries a release from ingest to signing.
 //!
 //! ```text
+//! .mcpfs-staging          the folder is one of these, and may be replaced
 //! staging.json            what is here: recipe file, artefacts, layouts
 //! recipe.yaml             the recipe's very bytes
 //! check.json              the check record
@@ -33,12 +34,14 @@ use mcpfs_trust::{json, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict};
-use crate::check::{Findings, policy_digest};
+use crate::check::{self, Findings, Severity, policy_digest};
 use crate::pack::{self, PackError};
 use crate::recipe::{Recipe, RecipeErrors};
 use crate::unpack;
 
 const SCHEMA: &str = "mcpfs.staging/v1";
+/// The file that says a folder is a staging one, so that its content may be replaced.
+const MARKER: &str = ".mcpfs-staging";
 /// `staging.json` and its neighbours, bytes: eight platforms with full chunk lists.
 const JSON_BYTES: u64 = 8 << 20;
 
@@ -101,6 +104,9 @@ pub enum StagingError {
         #[source]
         source: VerifyError,
     },
+    /// A folder with something else in it.
+    #[error("{0} is not empty and not a staging folder: name another, or empty it")]
+    NotStaging(PathBuf),
     /// It contradicts the recipe or the artefact.
     #[error("staging does not fit its recipe and artefact: {0}; ingest again")]
     Differs(String),
@@ -145,13 +151,21 @@ impl Places {
     pub(crate) fn new(folder: &Path) -> Self {
         Self(folder.to_owned())
     }
-    /// Makes the folder and those in it; an older staging in it is replaced.
+    /// Makes the folder and those in it; an older staging in it is replaced. A folder that holds
+    /// something else (a site has `artefacts` too) is left alone.
     pub(crate) fn make(&self) -> Result<(), StagingError> {
+        let marker = self.0.join(MARKER);
+        fs::create_dir_all(&self.0).map_err(at(&self.0))?;
+        let empty = fs::read_dir(&self.0).map_err(at(&self.0))?.next().is_none();
+        if !empty && !marker.is_file() {
+            return Err(StagingError::NotStaging(self.0.clone()));
+        }
+        put(&marker, b"The signer's staging folder; it may be deleted at any time.\n")?;
         for folder in ["artefacts", "trees", "layouts", "chunks"] {
             let path = self.0.join(folder);
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
-                _ => fs::create_dir_all(&path).map_err(at(&path))?,
+                _ => fs::create_dir(&path).map_err(at(&path))?,
             }
         }
         match fs::remove_file(self.index()) {
@@ -271,7 +285,9 @@ impl Staging {
     }
 
     /// Recomputes everything from the recipe and the artefacts: digests, trees, chunks, layouts
-    /// and the record. Returns the parsed recipe. This is what signing relies on.
+    /// and the record, and asks the rules again. Returns the parsed recipe. This is what signing
+    /// relies on. Two things are the checker's word alone: the time of the check, and that no
+    /// other recipe has a similar name.
     ///
     /// # Errors
     /// The first difference.
@@ -281,14 +297,19 @@ impl Staging {
         if recipe.artefact.len() != self.artefacts.len() {
             return differs("another number of artefacts".to_owned());
         }
-        for source in &recipe.artefact {
+        let mut findings = Findings::new();
+        check::again(&recipe, self.record.checked_at, &mut findings);
+        for (index, source) in recipe.artefact.iter().enumerate() {
             let Some(staged) = self.artefacts.iter().find(|staged| staged.platform == source.platform) else {
                 return differs(format!("no artefact for {}", source.platform));
             };
             if staged.sha256 != source.sha256 {
                 return differs(format!("the artefact for {} is not the one the recipe pins", source.platform));
             }
-            self.recheck_artefact(staged, &recipe)?;
+            self.recheck_artefact(staged, &recipe, &recipe.artefact_field(index), &mut findings)?;
+        }
+        if let Some(error) = findings.all().iter().find(|finding| finding.severity == Severity::Error) {
+            return differs(format!("a rule finds {error}"));
         }
         let expected = CheckRecord { checked_at: self.record.checked_at, ..self.expected_record() };
         if self.findings.has_errors() || self.record != expected {
@@ -321,7 +342,13 @@ impl Staging {
         }
     }
 
-    fn recheck_artefact(&self, staged: &StagedArtefact, recipe: &Recipe) -> Result<(), StagingError> {
+    fn recheck_artefact(
+        &self,
+        staged: &StagedArtefact,
+        recipe: &Recipe,
+        field: &str,
+        findings: &mut Findings,
+    ) -> Result<(), StagingError> {
         let differs = |what: &str| StagingError::Differs(format!("{what} for {}", staged.platform));
         let mut file = File::open(&staged.file).map_err(at(&staged.file))?;
         let mut hasher = Hasher::new();
@@ -335,6 +362,7 @@ impl Staging {
         if tree != staged.tree {
             return Err(differs("another tree"));
         }
+        check::content_again(recipe, field, &tree, &archive.remarks, findings);
         let expected: HashMap<Digest, Chunk> =
             staged.all_chunks().into_iter().map(|chunk| (chunk.plain_sha256, chunk)).collect();
         let mut put = |plain: &[u8]| {

@@ -14,7 +14,7 @@ use crate::recipe::Recipe;
 use crate::unpack::Remark;
 
 /// All rules for one artefact, which stands at `field` of the recipe.
-pub(super) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark], findings: &mut Findings) {
+pub(crate) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark], findings: &mut Findings) {
     let place = recipe.place(field);
     let mut all = |rule: &Rule, found: Vec<(String, String)>, fix: &str| {
         findings.extend_bounded(found.into_iter().map(|(subject, message)| {

@@ -206,6 +206,36 @@ fn nothing_in_staging_is_trusted() {
 }
 
 #[test]
+fn a_forged_verdict_is_found_out() {
+    let place = Place::new();
+    let staging = place.ingest(&place.recipe(""), "staging");
+    // Somebody who can write to the folder clears the findings and makes a record that fits.
+    let mut forged = staging;
+    forged.recipe = forged.recipe.replace("data_classification: public", "data_classification: restricted");
+    forged.recipe_sha256 = Digest::of(forged.recipe.as_bytes());
+    forged.record = forged.expected_record();
+    forged.write().unwrap();
+    let error = Staging::read(&place.path("staging")).unwrap().recheck().unwrap_err().to_string();
+    assert!(error.contains("a rule finds error L5 lawful_basis: missing"), "{error}");
+}
+
+#[test]
+fn other_folders_are_left_alone() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("site/artefacts")).unwrap();
+    fs::write(place.path("site/artefacts/precious"), "x").unwrap();
+    let error = ingest(&place.recipe(""), &place.path("site"), &place.options()).unwrap_err();
+    assert!(error.to_string().contains("not a staging folder"), "{error}");
+    assert!(place.path("site/artefacts/precious").exists());
+    // A staging folder is replaced, also after a run that failed.
+    place.ingest(&place.recipe(""), "staging");
+    let broken = place.save("hello", "name: hello");
+    assert!(ingest(&broken, &place.path("staging"), &place.options()).unwrap().staging.is_none());
+    assert!(Staging::read(&place.path("staging")).is_err());
+    place.ingest(&place.recipe(""), "staging");
+}
+
+#[test]
 fn rules_of_the_recipe() {
     let place = Place::new();
     for (from, to, want) in [

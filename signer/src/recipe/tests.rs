@@ -154,22 +154,21 @@ fn rules_of_the_release_format_have_lines_too() {
 #[test]
 fn what_a_reviewer_cannot_see_is_refused() {
     for (text, want) in [
-        (minimal("scope: &a [x]\n"), "anchors"),
-        (minimal("scope: *a\n"), ""),
-        (minimal("<<: {scope: [x]}\n"), ""),
-        (minimal("name: y\n"), "duplicate"),
-        (minimal("launch: {command: a, command: b}\n"), "duplicate"),
-        (minimal("scope: !include /etc/passwd\n"), ""),
-        (minimal("---\nname: y\n"), "document"),
-        (minimal(&format!("scope: {}\n", "[".repeat(40) + &"]".repeat(40))), ""),
+        (minimal("scope: &a [x]\n"), "9:11: anchors and aliases are not allowed"),
+        (minimal("scope: *a\n"), "9:8: anchors and aliases are not allowed"),
+        (minimal("<<: {scope: [x]}\n"), "9:1: merge keys (<<) are not allowed"),
+        (minimal("name: y\n"), "9:1: duplicate mapping key: name"),
+        (minimal("launch: {command: a, command: b}\n"), "9:22: duplicate mapping key: command"),
+        (minimal("scope: !include /etc/passwd\n"), "unsupported tag `!include`"),
+        (minimal("---\nname: y\n"), "9:1: a recipe is one document"),
+        (minimal(&format!("scope: {}\n", "[".repeat(40) + &"]".repeat(40))), "nested too deeply"),
         ("x".repeat(Recipe::BYTES + 1), "at most 65536"),
         ("- a\n".to_owned(), "expected a mapping, found a list"),
         (String::new(), "expected a mapping, found nothing"),
-        ("\u{0}".to_owned(), ""),
-        (minimal("artefact: {url: 'https://u:p@example.com/x', sha256: y}\n"), ""),
+        ("\u{0}".to_owned(), "unexpected character"),
     ] {
         let found = errors(&text);
-        assert!(found.to_lowercase().contains(want), "{text:.300}\n{found}");
+        assert!(found.contains(want), "{text:.300}\n{found}");
         assert!(found.starts_with("servers/x.yaml:"), "{found}");
     }
     let secret = minimal("").replace("file:x.tar", "https://u:p@example.com/x");

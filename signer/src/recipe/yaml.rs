@@ -98,15 +98,24 @@ pub(super) fn parse(text: &str) -> Result<Node, BadYaml> {
     place(raw, text)
 }
 
-/// The parser's words without its own "at line x, column y", which stands before them already.
+/// The parser's words for a person who writes recipes, without its own "at line x, column y",
+/// which stands before them already.
 fn problem(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let end = text.rfind(" at line ").or_else(|| text.rfind("\n")).unwrap_or(text.len());
-    let plain = match &text[..end] {
-        budget if budget.contains("max_anchors") || budget.contains("Anchors") || budget.contains("anchors") => {
-            "anchors and aliases are not allowed in a recipe".to_owned()
-        }
-        other => other.to_owned(),
+    let text = &text[..end];
+    let says = |word: &str| text.contains(word);
+    let plain = if says("nchors") || says("alias") {
+        "anchors and aliases are not allowed in a recipe"
+    } else if says("merge keys") {
+        "merge keys (<<) are not allowed in a recipe"
+    } else if says("Documents") || says("multiple documents") {
+        "a recipe is one document"
+    } else if says("recursion limit") || says("budget breached") {
+        "nested too deeply, or too many values for a recipe"
+    } else {
+        // The parser advises its own caller behind the comma.
+        text.split(", set ").next().unwrap_or(text)
     };
     mcpfs_trust::error::bounded(plain.trim_end_matches([':', ',', ' ']))
 }
