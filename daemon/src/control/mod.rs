@@ -18,6 +18,10 @@
 
 pub mod client;
 pub mod facts;
+mod ops;
 mod plan;
 pub mod protocol;
 pub mod server;
+
+pub use ops::serve;
+pub use server::listen;

@@ -115,6 +115,8 @@ pub enum Fault {
     Busy,
     /// There is no such thing.
     NotFound,
+    /// The `run` that was started is older than what this host knows now.
+    Outdated,
     /// The daemon's own failure.
     Internal,
 }
