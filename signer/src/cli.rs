@@ -2,11 +2,15 @@
 //!
 //! The summary goes to stdout (`--json` for programs), steps and errors to stderr.
 
+mod publish;
+
+use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use mcpfs_trust::entry::Status;
 use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::name::RegistryName;
 use serde::Serialize;
@@ -14,6 +18,7 @@ use serde_json::json;
 
 use crate::key::{KeyError, KeyUri, Keyring};
 use crate::pin::Pins;
+use crate::site::SiteError;
 use crate::trust_cmd::{self, KeyFacts, NewRoot, TrustError};
 
 /// Turns reviewed recipes into a signed static registry, with keys that never leave their token.
@@ -46,6 +51,22 @@ enum Command {
     /// Make and show trust roots, the file that hosts believe
     #[command(subcommand)]
     Trust(Trust),
+    /// Check a recipe: its fields, its artefact, and what is in it
+    Check(publish::Check),
+    /// Write a folder as a .tar that has the same digest everywhere
+    Bundle(publish::Bundle),
+    /// Check, sign and publish a recipe: the whole way
+    Release(publish::ReleaseArgs),
+    /// Publish what `check --staging` left, or sign the head again (daily)
+    Publish(publish::PublishArgs),
+    /// Withdraw a release but where a host pins it; final
+    Yank(publish::Withdraw),
+    /// Withdraw a release everywhere, also where it is pinned; final
+    Revoke(publish::Withdraw),
+    /// Show what a site says, verified on the way
+    Inspect(publish::Inspect),
+    /// Print the JSON Schema of recipes, for editors
+    Schema,
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +160,17 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Keys(command) => keys(cli, &mut keyring, command),
         Command::Trust(command) => trust(cli, &mut keyring, command),
+        Command::Check(args) => publish::check(cli, args),
+        Command::Bundle(args) => publish::bundle(cli, args),
+        Command::Release(args) => publish::release(cli, &mut keyring, args),
+        Command::Publish(args) => publish::publish(cli, &mut keyring, args),
+        Command::Yank(args) => publish::withdraw(cli, &mut keyring, args, Status::Yanked),
+        Command::Revoke(args) => publish::withdraw(cli, &mut keyring, args, Status::Revoked),
+        Command::Inspect(args) => publish::inspect(cli, args),
+        Command::Schema => {
+            print_text(&crate::recipe::json_schema());
+            Ok(())
+        }
     }
 }
 
@@ -226,24 +258,38 @@ fn trust(cli: &Cli, keyring: &mut Keyring, command: &Trust) -> anyhow::Result<()
 
 /// The result: for programs as one JSON value, else for people.
 fn print(cli: &Cli, value: &impl Serialize, text: impl FnOnce() -> String) {
-    use std::io::Write as _;
     let text = match serde_json::to_string(value) {
         Ok(json) if cli.json => format!("{json}\n"),
         _ => text(),
     };
+    print_text(&text);
+}
+
+fn print_text(text: &str) {
     // A reader that went away (`| head`) is not this command's failure: its work is done.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// The exit code that fits an error.
+/// The exit code that fits an error: 1 refused, 2 usage, 4 integrity.
 fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if matches!(cause.downcast_ref(), Some(KeyError::BadUri { .. }))
-            || matches!(cause.downcast_ref(), Some(TrustError::NotAKey(_)))
-        {
+        if let Some(error) = cause.downcast_ref::<TrustError>() {
+            return if matches!(error, TrustError::NotAKey(_) | TrustError::Key(KeyError::BadUri { .. })) {
+                2
+            } else {
+                1
+            };
+        }
+        if matches!(cause.downcast_ref(), Some(KeyError::BadUri { .. })) || cause.is::<publish::Usage>() {
             return 2;
         }
-        if matches!(cause.downcast_ref(), Some(KeyError::SelfVerifyFailed { .. })) || cause.is::<VerifyError>() {
+        let integrity = matches!(cause.downcast_ref(), Some(KeyError::SelfVerifyFailed { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(SiteError::Damaged { .. } | SiteError::SetBack { .. } | SiteError::Forked { .. })
+            )
+            || cause.is::<VerifyError>();
+        if integrity {
             return 4;
         }
     }

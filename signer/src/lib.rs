@@ -1,12 +1,30 @@
-//! placeholder
+//! The signer: turns reviewed recipes into a signed static registry (docs/architecture.md).
+//!
+//! ```text
+//! recipe → fetch → unpack → check → pack → staging │ release → sign → site, head last
+//!          hostile input, no keys                  │ keys, nothing trusted from the left
+//! ```
+//!
+//! The left half reads what strangers made and leaves a [`staging`] folder. The right half
+//! recomputes all of it ([`staging::Staging::recheck`]) before a key is used, signs through
+//! one door ([`key::sign`]) and publishes by [`site::publish`], which verifies the new state
+//! with `mcpfs-trust` as a host would before the head moves. Keys stay in their token; no
+//! code here writes key material.
 pub mod check;
 pub mod cli;
 pub mod fetch;
 pub mod files;
+pub mod inspect;
 pub mod key;
+pub mod log;
 pub mod pack;
 pub mod pin;
 pub mod recipe;
+pub mod release;
+pub mod revoke;
+pub mod sign;
+pub mod site;
+pub mod source;
 pub mod staging;
 pub mod trust_cmd;
 pub mod unpack;

@@ -1,0 +1,216 @@
+//! The signing log, and what a signer remembers.
+//!
+//! Each head has a segment `log/<version>.jsonl` in the site: rows of what was signed, by
+//! which keys, from which commit, and of what was refused since the head before. The first
+//! row names the digest of the previous segment, so a cut or an edit in the middle shows.
+//! A refusal makes no head, so its row waits in the signer's own `refused.jsonl` and goes
+//! into the next segment.
+//!
+//! The floor beside it is the signer's memory of its last head: a site folder that was set
+//! back would otherwise make it sign a second head of one number.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::name::{RegistryName, ServerName, Version};
+use mcpfs_trust::site as path;
+use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::verify::Floor;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, FileError};
+use crate::site::{SiteError, SiteFolder};
+
+/// Refusals that are kept until the next head, bytes. A flood of them loses the later ones.
+const JOURNAL_BYTES: u64 = 1 << 20;
+/// A segment that is read to chain the next one to it, bytes.
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// One row of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// When.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// `release`, `yank`, `revoke`, `resign`, or one of them that was refused.
+    pub action: String,
+    /// What was asked for: the recipe's file, or `NAME@VERSION`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request: String,
+    /// The head that this row came with; absent while a refusal waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_version: Option<u64>,
+    /// Digest of the previous head's segment; in the first row of a segment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
+    /// The server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<ServerName>,
+    /// The version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// The reviewed commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Who approved it, as far as the signer has proof.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<String>,
+    /// Keys that signed the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Digest>,
+    /// Keys that signed the head.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub head_keys: Vec<Digest>,
+    /// The statement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<Digest>,
+    /// Digest of the recipe's bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Digest>,
+    /// Digest of the check's findings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Digest>,
+    /// Why it was withdrawn or refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether it was refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+}
+
+/// The folder in which a signer keeps its floor and its refusals. It holds no secret.
+#[derive(Debug, Clone)]
+pub struct SignerState {
+    folder: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredFloor {
+    registry: RegistryName,
+    epoch: u64,
+    version: u64,
+    sha256: Digest,
+}
+
+/// Refusals that are about to go into a segment.
+#[derive(Debug)]
+pub struct Folding {
+    taken: PathBuf,
+    rows: Vec<u8>,
+}
+
+impl SignerState {
+    /// The state of one registry below `base`.
+    pub fn new(base: &Path, registry: &RegistryName) -> Self {
+        Self { folder: base.join(registry.as_str().replace('/', "%2F")) }
+    }
+
+    /// Where a signer's state lies by default: systemd's state directory, else the user's.
+    pub fn default_base() -> PathBuf {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        variable("MCPFS_SIGNER_STATE")
+            .or_else(|| variable("STATE_DIRECTORY"))
+            .or_else(|| variable("XDG_STATE_HOME").map(|home| home.join("mcpfs-signer")))
+            .or_else(|| variable("HOME").map(|home| home.join(".local/state/mcpfs-signer")))
+            .unwrap_or_else(|| PathBuf::from(".mcpfs-signer"))
+    }
+
+    /// The last head that this signer published under `epoch`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn floor(&self, registry: &RegistryName, epoch: u64) -> Result<Option<Floor>, SiteError> {
+        let path = self.folder.join("floor.json");
+        let bytes = match files::read_bounded(&path, 4096) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let broken = |error: serde_json::Error| FileError::read(&path)(error.into());
+        let floor: StoredFloor = serde_json::from_slice(&bytes).map_err(broken)?;
+        let ours = floor.registry == *registry && floor.epoch == epoch;
+        Ok(ours.then_some(Floor { epoch, version: floor.version, sha256: floor.sha256 }))
+    }
+
+    pub(crate) fn set_floor(
+        &self,
+        registry: &RegistryName,
+        epoch: u64,
+        version: u64,
+        sha256: Digest,
+    ) -> Result<(), SiteError> {
+        let floor = StoredFloor { registry: registry.clone(), epoch, version, sha256 };
+        Ok(files::write_durably(&self.folder.join("floor.json"), &line(&floor), true)?)
+    }
+
+    /// Notes a refusal for the next segment.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn refuse(&self, row: Row) -> Result<(), FileError> {
+        let path = self.journal();
+        let write = FileError::write(&path);
+        fs::create_dir_all(&self.folder).map_err(&write)?;
+        let mut file = File::options().create(true).append(true).open(&path).map_err(&write)?;
+        if file.metadata().map_err(&write)?.len() < JOURNAL_BYTES {
+            file.write_all(&line(&Row { refused: true, ..row })).map_err(&write)?;
+        }
+        file.sync_all().map_err(&write)
+    }
+
+    /// Takes the waiting refusals; a run that crashed after taking them is taken up again.
+    pub(crate) fn begin_folding(&self) -> Result<Folding, SiteError> {
+        let (journal, taken) = (self.journal(), self.folder.join("refused.taken.jsonl"));
+        if !taken.exists() && journal.exists() {
+            fs::rename(&journal, &taken).map_err(FileError::write(&journal))?;
+        }
+        let rows = match files::read_bounded(&taken, JOURNAL_BYTES * 2) {
+            Ok(rows) => rows,
+            Err(error) if error.is_missing() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Folding { taken, rows })
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.folder.join("refused.jsonl")
+    }
+}
+
+impl Folding {
+    /// The segment of head `version`: this row first, then the refusals.
+    pub(crate) fn segment(&self, site: &SiteFolder, version: u64, row: Row) -> Result<Vec<u8>, SiteError> {
+        let previous = match version.checked_sub(1) {
+            Some(before) => site.find(&path::log(before), SEGMENT_BYTES)?.map(|bytes| Digest::of(&bytes)),
+            None => None,
+        };
+        let mut segment = line(&Row { head_version: Some(version), previous, ..row });
+        for text in self.rows.split(|byte| *byte == b'\n') {
+            // A line that a crash cut short is left out.
+            if let Ok(row) = serde_json::from_slice::<Row>(text) {
+                segment.extend(line(&Row { head_version: Some(version), ..row }));
+            }
+        }
+        Ok(segment)
+    }
+
+    /// Forgets the refusals: they are published.
+    pub(crate) fn finish(self) -> Result<(), SiteError> {
+        match fs::remove_file(&self.taken) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(FileError::write(&self.taken)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    // These types hold only strings, numbers and lists of them: they always have a JSON form.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}

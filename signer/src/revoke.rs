@@ -1,0 +1,71 @@
+//! Taking a release back: yanked (only where a host pins it) or revoked (never again).
+//!
+//! Both are statuses of the entry, under the head: they need no release key, so a stolen
+//! release key cannot undo them, and the person on call needs only the head key. Neither is
+//! taken back: a host that saw a revocation remembers it, and "un-yanked" would mean two
+//! things under one version. The cure is a new version.
+
+use mcpfs_trust::entry::{Entry, Listed, Status};
+use mcpfs_trust::limits;
+use mcpfs_trust::name::{ServerName, Version};
+
+use crate::log::Row;
+use crate::site::SiteError;
+use crate::site::publish::{Change, Outcome, Publisher, status_word};
+
+/// Withdraws `name` `version`.
+///
+/// # Errors
+/// If it is not published, or was withdrawn for good already.
+pub fn withdraw(
+    publisher: &mut Publisher<'_>,
+    name: &ServerName,
+    version: &Version,
+    status: Status,
+    reason: &str,
+) -> Result<Outcome, SiteError> {
+    if reason.trim().is_empty() || reason.len() > limits::TEXT_BYTES || reason.chars().any(char::is_control) {
+        return Err(SiteError::BadReason);
+    }
+    let site = publisher.site;
+    publisher.publish(|published| {
+        let entry = site.entry(published, name)?.ok_or_else(|| SiteError::NoServer { name: name.clone() })?;
+        let mut entry: Entry = (*entry).clone();
+        let present = entry.releases().map(|listed| listed.release.version.to_string()).collect::<Vec<_>>().join(", ");
+        let Some(listed) = find(&mut entry, version) else {
+            return Err(SiteError::NoVersion { name: name.clone(), version: version.clone(), present });
+        };
+        match (listed.status, status) {
+            (now, wanted) if now == wanted => return Ok(None),
+            (Status::Revoked, _) | (_, Status::Active) => return Err(withdrawn(listed)),
+            (Status::Active | Status::Yanked, _) => {}
+        }
+        listed.status = status;
+        listed.reason = Some(reason.to_owned());
+        let row = Row {
+            action: if status == Status::Revoked { "revoke" } else { "yank" }.to_owned(),
+            request: format!("{name}@{version}"),
+            name: Some(name.clone()),
+            version: Some(version.clone()),
+            statement: Some(listed.envelope.statement()),
+            reason: Some(reason.to_owned()),
+            ..Row::default()
+        };
+        Ok(Some(Change { entry, staged: None, usable: None, row }))
+    })
+}
+
+/// Why a withdrawn release is not touched again.
+pub(crate) fn withdrawn(listed: &Listed) -> SiteError {
+    SiteError::Withdrawn {
+        name: listed.release.name.clone(),
+        version: listed.release.version.clone(),
+        status: status_word(listed.status),
+        reason: listed.reason.clone().unwrap_or_default(),
+    }
+}
+
+fn find<'e>(entry: &'e mut Entry, version: &Version) -> Option<&'e mut Listed> {
+    let listed = std::iter::once(&mut entry.selected).chain(&mut entry.earlier);
+    listed.into_iter().find(|listed| listed.release.version == *version)
+}
