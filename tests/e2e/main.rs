@@ -8,10 +8,33 @@ use std::process::ExitCode;
 
 use mcpfs_tests::suite::Suite;
 
+mod attacks;
+mod audit;
+mod clients;
+mod errno;
+mod flip;
+mod host;
+mod launch;
 mod parts;
+mod publish;
+mod read;
+mod servers;
+mod simple_client;
+mod world;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     parts::register(&mut suite);
+    publish::register(&mut suite);
+    simple_client::register(&mut suite);
+    launch::register(&mut suite);
+    read::register(&mut suite);
+    errno::register(&mut suite);
+    host::register(&mut suite);
+    attacks::register(&mut suite);
+    audit::register(&mut suite);
+    flip::register(&mut suite);
+    clients::register(&mut suite);
+    servers::register(&mut suite);
     suite.run()
 }

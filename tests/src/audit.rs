@@ -60,6 +60,18 @@ pub fn expect(host: &Host, outcome: &str, server: Option<&str>) {
     assert!(found, "no row says {outcome} for {server:?}; there are:\n{}", listing(&rows));
 }
 
+/// Waits until such a row is there: for what the daemon does on its own time.
+///
+/// # Panics
+/// If it does not come within 15 seconds, showing all rows.
+pub fn wait(host: &Host, outcome: &str, server: Option<&str>) {
+    let started = std::time::Instant::now();
+    while !has(host, outcome, server) && started.elapsed() < Duration::from_secs(15) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    expect(host, outcome, server);
+}
+
 /// Rows as lines.
 pub fn listing(rows: &[Row]) -> String {
     rows.iter().map(|row| format!("{row:?}\n")).collect()

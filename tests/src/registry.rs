@@ -41,7 +41,7 @@ impl Registry {
             .args(["trust", "init", "--registry", name])
             .arg("--head-key")
             .arg(registry.hsm.uri(HEAD_KEY))
-            .arg("--key")
+            .arg("--release-key")
             .arg(registry.hsm.uri(RELEASE_KEY))
             .arg("--out")
             .arg(registry.trust())
@@ -113,7 +113,7 @@ impl Registry {
 
     /// Makes another key pair in the token.
     pub fn generate(&self, key: &str) {
-        self.signer().args(["keys", "generate"]).arg(self.hsm.uri(key)).ok();
+        self.signer().args(["keys", "generate", "--key"]).arg(self.hsm.uri(key)).ok();
     }
 
     /// A recipe of the demo's server.

@@ -1,0 +1,98 @@
+//! The errno table of docs/semantics.md, from outside.
+
+use std::os::unix::fs::PermissionsExt;
+
+use mcpfs_tests::host::Reads;
+use mcpfs_tests::mount::Mount;
+use mcpfs_tests::scratch::wait_for;
+use mcpfs_tests::site::Fault;
+use mcpfs_tests::suite::Suite;
+use mcpfs_tests::{audit, forge};
+use serde_json::json;
+
+use crate::world::{World, errno};
+
+pub(crate) fn register(suite: &mut Suite) {
+    suite.mounted("errno::what_is_not_there", what_is_not_there);
+    suite.mounted("errno::withdrawn_releases", withdrawn_releases);
+    suite.mounted("errno::slow_and_missing_content", slow_and_missing_content);
+    suite.mounted("errno::an_audit_that_cannot_be_written", an_audit_that_cannot_be_written);
+    suite.mounted("errno::a_full_cache", a_full_cache);
+}
+
+fn what_is_not_there(reads: Reads) {
+    let world = World::new(reads);
+    let _mount = Mount::start(&world.host);
+    let before = audit::rows(&world.host).len();
+    for below in ["nobody", "Not.A.Name", "hello/9.9.9", "hello/1.1.0/tree/none", "hello/1.1.0/none", "hello/1.1.0/tree/bin/x"] {
+        assert_eq!(errno(world.host.at(below).symlink_metadata()), libc::ENOENT, "{below}");
+        assert_eq!(errno(std::fs::read(world.host.at(below))), libc::ENOENT, "{below}");
+    }
+    let long = "x".repeat(256);
+    assert_eq!(errno(world.host.at(&long).symlink_metadata()), libc::ENAMETOOLONG);
+    assert_eq!(errno(std::fs::read(world.host.at("hello/1.1.0/tree"))), libc::EISDIR);
+    assert_eq!(errno(std::fs::read_dir(world.host.at("hello/run"))), libc::ENOTDIR);
+    assert_eq!(errno(std::fs::read_link(world.host.at("hello/run"))), libc::EINVAL);
+    let after = audit::rows(&world.host);
+    assert!(!after.iter().any(|row| row.server.as_deref() == Some("nobody")), "unknown names leave no row");
+    assert!(after.len() <= before + 1, "nothing here is an access: {}", audit::listing(&after));
+}
+
+fn withdrawn_releases(reads: Reads) {
+    for (status, code) in [("revoked", "Revoked"), ("yanked", "Yanked")] {
+        let world = World::new(reads);
+        forge::replace_entry(&world.copy.path(), &world.registry, "hello", |entry| {
+            entry["status"] = json!(status);
+            entry["reason"] = json!("CVE-2026-1234");
+        });
+        let _mount = Mount::start(&world.host);
+        assert_eq!(errno(std::fs::read(world.host.at("hello/1.1.0/tree/README"))), libc::EACCES, "{status}");
+        let ran = mcpfs_tests::command::Run::new(world.run("hello")).exits(77);
+        assert!(ran.stderr.contains(code) && ran.stderr.contains("CVE-2026-1234"), "{ran}");
+        audit::expect(&world.host, code, Some("hello"));
+    }
+}
+
+fn slow_and_missing_content(reads: Reads) {
+    let mut world = World::new(reads);
+    world.host.drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"1s\"\ntotal = \"2s\"\n");
+    let _mount = Mount::start(&world.host);
+    let tree = world.host.at("files/1.0.0/tree");
+    assert_eq!(std::fs::read_dir(tree.join("many")).unwrap().count(), 300);
+    world.site.restart(&[Fault::Rate("^/objects/", 100)]);
+    assert_eq!(errno(std::fs::read(tree.join("large"))), libc::ETIMEDOUT);
+    world.site.restart(&[Fault::Status("^/objects/", 500)]);
+    assert_eq!(errno(std::fs::read(tree.join("large"))), libc::EHOSTUNREACH);
+    world.site.stop();
+    assert_eq!(errno(std::fs::read(tree.join("large"))), libc::EHOSTUNREACH);
+    world.site.restart(&[]);
+    let content = wait_for("the content once the site is back", std::time::Duration::from_secs(20), || {
+        std::fs::read(tree.join("large")).ok()
+    });
+    assert!(content == std::fs::read(world.source("files/large")).unwrap());
+}
+
+fn an_audit_that_cannot_be_written(reads: Reads) {
+    let world = World::new(reads);
+    let _mount = Mount::start(&world.host);
+    let file = world.host.at("files/1.0.0/tree/size-4096");
+    // Somebody holds the write lock and does not let go.
+    let store = rusqlite::Connection::open(world.host.audit_db()).unwrap();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(errno(std::fs::read(&file)), libc::EIO);
+    store.execute_batch("ROLLBACK").unwrap();
+    let content = wait_for("opens once the store is free", std::time::Duration::from_secs(20), || std::fs::read(&file).ok());
+    assert_eq!(content.len(), 4096);
+}
+
+fn a_full_cache(reads: Reads) {
+    let world = World::new(reads);
+    world.host.drop_in("50-cache", "[cache]\nquota = \"1MiB\"\n");
+    let _mount = Mount::start(&world.host);
+    assert_eq!(errno(std::fs::read(world.host.at("files/1.0.0/tree/large"))), libc::ENOSPC);
+    audit::expect(&world.host, "CacheFull", Some("files"));
+    // What fits goes on.
+    assert_eq!(std::fs::read(world.host.at("files/1.0.0/tree/twin")).unwrap(), b"deep\n");
+    let mode = world.host.at("files/1.0.0/tree/twin").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o444);
+}

@@ -1,0 +1,197 @@
+//! Every byte: no change to the site is ever taken for something else.
+//!
+//! Head, catalogue, bins and entries go through the verification that the daemon uses,
+//! byte by byte, four ways of damage each; every object is changed at every 97th byte. The
+//! damage must have no effect (the same content verifies) or give an error; whether the
+//! real `mcpfs verify` says so too is asked for every file, and for every 97th byte.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mcpfs_tests::command::Run;
+use mcpfs_tests::registry::Registry;
+use mcpfs_tests::suite::Suite;
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::name::ServerName;
+use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::verify::{self, Seen};
+
+pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("flip::metadata_byte_by_byte", metadata_byte_by_byte);
+    suite.plain("flip::objects_every_97th_byte", objects_every_97th_byte);
+    suite.plain("flip::verify_reports_every_file", verify_reports_every_file);
+}
+
+const STRIDE: usize = 97;
+
+/// All damaged versions of `bytes` at `at`.
+fn damaged(bytes: &[u8], at: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let mut flipped = bytes.to_vec();
+    flipped[at] ^= 1;
+    let mut high = bytes.to_vec();
+    high[at] ^= 0x80;
+    let mut longer = bytes.to_vec();
+    longer.insert(at, b' ');
+    let mut swapped = bytes.to_vec();
+    swapped.swap(at, (at + 1) % bytes.len());
+    vec![("flipped", flipped), ("flipped high", high), ("cut", bytes[..at].to_vec()), ("inserted", longer), ("swapped", swapped)]
+}
+
+/// Everything a host would believe of this site, as text; an error if it believes nothing.
+struct Metadata {
+    root: mcpfs_trust::root::TrustRoot,
+    now: Timestamp,
+}
+
+impl Metadata {
+    fn of(registry: &Registry) -> Self {
+        let (root, _) = verify::trust_root(&std::fs::read(registry.trust()).unwrap(), None).unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        Self { root, now: Timestamp::from_unix(i64::try_from(now).unwrap()).unwrap() }
+    }
+
+    fn head(&self, bytes: &[u8]) -> Result<verify::AcceptedHead, String> {
+        verify::head(bytes, &self.root, &Seen::default(), self.now).map_err(|error| error.to_string())
+    }
+}
+
+fn metadata_byte_by_byte() {
+    let registry = Registry::shared();
+    let site = registry.site();
+    let metadata = Metadata::of(&registry);
+    let read = |path: String| std::fs::read(site.join(path)).unwrap();
+    let mut count = 0_usize;
+
+    let head_bytes = read(mcpfs_trust::site::HEAD.to_owned());
+    let head = metadata.head(&head_bytes).unwrap();
+    for at in 0..head_bytes.len() {
+        for (how, bytes) in damaged(&head_bytes, at) {
+            count += 1;
+            if let Ok(other) = metadata.head(&bytes) {
+                assert!(other.head == head.head && other.catalogue == head.catalogue, "head {how} at {at} is believed");
+            }
+        }
+    }
+    let catalogue_bytes = read(mcpfs_trust::site::catalogue(&head.catalogue));
+    let catalogue = verify::catalogue(&catalogue_bytes, &head).unwrap();
+    for at in 0..catalogue_bytes.len() {
+        for (how, bytes) in damaged(&catalogue_bytes, at) {
+            count += 1;
+            let same = verify::catalogue(&bytes, &head).is_ok_and(|it| *it != *catalogue);
+            assert!(!same, "catalogue {how} at {at} is believed");
+        }
+    }
+    for (index, blob) in catalogue.bins.iter().enumerate() {
+        let bin_bytes = read(mcpfs_trust::site::bin(&blob.sha256));
+        let bin = verify::bin(&bin_bytes, &catalogue, index).unwrap();
+        for at in 0..bin_bytes.len() {
+            for (how, bytes) in damaged(&bin_bytes, at) {
+                count += 1;
+                let other = verify::bin(&bytes, &catalogue, index).is_ok_and(|it| *it != *bin);
+                assert!(!other, "bin {how} at {at} is believed");
+            }
+        }
+        for server in &bin.servers {
+            count += entry_byte_by_byte(&read(mcpfs_trust::site::entry(&server.sha256)), &bin, &server.name, &metadata);
+        }
+    }
+    println!("flip: {count} damaged heads, catalogues, bins and entries; none believed");
+    assert!(count > 10_000);
+}
+
+/// Also past the digest that names it: an entry must not depend on the digest above it alone.
+fn entry_byte_by_byte(
+    bytes: &[u8],
+    bin: &verify::Verified<mcpfs_trust::catalogue::Bin>,
+    name: &ServerName,
+    metadata: &Metadata,
+) -> usize {
+    let entry = verify::entry(bytes, bin, name).unwrap();
+    let version = entry.selected.release.version.clone();
+    let release = verify::release(&entry, &version, &metadata.root, None).unwrap();
+    let mut count = 0;
+    for at in 0..bytes.len() {
+        for (how, bytes) in damaged(bytes, at) {
+            count += 1;
+            let other = verify::entry(&bytes, bin, name).is_ok_and(|it| *it != *entry);
+            assert!(!other, "entry of {name} {how} at {at} is believed");
+            // As if the catalogue named just these bytes: then the signatures must hold.
+            let mut forged = (**bin).clone();
+            for server in forged.servers.iter_mut().filter(|it| it.name == *name) {
+                server.sha256 = Digest::of(&bytes);
+                server.size = bytes.len() as u64;
+            }
+            if let Ok(listed) = mcpfs_trust::entry::Entry::parse(&bytes)
+                && let Some(listed) = listed.find(&version)
+                && let Ok(other) = verify::statement(&listed.envelope, name, &version, &metadata.root, None)
+            {
+                assert!(*other == *release, "statement of {name} {how} at {at} is believed");
+            }
+        }
+    }
+    count
+}
+
+fn objects_every_97th_byte() {
+    let registry = Registry::shared();
+    let copy = registry.site_copy();
+    let site = copy.path();
+    let mut count = 0_usize;
+    for file in copy.files().iter().filter(|file| file.starts_with("objects/")) {
+        let bytes = std::fs::read(site.join(file)).unwrap();
+        let name: Digest = file.rsplit('/').next().unwrap().parse().unwrap();
+        assert!(Digest::of(&bytes) == name, "{file} is named by its content");
+        // The name is the digest of the stored bytes and is checked before they are decoded.
+        for at in (0..bytes.len()).step_by(STRIDE.max(bytes.len() / 400)) {
+            for (how, bytes) in damaged(&bytes, at) {
+                count += 1;
+                let same = how == "swapped" && bytes[at] == bytes[(at + 1) % bytes.len()];
+                assert!(same || Digest::of(&bytes) != name, "{file} {how} at {at} has the same name");
+            }
+        }
+    }
+    println!("flip: {count} damaged objects; none has its name");
+    assert!(count > 1_000);
+}
+
+/// `mcpfs verify` of a whole site.
+fn verify_site(site: &Path, registry: &Registry) -> mcpfs_tests::command::Ran {
+    Run::new(mcpfs_tests::binaries::bin("mcpfs")).arg("verify").arg(site).arg("--trust").arg(registry.trust()).run()
+}
+
+fn verify_reports_every_file() {
+    let registry = Registry::shared();
+    let copy = registry.site_copy();
+    let site = copy.path();
+    let sound = verify_site(&site, &registry);
+    assert!(sound.code == 0, "{sound}");
+    let mut count = 0;
+    for file in copy.files() {
+        let what = file.split('/').next().unwrap();
+        // The log is the signer's, and an original artefact is not what a host reads.
+        if !["head.json", "catalogue", "entries", "objects"].contains(&what) {
+            continue;
+        }
+        let path = site.join(&file);
+        let bytes = std::fs::read(&path).unwrap();
+        let places: Vec<usize> = match what {
+            "objects" => vec![bytes.len() / 2],
+            _ => (0..bytes.len()).step_by(STRIDE * 4).collect(),
+        };
+        for at in places {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            let ran = verify_site(&site, &registry);
+            count += 1;
+            assert!(ran.code == 4 && !ran.text().contains("panicked"), "{file} flipped at {at}: {ran}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        let ran = verify_site(&site, &registry);
+        assert!(ran.code != 0, "{file} is missing: {ran}");
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let sound = verify_site(&site, &registry);
+    assert!(sound.code == 0, "{sound}");
+    println!("flip: mcpfs verify reported {count} damaged files, and each missing one");
+}
