@@ -13,7 +13,7 @@ help:
 	@echo 'make test        unit, vector, property and end-to-end tests'
 	@echo 'make check       format, lints and documentation'
 	@echo 'make bench       measure against the native file system'
-	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer)'
+	@echo 'make fuzz        each fuzz target for 30 seconds (FUZZ_SECONDS=300 for longer)'
 	@echo 'make setup       only install what the tests need'
 
 demo:
@@ -39,3 +39,17 @@ check:
 
 fmt:
 	$(CARGO) fmt --all
+
+bench:
+	@tests/setup bench
+	$(CARGO) build --release --workspace --bins
+	MCPFS_BIN_DIR='$(CURDIR)/target/release' target/release/mcpfs-bench
+
+# Coverage feedback needs flags of the nightly compiler; this asks the pinned one for them.
+FUZZ_TARGETS = $(basename $(notdir $(wildcard trust/fuzz/fuzz_targets/*.rs)))
+FUZZ_SECONDS ?= 30
+fuzz:
+	@command -v cargo-fuzz >/dev/null || { echo 'please run: cargo install cargo-fuzz --locked'; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+	  (cd trust && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; \
+	done

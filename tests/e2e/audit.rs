@@ -20,7 +20,8 @@ pub(crate) fn register(suite: &mut Suite) {
 fn acts_leave_rows_before_their_effect(reads: Reads) {
     let world = World::new(reads);
     let mount = Mount::start(&world.host);
-    let count = |event: &str| audit::rows(&world.host).iter().filter(|row| row.event == event && row.outcome == "ok").count();
+    let count =
+        |event: &str| audit::rows(&world.host).iter().filter(|row| row.event == event && row.outcome == "ok").count();
     assert_eq!((count("launch"), count("access")), (0, 0));
     std::fs::read(world.host.at("files/1.0.0/tree/size-1")).unwrap();
     assert_eq!(count("access"), 1, "{}", audit::listing(&audit::rows(&world.host)));

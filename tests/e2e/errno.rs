@@ -24,7 +24,9 @@ fn what_is_not_there(reads: Reads) {
     let world = World::new(reads);
     let _mount = Mount::start(&world.host);
     let before = audit::rows(&world.host).len();
-    for below in ["nobody", "Not.A.Name", "hello/9.9.9", "hello/1.1.0/tree/none", "hello/1.1.0/none", "hello/1.1.0/tree/bin/x"] {
+    for below in
+        ["nobody", "Not.A.Name", "hello/9.9.9", "hello/1.1.0/tree/none", "hello/1.1.0/none", "hello/1.1.0/tree/bin/x"]
+    {
         assert_eq!(errno(world.host.at(below).symlink_metadata()), libc::ENOENT, "{below}");
         assert_eq!(errno(std::fs::read(world.host.at(below))), libc::ENOENT, "{below}");
     }
@@ -81,7 +83,8 @@ fn an_audit_that_cannot_be_written(reads: Reads) {
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_eq!(errno(std::fs::read(&file)), libc::EIO);
     store.execute_batch("ROLLBACK").unwrap();
-    let content = wait_for("opens once the store is free", std::time::Duration::from_secs(20), || std::fs::read(&file).ok());
+    let content =
+        wait_for("opens once the store is free", std::time::Duration::from_secs(20), || std::fs::read(&file).ok());
     assert_eq!(content.len(), 4096);
 }
 

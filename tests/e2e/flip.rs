@@ -34,7 +34,13 @@ fn damaged(bytes: &[u8], at: usize) -> Vec<(&'static str, Vec<u8>)> {
     longer.insert(at, b' ');
     let mut swapped = bytes.to_vec();
     swapped.swap(at, (at + 1) % bytes.len());
-    vec![("flipped", flipped), ("flipped high", high), ("cut", bytes[..at].to_vec()), ("inserted", longer), ("swapped", swapped)]
+    vec![
+        ("flipped", flipped),
+        ("flipped high", high),
+        ("cut", bytes[..at].to_vec()),
+        ("inserted", longer),
+        ("swapped", swapped),
+    ]
 }
 
 /// Everything a host would believe of this site, as text; an error if it believes nothing.

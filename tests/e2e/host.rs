@@ -63,10 +63,11 @@ fn a_missing_mount_point() {
 fn mount_detaches_by_itself() {
     let world = World::new(Reads::Cached);
     world.host.mcpfs(["mount"]).limit(Duration::from_secs(30)).ok();
-    let status: Value = world.host.mcpfs(["status", "--json"]).ok().json();
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
-    let pid = status["pid"].as_i64().unwrap_or_else(|| panic!("no pid in {status}"));
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    // Who listens on the control socket is the daemon.
+    let socket = std::os::unix::net::UnixStream::connect(world.host.rundir().join("control.sock")).unwrap();
+    let pid = rustix::net::sockopt::socket_peercred(&socket).unwrap().pid;
+    drop(socket);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     mcpfs_tests::scratch::wait_for("the mount to go", Duration::from_secs(20), || {
         (!is_mounted(&world.host.mcp())).then_some(())

@@ -36,5 +36,7 @@ fn main() -> ExitCode {
     flip::register(&mut suite);
     clients::register(&mut suite);
     servers::register(&mut suite);
-    suite.run()
+    let code = suite.run();
+    servers::drop_registry();
+    code
 }

@@ -101,7 +101,11 @@ fn nothing_can_be_written(reads: Reads) {
         assert_eq!(errno(OpenOptions::new().append(true).open(&file)), libc::EROFS, "append to {below}");
         assert_eq!(errno(std::fs::remove_file(&file)), libc::EROFS, "unlink {below}");
         assert_eq!(errno(std::fs::rename(&file, world.host.at("hello/x"))), libc::EROFS, "rename {below}");
-        assert_eq!(errno(std::fs::set_permissions(&file, PermissionsExt::from_mode(0o777))), libc::EROFS, "chmod {below}");
+        assert_eq!(
+            errno(std::fs::set_permissions(&file, PermissionsExt::from_mode(0o777))),
+            libc::EROFS,
+            "chmod {below}"
+        );
         assert_eq!(errno(std::os::unix::fs::chown(&file, Some(1), None)), libc::EROFS, "chown {below}");
     }
 }

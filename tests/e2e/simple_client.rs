@@ -18,10 +18,7 @@ pub(crate) fn register(suite: &mut Suite) {
 /// The examples: a shell script with openssl, and a script for node.
 fn examples() -> Vec<(PathBuf, PathBuf)> {
     let dir = scratch::repository().join("signer/examples");
-    vec![
-        (need("bash", "bash"), dir.join("simple-client.sh")),
-        (need("node", "nodejs"), dir.join("simple-client.mjs")),
-    ]
+    vec![(need("bash", "bash"), dir.join("simple-client.sh")), (need("node", "nodejs"), dir.join("simple-client.mjs"))]
 }
 
 /// `CLIENT SITE_URL NAME PUBLIC_KEY.pem`
@@ -29,7 +26,13 @@ fn client(program: &(PathBuf, PathBuf), site: &Site, key: &str) -> Ran {
     let dir = scratch::dir();
     let pem = dir.path().join("release.pem");
     std::fs::write(&pem, Registry::shared().hsm().public_pem(key)).unwrap();
-    Run::new(&program.0).arg(&program.1).arg(site.url().trim_end_matches('/')).arg("hello").arg(&pem).dir(dir.path()).run()
+    Run::new(&program.0)
+        .arg(&program.1)
+        .arg(site.url().trim_end_matches('/'))
+        .arg("hello")
+        .arg(&pem)
+        .dir(dir.path())
+        .run()
 }
 
 fn the_examples_accept_what_was_signed() {

@@ -38,16 +38,6 @@ impl World {
     pub(crate) fn source(&self, directory: &str) -> PathBuf {
         self.registry.artefacts().join(directory)
     }
-
-    /// A server's entry in the site: the immutable file and the one under the server's name.
-    pub(crate) fn entry_files(&self, name: &str) -> [PathBuf; 2] {
-        let named = self.file(&format!("servers/{name}.json"));
-        let bytes = std::fs::read(&named).unwrap();
-        let digest = mcpfs_tests::fixture::sha256_of(&named);
-        let immutable = self.file(&format!("entries/{digest}.json"));
-        assert_eq!(std::fs::read(&immutable).unwrap(), bytes, "servers/ and entries/ hold the same bytes");
-        [immutable, named]
-    }
 }
 
 /// The errno of a failed operation.

@@ -93,7 +93,8 @@ pub fn replace_bins(site: &Path, registry: &Registry, change: impl Fn(&mut Vec<V
     for blob in catalogue["bins"].as_array_mut().expect("bins") {
         let mut bin = read(&site.join(format!("catalogue/bins/{}.json", blob["sha256"].as_str().expect("a digest"))));
         change(bin["servers"].as_array_mut().expect("servers"));
-        let (sha256, size) = store(&site.join("catalogue/bins"), &serde_json::to_vec(&bin).expect("a Value serialises"));
+        let (sha256, size) =
+            store(&site.join("catalogue/bins"), &serde_json::to_vec(&bin).expect("a Value serialises"));
         *blob = json!({"sha256": sha256, "size": size});
     }
     let (sha256, size) = store(&site.join("catalogue"), &serde_json::to_vec(&catalogue).expect("a Value serialises"));

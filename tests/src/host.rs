@@ -37,18 +37,20 @@ impl Reads {
 #[derive(Debug)]
 pub struct Host {
     dir: tempfile::TempDir,
+    /// A short place for control socket and launcher, if the directory's path is a long one.
+    short: Option<tempfile::TempDir>,
     reads: Reads,
 }
+
+/// The longest `rundir` that the daemon takes.
+const RUNDIR_BYTES: usize = 48;
 
 impl Host {
     /// A host that trusts `trust` and fetches from `url`; launches are allowed without a sandbox and as root.
     pub fn new(trust: &Path, url: &str, reads: Reads) -> Self {
-        Self::in_dir(scratch::dir(), trust, url, reads)
-    }
-
-    /// The same in a directory the caller made.
-    pub fn in_dir(dir: tempfile::TempDir, trust: &Path, url: &str, reads: Reads) -> Self {
-        let host = Self { dir, reads };
+        let dir = scratch::dir_for("host");
+        let long = dir.path().join("run").as_os_str().len() > RUNDIR_BYTES;
+        let host = Self { dir, short: long.then(scratch::short_dir), reads };
         for name in ["etc/conf.d", "run", "state", "cache", "mcp"] {
             std::fs::create_dir_all(host.path(name)).expect("own directory");
         }
@@ -63,7 +65,7 @@ impl Host {
         let text = format!(
             "rundir = \"{}\"\nstate = \"{}\"\n\n[registry]\nurl = \"{url}\"\n\n[mount]\nat = \"{}\"\nreads = \"{}\"\n\n\
              [cache]\ndir = \"{}\"\n\n[policy]\nsandbox = \"off\"\nallow_root = true\n",
-            path("run"),
+            self.rundir().display(),
             path("state"),
             path("mcp"),
             self.reads.configured(),
@@ -102,6 +104,11 @@ impl Host {
         self.mcp().join(below)
     }
 
+    /// Where control socket and launcher are.
+    pub fn rundir(&self) -> PathBuf {
+        self.short.as_ref().map_or_else(|| self.path("run"), |dir| dir.path().to_owned())
+    }
+
     /// The audit database.
     pub fn audit_db(&self) -> PathBuf {
         self.path("state/audit.db")
@@ -117,9 +124,9 @@ impl Host {
         Run::new(bin("mcpfs")).arg("--config").arg(self.config()).args(args)
     }
 
-    /// `mcpfs refresh --now`, which returns when the registry was asked.
+    /// `mcpfs refresh`, which returns when the registry was asked, whatever came of it.
     pub fn refresh(&self) -> Ran {
-        self.mcpfs(["refresh", "--now"]).run()
+        self.mcpfs(["refresh"]).run()
     }
 
     /// Every file in the cache that holds released content.

@@ -20,7 +20,7 @@ const PIN: &str = "846213";
 impl Hsm {
     /// An initialised, empty token in a directory of its own.
     pub fn new() -> Self {
-        Self::at(scratch::dir())
+        Self::at(scratch::dir_for("token"))
     }
 
     fn at(dir: tempfile::TempDir) -> Self {

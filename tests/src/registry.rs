@@ -29,7 +29,7 @@ impl Registry {
 
     /// The same under another name.
     pub fn named(name: &str) -> Self {
-        let registry = Self { hsm: Hsm::new(), dir: scratch::dir(), name: name.to_owned() };
+        let registry = Self { hsm: Hsm::new(), dir: scratch::dir_for("publisher"), name: name.to_owned() };
         for dir in ["servers", "artefacts"] {
             std::fs::create_dir(registry.dir.path().join(dir)).expect("own directory");
         }

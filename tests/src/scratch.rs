@@ -2,13 +2,45 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A private directory below /tmp, removed on drop.
 ///
 /// Not below `TMPDIR`: a daemon's `rundir` may be at most 48 bytes long, and lies in here.
+/// After [`keep_in`] it is below that directory instead.
 pub fn dir() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("mf-").tempdir_in("/tmp").expect("cannot make a directory below /tmp")
+    make(BASE.get().map_or(Path::new("/tmp"), PathBuf::as_path))
+}
+
+/// The directory of a part called `name`: as [`dir`], but after [`keep_in`] it has that name and stays.
+pub fn dir_for(name: &str) -> tempfile::TempDir {
+    let Some(base) = BASE.get() else { return dir() };
+    let mut dir = tempfile::Builder::new()
+        .prefix(name)
+        .rand_bytes(0)
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .tempdir_in(base)
+        .unwrap_or_else(|error| panic!("cannot make {name} below {}: {error}", base.display()));
+    dir.disable_cleanup(true);
+    dir
+}
+
+/// A directory with a short path, always below /tmp and always removed.
+pub(crate) fn short_dir() -> tempfile::TempDir {
+    make(Path::new("/tmp"))
+}
+
+/// Puts all parts of this process below `base`, under their names, and leaves them there: for
+/// the demo, whose visitor wants to look around afterwards.
+pub fn keep_in(base: &Path) {
+    BASE.set(base.to_owned()).expect("called once");
+}
+
+static BASE: OnceLock<PathBuf> = OnceLock::new();
+
+fn make(base: &Path) -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("mf-").tempdir_in(base).expect("cannot make a directory for this test")
 }
 
 /// A loopback port that nothing listens on.

@@ -49,7 +49,7 @@ impl Site {
     /// Serves `root`, misbehaving.
     pub fn serve_with(root: &Path, faults: &[Fault]) -> Self {
         let root = root.canonicalize().expect("the site's directory exists");
-        let mut site = Self { root, dir: scratch::dir(), port: free_port(), running: None };
+        let mut site = Self { root, dir: scratch::dir_for("nginx"), port: free_port(), running: None };
         site.start(faults);
         site
     }
