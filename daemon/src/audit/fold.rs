@@ -42,6 +42,8 @@ pub struct FoldLimits {
     pub decisions: Budget,
     /// For everything else that a user causes, of each user.
     pub repeats: Budget,
+    /// For the daemon's own work: a refresh may bring thousands of releases at once.
+    pub background: Budget,
 }
 
 impl Default for FoldLimits {
@@ -51,6 +53,7 @@ impl Default for FoldLimits {
             window: Duration::from_secs(60),
             decisions: Budget { burst: 10_000, per_second: 20.0 },
             repeats: Budget { burst: 1_000, per_second: 5.0 },
+            background: Budget { burst: 100_000, per_second: 50.0 },
         }
     }
 }
@@ -92,7 +95,16 @@ enum Key {
         reason: Option<String>,
     },
     /// Over budget.
-    Over { kind: EventKind, outcome: Option<Code>, user: Option<u32> },
+    Over { kind: EventKind, outcome: Option<Code>, payer: Payer },
+}
+
+/// Whose budget a row is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Payer {
+    /// This process, for its background work.
+    Daemon,
+    /// A user by [`Caller::budget_uid`]; those unknown share one.
+    User(Option<u32>),
 }
 
 #[derive(Debug)]
@@ -134,8 +146,8 @@ pub(super) struct Folding {
     closing: VecDeque<(Instant, Key)>,
     /// Windows whose first row is in the group that is being put together.
     opened: Vec<Key>,
-    decisions: LruCache<Option<u32>, Bucket>,
-    repeats: LruCache<Option<u32>, Bucket>,
+    decisions: LruCache<Payer, Bucket>,
+    repeats: LruCache<Payer, Bucket>,
     /// Counted rows that a failed commit gave back.
     unwritten: Vec<AuditEvent>,
 }
@@ -184,13 +196,15 @@ impl Folding {
         if let Some(first) = same.as_ref().and_then(|key| self.count(key, event, now)) {
             return Admission::Counted(first);
         }
-        let user = event.caller.budget_uid();
-        let (budget, buckets) = match single {
-            true => (self.limits.decisions, &mut self.decisions),
-            false => (self.limits.repeats, &mut self.repeats),
+        let own = event.caller.pid == Some(std::process::id());
+        let payer = if own { Payer::Daemon } else { Payer::User(event.caller.budget_uid()) };
+        let (budget, buckets) = match (own, single) {
+            (true, _) => (self.limits.background, &mut self.repeats),
+            (false, true) => (self.limits.decisions, &mut self.decisions),
+            (false, false) => (self.limits.repeats, &mut self.repeats),
         };
         let full = Bucket { tokens: f64::from(budget.burst), at: now };
-        if buckets.get_or_insert_mut(user, || full).take(budget, now) {
+        if buckets.get_or_insert_mut(payer, || full).take(budget, now) {
             if let Some(key) = same {
                 self.open(key, place, now);
             }
@@ -200,7 +214,7 @@ impl Folding {
             event.outcome = Some(Code::AuditUnavailable);
             event.reason = Some("more launches or first accesses than this user's row budget allows".to_owned());
         }
-        let over = Key::Over { kind: event.kind, outcome: event.outcome, user };
+        let over = Key::Over { kind: event.kind, outcome: event.outcome, payer };
         match (self.count(&over, event, now), single) {
             (Some(_), true) => Admission::CountedRefused,
             (Some(first), false) => Admission::Counted(first),
