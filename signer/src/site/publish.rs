@@ -348,3 +348,6 @@ pub fn status_word(status: Status) -> &'static str {
         Status::Revoked => "revoked",
     }
 }
+
+#[cfg(test)]
+mod tests;
