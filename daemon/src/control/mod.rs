@@ -25,3 +25,6 @@ pub mod server;
 
 pub use ops::serve;
 pub use server::listen;
+
+#[cfg(test)]
+mod tests;

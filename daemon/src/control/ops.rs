@@ -45,9 +45,17 @@ pub async fn serve(listener: UnixListener, daemon: Daemon) {
 
 struct Desk {
     daemon: Daemon,
-    /// By process: its start time, and what it became. `exec` keeps the number, so the
-    /// launcher that asked is the server now.
-    started: Mutex<LruCache<u32, (Option<u64>, ServerName, Version)>>,
+    /// By process. `exec` keeps the number, so the launcher that asked is the server now.
+    started: Mutex<LruCache<u32, Started>>,
+}
+
+/// What a process became.
+#[derive(Debug, Clone)]
+struct Started {
+    /// When the process began; with its number that names it for good.
+    start_us: Option<u64>,
+    name: ServerName,
+    version: Version,
 }
 
 impl Desk {
@@ -126,7 +134,7 @@ impl Desk {
         })?;
         if let (Ok(_), Identity::Release { name, version, .. }) = (&decided, identity) {
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-            started.put(peer.pid, (caller.pid_start_us, name, version));
+            started.put(peer.pid, Started { start_us: caller.pid_start_us, name, version });
         }
         decided
     }
@@ -209,7 +217,7 @@ impl Desk {
         let refused = || {
             snapshot.servers.values().filter_map(|server| {
                 let refusal = server.selected.as_ref().err()?;
-                shown(&config, &server.name).then(|| (server, refusal))
+                shown(&config, &server.name).then_some((server, refusal))
             })
         };
         let named = refused().take(PAGE);
@@ -323,8 +331,8 @@ impl Desk {
         }
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).peek(&pid).cloned();
         let (known_by, name, version) = match started {
-            Some((start, name, version)) if start.is_some() && start == process.pid_start_us => {
-                ("launch", name.to_string(), Some(version.to_string()))
+            Some(one) if one.start_us.is_some() && one.start_us == process.pid_start_us => {
+                ("launch", one.name.to_string(), Some(one.version.to_string()))
             }
             _ => {
                 let exe = process.process.as_deref().map(Path::new);

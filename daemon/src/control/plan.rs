@@ -226,7 +226,8 @@ mod tests {
     fn what_does_not() {
         use SandboxPolicy::{Off, Required};
         type Change = fn(&mut Value);
-        let table: [(&str, Change, SandboxPolicy, bool, u32, &[&str], Code, &str); 12] = [
+        type Case = (&'static str, Change, SandboxPolicy, bool, u32, &'static [&'static str], Code, &'static str);
+        let table: [Case; 12] = [
             ("root", |_| (), Off, false, 0, &[], Code::PolicyRefused, "allow_root = true"),
             ("root in a sandbox", |_| (), Required, true, 0, &[], Code::LaunchUnsupported, "sandbox = \"off\""),
             ("sandbox required", |_| (), Required, false, 7, &[], Code::LaunchUnsupported, "mcpfs.toml"),
