@@ -287,7 +287,7 @@ fn a_full_disk_is_survived_on_the_reserve() {
     audit.record_blocking(launch()).unwrap();
     let filler = fs::File::create(at.join("filler")).unwrap();
     let zeros = vec![0_u8; 4096];
-    while std::io::Write::write_all(&mut &filler, &zeros).is_ok() {}
+    while io::Write::write_all(&mut &filler, &zeros).is_ok() {}
     // The log's blocks are reused for a while; then the reserve goes, says so, and rows go on.
     let mut written = 0;
     while audit.health().reserve {
@@ -362,7 +362,7 @@ fn a_restart_names_the_old_seal() {
 
 /// A store with groups of several rows and of one; returns its last seal.
 fn sealed(path: &Path) -> Anchor {
-    let mut store = store::Store::open(path, schema::Lock::take(path).unwrap()).unwrap();
+    let mut store = Store::open(path, schema::Lock::take(path).unwrap()).unwrap();
     store.describe(BootFacts { reads: Some("passthrough"), trust_version: Some(3), ..BootFacts::default() }).unwrap();
     let full = AuditEvent {
         launch: Some(1),
@@ -516,7 +516,7 @@ proptest! {
     ) {
         let dir = Dir::new();
         let path = dir.db();
-        let mut store = store::Store::open(&path, schema::Lock::take(&path).unwrap()).unwrap();
+        let mut store = Store::open(&path, schema::Lock::take(&path).unwrap()).unwrap();
         for group in &groups {
             let events: Vec<_> = group.iter().map(|(text, launch, uid)| AuditEvent {
                 launch: Some(*launch),
@@ -540,7 +540,7 @@ proptest! {
 /// A store with something to answer each question of docs/audit.md.
 fn filled(path: &Path) {
     let at = |text: &str| text.parse::<mcpfs_trust::time::Timestamp>().unwrap().unix() * 1_000_000;
-    let mut store = store::Store::open(path, schema::Lock::take(path).unwrap()).unwrap();
+    let mut store = Store::open(path, schema::Lock::take(path).unwrap()).unwrap();
     store.describe(BootFacts { reads: Some("passthrough"), trust_version: Some(3), ..BootFacts::default() }).unwrap();
     let mut events = vec![launch(), refusal(), AuditEvent::new(EventKind::Refresh, Caller::daemon())];
     events.extend([EventKind::Trust, EventKind::Config, EventKind::Stop].map(|kind| AuditEvent::new(kind, alice())));
