@@ -9,9 +9,9 @@
 //! | room | what it decides |
 //! |---|---|
 //! | [`config`], [`owned`] | what the host's files say, and that nobody else could have written them |
-//! | `site` | which mirror answers, within bounds and deadlines; trusts nothing it gets |
+//! | [`site`] | which mirror answers, within bounds and deadlines; trusts nothing it gets |
 //! | [`registry`] | which releases are admitted, and why others are refused |
-//! | `content` | that a file is exactly what the verified tree names; the cache |
+//! | [`content`] | that a file is exactly what the verified tree names; the cache |
 //! | `mount`, `fs` | what a path means, and which error it gives |
 //! | [`audit`], [`caller`] | who did what; the store that everything waits for |
 //! | `control`, `launch` | the socket, and `run` turned into a process |
@@ -30,6 +30,7 @@ pub mod caller;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod content;
 pub mod control;
 pub mod daemon;
 pub mod errno;

@@ -1,0 +1,492 @@
+//! The content-addressed cache on disk.
+//!
+//! ```text
+//! <cache>/files/<aa>/<sha256>   decoded contents of files, 0444 in 0700
+//! <cache>/metadata/<sha256>     encoded trees and layouts
+//! <cache>/quarantine/<sha256>   what did not hash to its name, a few of them, for inspection
+//! <cache>/tmp/                  drafts where O_TMPFILE is missing; emptied at start
+//! ```
+//!
+//! A file appears whole or not at all, and is verified by the same read-only description
+//! that becomes the backing file, after its only writer is closed: write without a name
+//! (`O_TMPFILE`), open the inode again read-only, close the writer, hash what that
+//! description reads, link it to its name, and only then take its key, because linking
+//! changes the change time. The bytes are hashed once: chunks were checked as they came, so
+//! hashing a file before writing it would tell nothing that reading it back does not.
+//!
+//! There is no fsync. After a power cut a file may be torn or empty under its name, but it
+//! is hashed before its first use in every boot, so that costs one transfer; an fsync for
+//! each of thousands of small files would cost every cold launch seconds.
+//!
+//! Drafts are written completely or thrown away; a sparse file would serve zeros.
+//!
+//! Rejected: naming the file first and renaming it (two directory updates, and a name to
+//! clean up after a crash), keeping compressed chunks (passthrough needs plain files), and
+//! locks between processes beyond one `flock` on the directory.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mcpfs_trust::digest::{Digest, Hasher};
+use mcpfs_trust::error::{Code, VerifyError};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::index::{Area, Index, Name, on_disk};
+use super::verified::{FileKey, VerifiedLog};
+use super::{ContentError, ContentEvent, Events, lease};
+use crate::refusal::Refusal;
+
+/// Most files and bytes in quarantine; what does not fit is removed.
+const QUARANTINE_FILES: usize = 16;
+const QUARANTINE_BYTES: u64 = 64 << 20;
+/// Evicted beyond what is needed, as a share of the quota: a full cache sorts its index rarely.
+const SLACK: u64 = 20;
+
+#[derive(Debug)]
+pub(super) struct Cas {
+    path: PathBuf,
+    root: Arc<OwnedFd>,
+    index: Index,
+    log: Mutex<VerifiedLog>,
+    /// Held while evicting, so that two do not take twice what is needed.
+    evicting: Mutex<()>,
+    quota: u64,
+    free_floor: u64,
+    events: Events,
+    /// The file system has no O_TMPFILE, or /proc is missing.
+    named_drafts: AtomicBool,
+    /// Linking by descriptor is not allowed, so it goes through /proc.
+    link_by_path: AtomicBool,
+    drafts: AtomicU64,
+}
+
+/// A file being written; dropped, it never was.
+#[derive(Debug)]
+pub(super) struct Draft {
+    writer: File,
+    /// Where there are no files without a name.
+    name: Option<DraftName>,
+}
+
+/// A name below `tmp/`, removed when dropped.
+#[derive(Debug)]
+struct DraftName {
+    root: Arc<OwnedFd>,
+    name: String,
+}
+
+impl Drop for DraftName {
+    fn drop(&mut self) {
+        // Fails, as it should, once the draft has been renamed.
+        let _ = rustix::fs::unlinkat(&self.root, &*self.name, AtFlags::empty());
+    }
+}
+
+/// Reserved space, and the records of what was published into it. Dropping it writes the
+/// records and returns the rest of the space.
+#[derive(Debug)]
+pub(super) struct Batch {
+    cas: Arc<Cas>,
+    reserved: u64,
+    records: Vec<u8>,
+}
+
+impl Cas {
+    pub(super) fn open(
+        path: &Path,
+        run: &Path,
+        boot: &str,
+        quota: u64,
+        free_floor: u64,
+        events: Events,
+    ) -> Result<Self, ContentError> {
+        let failed = |what| move |source| ContentError::Io { what, path: path.to_owned(), source };
+        let directory = |at: &Path| DirBuilder::new().recursive(true).mode(0o700).create(at);
+        directory(path).map_err(failed("create"))?;
+        let metadata = std::fs::metadata(path).map_err(failed("stat"))?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+            return Err(ContentError::Unsafe { path: path.to_owned() });
+        }
+        for part in ["metadata", "quarantine", "tmp"] {
+            directory(&path.join(part)).map_err(failed("create"))?;
+        }
+        for byte in 0..=255_u8 {
+            directory(&path.join(format!("files/{byte:02x}"))).map_err(failed("create"))?;
+        }
+        let open = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
+        rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| ContentError::InUse { path: path.to_owned() })?;
+        for entry in std::fs::read_dir(path.join("tmp")).map_err(failed("read"))?.flatten() {
+            std::fs::remove_file(entry.path()).map_err(failed("clear"))?;
+        }
+        directory(run).map_err(failed("create"))?;
+        let (log, verified) = VerifiedLog::open(&run.join("verified"), boot)?;
+        Ok(Self {
+            path: path.to_owned(),
+            root: Arc::new(root),
+            index: Index::new(quota, verified),
+            log: Mutex::new(log),
+            evicting: Mutex::new(()),
+            quota,
+            free_floor,
+            events,
+            named_drafts: AtomicBool::new(false),
+            link_by_path: AtomicBool::new(false),
+            drafts: AtomicU64::new(0),
+        })
+    }
+
+    /// Learns what is there. Writers wait for its end; readers do not.
+    pub(super) fn walk(&self) {
+        let mut directories = vec![(Area::Metadata, self.path.join("metadata"))];
+        directories.extend((0..=255_u8).map(|byte| (Area::Files, self.path.join(format!("files/{byte:02x}")))));
+        for (area, directory) in directories {
+            let Ok(entries) = std::fs::read_dir(directory) else { continue };
+            for entry in entries.flatten() {
+                let digest = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
+                if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                    self.index.found((area, digest), metadata.len(), u64::try_from(metadata.mtime()).unwrap_or(0));
+                }
+            }
+        }
+        self.index.walk_ended();
+    }
+
+    pub(super) fn usage(&self) -> (u64, usize) {
+        self.index.usage()
+    }
+
+    pub(super) fn keep(&self, kept: HashSet<Digest>) {
+        self.index.keep(kept);
+    }
+
+    /// The file, if it was verified in this boot and has not changed since. One open, one fstat.
+    pub(super) fn ready(&self, name: Name, size: u64) -> Option<File> {
+        let key = self.index.verified(name).filter(|key| key.size == size)?;
+        let state =
+            self.open_file(name).and_then(|file| Ok((FileKey::of(&file.metadata().map_err(|_| Errno::IO)?), file)));
+        match state {
+            Ok((now, file)) if now == key => {
+                self.index.touch(name);
+                Some(file)
+            }
+            Err(Errno::MFILE | Errno::NFILE | Errno::INTR) => None,
+            _ => {
+                self.index.changed(name, key);
+                None
+            }
+        }
+    }
+
+    /// Believed to be verified, without looking at the disk.
+    pub(super) fn is_verified(&self, name: Name) -> bool {
+        self.index.verified(name).is_some()
+    }
+
+    /// The whole file, if it was verified in this boot and has not changed since.
+    pub(super) fn read(&self, name: Name, size: u64) -> Result<Option<Vec<u8>>, Refusal> {
+        let Some(file) = self.ready(name, size) else { return Ok(None) };
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, 0).map_err(|error| self.broken("read a file of", error))?;
+        Ok(Some(bytes))
+    }
+
+    /// Known to hold nothing of that name. Touches no disk.
+    pub(super) fn surely_lacks(&self, name: Name) -> bool {
+        self.index.holds(name) == Some(false)
+    }
+
+    /// Whether a file of that name is there, verified or not.
+    pub(super) fn holds(&self, name: Name) -> bool {
+        self.index.holds(name).unwrap_or_else(|| {
+            rustix::fs::accessat(&self.root, place(name), rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+        })
+    }
+
+    /// Hashes what is cached under that name. `None` if nothing is there any more, which is
+    /// also the end of a file that is not what its name says: it goes to quarantine.
+    pub(super) fn verify(&self, name: Name, size: u64) -> Result<Option<File>, Refusal> {
+        let last_use = self.index.last_use(name);
+        let file = match self.open_file(name) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => {
+                self.index.missing(name, last_use);
+                return Ok(None);
+            }
+            // A link or a device where our file should be.
+            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return self.quarantine(name, None, None).map(|()| None),
+            Err(errno) => return Err(self.broken("open a file of", errno.into())),
+        };
+        let before = file.metadata().map_err(|error| self.broken("stat a file of", error))?;
+        if !before.is_file() || before.uid() != rustix::process::geteuid().as_raw() {
+            return self.quarantine(name, Some(before.ino()), None).map(|()| None);
+        }
+        let found = hash(&file, before.len()).map_err(|error| self.broken("read a file of", error))?;
+        let key = FileKey::of(&before);
+        let after = file.metadata().map_err(|error| self.broken("stat a file of", error))?;
+        if found != Some(name.1) || FileKey::of(&after) != key {
+            return self.quarantine(name, Some(before.ino()), found).map(|()| None);
+        }
+        if before.len() != size {
+            let detail = format!("the cached content has {} bytes, not {size} as signed", before.len());
+            return Err(Refusal::new(Code::DigestMismatch, detail));
+        }
+        self.index.verify(name, key, false);
+        let mut record = Vec::new();
+        key.record(&name.1, &mut record);
+        self.append(&record);
+        Ok(Some(file))
+    }
+
+    /// Reserves space for files that together have `bytes` on disk, evicting if needed.
+    pub(super) fn batch(self: &Arc<Self>, bytes: u64) -> Result<Batch, Refusal> {
+        self.make_room(bytes)?;
+        Ok(Batch { cas: self.clone(), reserved: bytes, records: Vec::new() })
+    }
+
+    /// A new draft. Its space belongs to a batch.
+    pub(super) fn draft(&self) -> Result<Draft, Refusal> {
+        let mode = Mode::from_raw_mode(0o444);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        if !self.named_drafts.load(Ordering::Relaxed) {
+            match rustix::fs::openat(&self.root, "tmp", flags | OFlags::TMPFILE, mode) {
+                Ok(fd) => return Ok(Draft { writer: fd.into(), name: None }),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => self.named_drafts.store(true, Ordering::Relaxed),
+                Err(errno) => return Err(self.broken("write to", errno.into())),
+            }
+        }
+        let name = format!("tmp/{}", self.drafts.fetch_add(1, Ordering::Relaxed));
+        let fd = rustix::fs::openat(&self.root, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode)
+            .map_err(|errno| self.broken("write to", errno.into()))?;
+        Ok(Draft { writer: fd.into(), name: Some(DraftName { root: self.root.clone(), name }) })
+    }
+
+    /// Writes a piece of a draft.
+    pub(super) fn write(&self, draft: &Draft, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
+        draft.writer.write_all_at(bytes, offset).map_err(|error| self.broken("write to", error))
+    }
+
+    fn open_file(&self, name: Name) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.root, place(name), flags, Mode::empty()).map(File::from)
+    }
+
+    /// Opens a draft read-only and closes its writer.
+    fn reopen(&self, draft: Draft) -> io::Result<(File, Option<DraftName>)> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let reader = match &draft.name {
+            None => rustix::fs::open(format!("/proc/self/fd/{}", draft.writer.as_raw_fd()), flags, Mode::empty())
+                .inspect_err(|_| self.named_drafts.store(true, Ordering::Relaxed))?,
+            Some(draft) => rustix::fs::openat(&self.root, &*draft.name, flags | OFlags::NOFOLLOW, Mode::empty())?,
+        };
+        drop(draft.writer);
+        Ok((reader.into(), draft.name))
+    }
+
+    fn link(&self, reader: &File, draft: Option<&DraftName>, name: Name) -> Result<(), Errno> {
+        let to = place(name);
+        if let Some(draft) = draft {
+            return rustix::fs::renameat(&self.root, &*draft.name, &self.root, &to);
+        }
+        if !self.link_by_path.load(Ordering::Relaxed) {
+            match rustix::fs::linkat(reader, "", &self.root, &to, AtFlags::EMPTY_PATH) {
+                Err(Errno::NOENT | Errno::PERM) => self.link_by_path.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        let from = format!("/proc/self/fd/{}", reader.as_fd().as_raw_fd());
+        rustix::fs::linkat(CWD, from, &self.root, &to, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    /// Moves the bad file `ino` away; another one of that name is somebody's good copy.
+    fn quarantine(&self, name: Name, ino: Option<u64>, found: Option<Digest>) -> Result<(), Refusal> {
+        let there = rustix::fs::statat(&self.root, place(name), AtFlags::SYMLINK_NOFOLLOW).map(|stat| stat.st_ino);
+        if ino.is_some_and(|bad| there != Ok(bad)) {
+            return Ok(());
+        }
+        let directory = self.path.join("quarantine");
+        let mut held = (0, self.stat_size(name));
+        for entry in std::fs::read_dir(&directory).map_err(|error| self.broken("read", error))?.flatten() {
+            held = (held.0 + 1, held.1 + entry.metadata().map_or(0, |metadata| metadata.len()));
+        }
+        let kept = held.0 < QUARANTINE_FILES && held.1 <= QUARANTINE_BYTES;
+        let moved = match kept {
+            true => rustix::fs::renameat(&self.root, place(name), &self.root, format!("quarantine/{}", name.1)),
+            false => rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()),
+        };
+        self.index.forget(name);
+        self.events.tell(ContentEvent::Quarantined { sha256: name.1, found, kept });
+        match moved {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.broken("quarantine a file of", errno.into())),
+        }
+    }
+
+    fn stat_size(&self, name: Name) -> u64 {
+        let stat = rustix::fs::statat(&self.root, place(name), AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
+    fn append(&self, records: &[u8]) {
+        if let Err(error) = self.log.lock().unwrap_or_else(PoisonError::into_inner).append(records) {
+            tracing::warn!(%error, "cannot note verified files; they will be hashed again after a restart");
+        }
+    }
+
+    /// Reserves `bytes` within the quota and above the free-space floor.
+    fn make_room(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.scarcity(bytes) == 0 && self.index.reserve(bytes).is_ok() {
+            return Ok(());
+        }
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        for last in [false, true] {
+            let scarce = self.scarcity(bytes);
+            let missing = match self.index.reserve(bytes) {
+                Ok(()) if scarce == 0 => return Ok(()),
+                Ok(()) => {
+                    self.index.release(bytes);
+                    scarce
+                }
+                Err(excess) => excess.max(scarce),
+            };
+            if !last && bytes <= self.quota {
+                self.evict(missing + self.quota / SLACK);
+            }
+        }
+        let detail = format!("no room for {bytes} bytes in the cache {}", self.path.display());
+        let advice = "what is open or pinned is not evicted; raise the quota or free space on its file system";
+        Err(Refusal::new(Code::CacheFull, format!("{detail}: {advice}")))
+    }
+
+    fn evict(&self, target: u64) {
+        let mut freed = 0;
+        for name in self.index.candidates() {
+            if freed >= target {
+                return;
+            }
+            let last_use = self.index.last_use(name);
+            let file = match self.open_file(name) {
+                Ok(file) => file,
+                Err(Errno::NOENT) => {
+                    self.index.missing(name, last_use);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            // The lease lasts until `file` is closed, so nobody opens it before it is gone.
+            if lease::take(&file) && rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()).is_ok() {
+                freed += self.index.forget(name);
+            }
+        }
+    }
+
+    /// How many bytes the file system lacks to hold `bytes` more above the floor.
+    fn scarcity(&self, bytes: u64) -> u64 {
+        match rustix::fs::fstatvfs(&self.root) {
+            Ok(stat) => (self.free_floor + bytes).saturating_sub(stat.f_bavail.saturating_mul(stat.f_frsize)),
+            Err(_) => 0,
+        }
+    }
+
+    /// A local fault, told with its remedy.
+    fn broken(&self, action: &str, error: io::Error) -> Refusal {
+        let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        let advice = if full { "; free space or lower the quota" } else { "" };
+        Refusal::new(Code::CacheFull, format!("cannot {action} the cache {}: {error}{advice}", self.path.display()))
+    }
+}
+
+impl Batch {
+    /// Writes and publishes a whole file, called `what` in errors.
+    pub(super) fn put(&mut self, name: Name, what: &'static str, bytes: &[u8]) -> Result<File, Refusal> {
+        let draft = self.cas.draft()?;
+        self.cas.write(&draft, 0, bytes)?;
+        self.publish(draft, name, what, bytes.len() as u64)
+    }
+
+    /// Verifies a complete draft and gives it its name.
+    pub(super) fn publish(&mut self, draft: Draft, name: Name, what: &'static str, size: u64) -> Result<File, Refusal> {
+        let cas = self.cas.clone();
+        let (reader, draft) = cas.reopen(draft).map_err(|error| cas.broken("read back from", error))?;
+        let found = hash(&reader, size).map_err(|error| cas.broken("read back from", error))?;
+        if found != Some(name.1) {
+            let found = found.unwrap_or(Digest::EMPTY);
+            return Err(VerifyError::DigestMismatch { what, expected: name.1, found }.into());
+        }
+        while let Err(errno) = cas.link(&reader, draft.as_ref(), name) {
+            if errno != Errno::EXIST {
+                return Err(cas.broken("write to", errno.into()));
+            }
+            // Somebody was faster, or the walk has not come to it. What fails goes to quarantine.
+            let there = cas.ready(name, size).map_or_else(|| cas.verify(name, size), |file| Ok(Some(file)))?;
+            if let Some(file) = there {
+                return Ok(file);
+            }
+        }
+        let stat = |file: &File| file.metadata().map_err(|error| cas.broken("stat a file of", error));
+        let mut metadata = stat(&reader)?;
+        if metadata.mode() & 0o777 != 0o444 {
+            let mode = Mode::from_raw_mode(0o444);
+            rustix::fs::fchmod(&reader, mode).map_err(|errno| cas.broken("protect a file of", errno.into()))?;
+            metadata = stat(&reader)?;
+        }
+        let key = FileKey::of(&metadata);
+        let reserved = self.reserved.checked_sub(on_disk(size));
+        self.reserved = reserved.unwrap_or(self.reserved);
+        cas.index.verify(name, key, reserved.is_some());
+        key.record(&name.1, &mut self.records);
+        Ok(reader)
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.cas.index.release(self.reserved);
+        if !self.records.is_empty() {
+            self.cas.append(&self.records);
+        }
+    }
+}
+
+/// A file's path below the cache.
+fn place((area, sha256): Name) -> String {
+    let text = sha256.to_string();
+    match area {
+        Area::Files => format!("files/{}/{text}", &text[..2]),
+        Area::Metadata => format!("metadata/{text}"),
+    }
+}
+
+/// The digest of the first `size` bytes; `None` if the file is shorter or longer.
+fn hash(file: &File, size: u64) -> io::Result<Option<Digest>> {
+    let mut hasher = Hasher::new();
+    // One byte more, so that a longer file shows without another call for small ones.
+    let mut buffer = vec![0; usize::try_from(size.saturating_add(1)).unwrap_or(usize::MAX).min(256 << 10)];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok((at == size).then(|| hasher.finish())),
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+                if at > size {
+                    return Ok(None);
+                }
+                // A read that ends before the buffer does ended at the end of the file.
+                if read < buffer.len() {
+                    return Ok((at == size).then(|| hasher.finish()));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
