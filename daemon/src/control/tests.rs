@@ -12,12 +12,13 @@ use mcpfs_trust::entry::{Entry, Listed, PlatformLayout, Status, StoredLayout};
 use mcpfs_trust::head::{CatalogueSize, HEAD_TYPE, Head};
 use mcpfs_trust::release::{RELEASE_TYPE, Release};
 use mcpfs_trust::statement::{Statement, Subject};
-use mcpfs_trust::verify::SeenTrust;
 use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::audit::query::{AccessRow, Filter, Reader};
 use crate::audit::{Audit, AuditOptions, EventKind};
+use crate::commands::Door;
+use crate::commands::pin::{self, PinArgs, UnpinArgs};
 use crate::config::Config;
 use crate::control::client::{self, ClientError};
 use crate::control::facts;
@@ -113,9 +114,10 @@ impl Host {
         let audit = Audit::open(&AuditOptions::at(dir.path().join("audit.db"))).unwrap();
         let (state, _) = State::open(&dir.path().join("state")).unwrap();
         let trust = root(REGISTRY, (1, 1, 1), &key(1), &key(2));
-        let seen = SeenTrust { version: 1, sha256: Digest::of(b"root") };
+        std::fs::write(&config.trust, trust.encode()).unwrap();
+        let trust = daemon::trust(&config.trust, |_| Ok(None)).unwrap();
         let site = daemon::site(&config, &Handle::current()).unwrap();
-        let parts = Parts { config, trust: (trust, seen), site, audit: audit.clone(), state };
+        let parts = Parts { config, trust, site, audit: audit.clone(), state };
         let registry = Registry::open(parts).await.unwrap();
         registry.refresh_now().await.unwrap();
         let mount = MountFacts { at: PathBuf::from("/mcp"), reads: Reads::Cached, takeover: false };
@@ -218,4 +220,41 @@ async fn what_people_ask() {
 
     let refreshed: facts::Refreshed = host.ask(Request::Refresh {}).await.unwrap();
     assert_eq!(refreshed, facts::Refreshed { head_version: Some(7), error: None });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_are_taken_at_once() {
+    let host = Host::start("sandbox = \"off\"").await;
+    let door = Door { rundir: host.dir.path().join("run"), config: host.dir.path().join("mcpfs.toml"), json: false };
+    let file = host.dir.path().join("conf.d/90-pins.toml");
+    let pin = |version: &str, dry_run| {
+        let args = PinArgs {
+            name: "hello".parse().unwrap(),
+            pin: version.parse().unwrap(),
+            reason: Some("until June".to_owned()),
+            dry_run,
+        };
+        let door = door.clone();
+        async move { tokio::task::spawn_blocking(move || pin::pin(&door, &args)).await.unwrap() }
+    };
+    let wrong = pin("1.0.0@sha256:0000000000000000000000000000000000000000000000000000000000000000", false).await;
+    assert!(wrong.unwrap_err().to_string().starts_with("the artefact of hello 1.0.0 on this host is "));
+    let unknown = pin("2.0.0", false).await.unwrap_err();
+    assert!(unknown.to_string().contains("PinUnknown") && unknown.exit_code() == 1, "{unknown}");
+    assert_eq!(pin("1.0.0", true).await.unwrap(), "would stay at 1.0.0\n");
+    assert!(!file.exists(), "nothing was written so far");
+
+    assert_eq!(pin("1.0.0", false).await.unwrap(), "hello stays at 1.0.0\n");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("# until June\nhello = \"1.0.0\"\n"));
+    let asked = || host.ask::<facts::Explained>(Request::Explain { target: Target::Name("hello".to_owned()) });
+    assert_eq!(asked().await.unwrap().pin.as_deref(), Some("1.0.0"));
+
+    let unpinned = tokio::task::spawn_blocking(move || {
+        let args = UnpinArgs { name: "hello".parse().unwrap(), dry_run: false };
+        (pin::unpin(&door, &args), pin::unpin(&door, &args))
+    });
+    let (first, second) = unpinned.await.unwrap();
+    assert_eq!(first.unwrap(), "hello stays at 1.0.0\n");
+    assert!(second.unwrap_err().to_string().ends_with("has no pin of hello"));
+    assert_eq!(asked().await.unwrap().pin, None);
 }
