@@ -119,7 +119,8 @@ fn sha256(bytes: &[u8]) -> String {
     ran.stdout.split(' ').next().expect("sha256sum prints a digest").to_owned()
 }
 
-fn store(dir: &Path, bytes: &[u8]) -> (String, usize) {
+/// Writes a JSON file under its digest; gives digest and size.
+pub fn store(dir: &Path, bytes: &[u8]) -> (String, usize) {
     let sha256 = sha256(bytes);
     std::fs::write(dir.join(format!("{sha256}.json")), bytes).expect("own site");
     (sha256, bytes.len())
