@@ -18,6 +18,7 @@ mod launch;
 mod parts;
 mod publish;
 mod read;
+mod readme;
 mod servers;
 mod simple_client;
 mod world;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     simple_client::register(&mut suite);
     launch::register(&mut suite);
     read::register(&mut suite);
+    readme::register(&mut suite);
     errno::register(&mut suite);
     host::register(&mut suite);
     attacks::register(&mut suite);

@@ -108,7 +108,7 @@ impl Registry {
 
     /// The signer with the token and its PIN.
     pub fn signer(&self) -> Run {
-        self.hsm.signer().dir(self.dir.path())
+        self.hsm.signer().env("MCPFS_SIGNER_STATE", self.dir.path().join("signer-state")).dir(self.dir.path())
     }
 
     /// Makes another key pair in the token.
@@ -136,7 +136,12 @@ impl Registry {
 
     /// The command that publishes the recipe of `name`.
     pub fn release_command(&self, name: &str) -> Run {
-        self.publishing("release").arg(self.recipe(name)).arg("--file-root").arg(self.artefacts())
+        self.publishing("release")
+            .arg(self.recipe(name))
+            .arg("--key")
+            .arg(self.hsm.uri(RELEASE_KEY))
+            .arg("--file-root")
+            .arg(self.artefacts())
     }
 
     /// A signer command that publishes: `release`, `yank`, `revoke`.
@@ -149,8 +154,6 @@ impl Registry {
             .arg(self.trust())
             .arg("--head-key")
             .arg(self.hsm.uri(HEAD_KEY))
-            .arg("--key")
-            .arg(self.hsm.uri(RELEASE_KEY))
     }
 }
 

@@ -53,7 +53,7 @@ pub fn python_sdk() -> Run {
 /// A bundle of a frozen server: a deterministic tar, made by the signer.
 pub fn bundle(registry: &Registry, name: &str, tree: &Path) -> PathBuf {
     let file = registry.artefacts().join(format!("{name}.tar"));
-    registry.signer().arg("bundle").arg(tree).arg("--output").arg(&file).limit(LIMIT).ok();
+    registry.signer().arg("bundle").arg(tree).arg("--out").arg(&file).limit(LIMIT).ok();
     file
 }
 
