@@ -29,7 +29,7 @@ use crate::staging::{Staging, StagingError};
 pub enum ReleaseError {
     #[error(transparent)]
     Check(#[from] CheckError),
-    #[error("{file} did not pass the check: {summary}", summary = findings.summary())]
+    #[error("{file} did not pass the {summary}", summary = findings.summary())]
     Findings { file: String, findings: Findings },
     #[error(transparent)]
     Staging(#[from] StagingError),

@@ -26,7 +26,7 @@ use crate::release::{self, ReleaseError, Released};
 use crate::revoke;
 use crate::site::SiteFolder;
 use crate::site::publish::{Outcome, Publisher, Step};
-use crate::source;
+use crate::source::{self, Origin};
 use crate::staging::Staging;
 use crate::trust_cmd;
 
@@ -223,10 +223,7 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
             other => other?,
         };
         show_findings(&staging.findings);
-        let origin = source::origin(&args.file);
-        if let Some(warning) = &origin.warning {
-            eprintln!("warning    {warning}");
-        }
+        let origin = origin(&args.file, &staging)?;
         let released = release::publish(publisher, &staging, &origin, &keys, &request)?;
         print_released(cli, &released, &args.site);
         Ok(())
@@ -247,15 +244,8 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
         let staging = Staging::read(folder)?;
         show_findings(&staging.findings);
         let origin = match &args.recipe {
-            Some(recipe) => {
-                let bytes = files::read_bounded(recipe, Recipe::BYTES as u64)?;
-                if Digest::of(&bytes) != staging.recipe_sha256 {
-                    let problem = format!("{} is not the recipe that was checked", recipe.display());
-                    return Err(Usage(problem).into());
-                }
-                source::origin(recipe)
-            }
-            None => source::Origin::default(),
+            Some(recipe) => origin(recipe, &staging)?,
+            None => Origin::default(),
         };
         let released = release::publish(publisher, &staging, &origin, &keys, &request)?;
         print_released(cli, &released, &args.site);
@@ -392,6 +382,19 @@ fn options(args: &FetchArgs, registry: Option<RegistryName>, known: KnownChunks)
         ..FetchPolicy::default()
     };
     Ok(CheckOptions { registry, fetch, known, level: ChunkStore::LEVEL, now: now()? })
+}
+
+/// What git says of the recipe, which must be the one that was checked.
+fn origin(recipe: &Path, staging: &Staging) -> anyhow::Result<Origin> {
+    let origin = source::origin(recipe);
+    // After git was asked: what it called committed is what was checked.
+    if Digest::of(&files::read_bounded(recipe, Recipe::BYTES as u64)?) != staging.recipe_sha256 {
+        anyhow::bail!("{} is not the recipe that was checked; check it again", recipe.display());
+    }
+    if let Some(warning) = &origin.warning {
+        eprintln!("warning    {warning}");
+    }
+    Ok(origin)
 }
 
 fn open(keyring: &mut Keyring, uris: &[String]) -> anyhow::Result<Vec<Box<dyn SigningKey>>> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mcpfs_trust::verify::Seen;
 
@@ -107,7 +107,7 @@ impl Signer {
 
     fn release_with(
         &self,
-        recipe: &PathBuf,
+        recipe: &Path,
         second: i64,
         (head_key, release_keys): (&str, &[&str]),
         stop: Option<Step>,
