@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::audit::{Audit, AuditEvent, BootFacts, EventKind};
 use crate::caller::Caller;
 use crate::config::{Config, ConfigError};
+use crate::content::Content;
 use crate::mount::Reads;
 use crate::owned::{self, OwnedError};
 use crate::refusal::Refusal;
@@ -25,6 +26,8 @@ use crate::site::{Site, SiteSettings};
 pub struct Daemon {
     /// Which releases are admitted.
     pub registry: Registry,
+    /// Their files.
+    pub content: Content,
     /// What is recorded.
     pub audit: Audit,
     /// The mount, as probed.

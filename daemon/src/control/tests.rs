@@ -20,6 +20,7 @@ use crate::audit::{Audit, AuditOptions, EventKind};
 use crate::commands::Door;
 use crate::commands::pin::{self, PinArgs, UnpinArgs};
 use crate::config::Config;
+use crate::content::{Content, ContentSettings};
 use crate::control::client::{self, ClientError};
 use crate::control::facts;
 use crate::control::protocol::{Launch, Request, Target};
@@ -117,11 +118,14 @@ impl Host {
         std::fs::write(&config.trust, trust.encode()).unwrap();
         let trust = daemon::trust(&config.trust, |_| Ok(None)).unwrap();
         let site = daemon::site(&config, &Handle::current()).unwrap();
-        let parts = Parts { config, trust, site, audit: audit.clone(), state };
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let settings = ContentSettings::new(dir.path().join("cache"), dir.path().join("content"));
+        let content = Content::open(settings, site.clone(), Handle::current(), events).unwrap();
+        let parts = Parts { config, trust, site, content: content.clone(), audit: audit.clone(), state };
         let registry = Registry::open(parts).await.unwrap();
         registry.refresh_now().await.unwrap();
         let mount = MountFacts { at: PathBuf::from("/mcp"), reads: Reads::Cached, takeover: false };
-        let daemon = Daemon { registry, audit, mount, started: now(), runtime: Handle::current() };
+        let daemon = Daemon { registry, content, audit, mount, started: now(), runtime: Handle::current() };
         let listener = crate::control::listen(&dir.path().join("run")).unwrap();
         Self { serving: tokio::spawn(crate::control::serve(listener, daemon)), dir, statement }
     }

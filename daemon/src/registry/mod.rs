@@ -28,6 +28,7 @@ mod snapshot;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trees;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -45,8 +46,10 @@ pub use self::snapshot::{Admitted, Freshness, HeadFacts, Refreshed, Server, Slot
 
 use self::refresh::Listing;
 use self::state::State;
+use self::trees::Trees;
 use crate::audit::Audit;
 use crate::config::Config;
+use crate::content::{Content, ReleaseContent};
 use crate::refusal::Refusal;
 use crate::site::Site;
 
@@ -83,8 +86,10 @@ pub(super) struct Settings {
 #[derive(Debug)]
 struct Shared {
     platform: Platform,
+    content: Content,
     audit: Audit,
     state: State,
+    trees: Trees,
     settings: RwLock<Arc<Settings>>,
     /// Written under `reconciling` or by one-name decisions; readers clone the `Arc`.
     snapshot: RwLock<Arc<Snapshot>>,
@@ -117,6 +122,8 @@ pub struct Parts {
     pub trust: (TrustRoot, SeenTrust),
     /// The site of that configuration.
     pub site: Site,
+    /// The content room.
+    pub content: Content,
     /// The audit.
     pub audit: Audit,
     /// The open state.
@@ -129,7 +136,7 @@ impl Registry {
     /// # Errors
     /// If state or audit cannot be read or written.
     pub async fn open(parts: Parts) -> Result<Self, Refusal> {
-        let Parts { config, trust: (root, seen), site, audit, state } = parts;
+        let Parts { config, trust: (root, seen), site, content, audit, state } = parts;
         state.set_trust(&root, &seen)?;
         let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
         let snapshot = Snapshot {
@@ -146,9 +153,11 @@ impl Registry {
         };
         let registry = Self(Arc::new(Shared {
             platform: Platform::from_rust(std::env::consts::OS, std::env::consts::ARCH),
+            content,
             audit,
             revoked: RwLock::new(state.revoked()?),
             state,
+            trees: Trees::default(),
             settings: RwLock::new(Arc::new(Settings { config, root, trust, site })),
             snapshot: RwLock::new(Arc::new(snapshot)),
             listing: RwLock::new(None),
@@ -215,6 +224,14 @@ impl Registry {
     /// What a slot stands for. Every slot handed out in this run is found.
     pub fn by_slot(&self, slot: u32) -> Option<Slot> {
         self.0.slots.read().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
+    }
+
+    /// The decoded tree and layout of a release; fetched once however many wait.
+    ///
+    /// # Errors
+    /// Those of fetching, and `DigestMismatch` or `Malformed` for what is not the tree.
+    pub async fn content(&self, admitted: &Arc<Admitted>) -> Result<Arc<ReleaseContent>, Refusal> {
+        self.0.trees.load(&self.0.content, admitted).await
     }
 
     /// Whether a file of an admitted release may be opened now. To be asked at every open;
