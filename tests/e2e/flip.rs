@@ -165,12 +165,28 @@ fn verify_site(site: &Path, registry: &Registry) -> mcpfs_tests::command::Ran {
     Run::new(mcpfs_tests::binaries::bin("mcpfs")).arg("verify").arg(site).arg("--trust").arg(registry.trust()).run()
 }
 
+/// The metadata that the newest head needs; earlier ones stay in a site, but nobody asks for them.
+fn needed(registry: &Registry) -> Vec<String> {
+    use mcpfs_trust::site as at;
+    let read = |path: &str| std::fs::read(registry.site().join(path)).unwrap();
+    let head = Metadata::of(registry).head(&read(at::HEAD)).unwrap();
+    let mut needed = vec![at::HEAD.to_owned(), at::catalogue(&head.catalogue)];
+    let catalogue = verify::catalogue(&read(&needed[1]), &head).unwrap();
+    for (index, blob) in catalogue.bins.iter().enumerate() {
+        needed.push(at::bin(&blob.sha256));
+        let bin = verify::bin(&read(&at::bin(&blob.sha256)), &catalogue, index).unwrap();
+        needed.extend(bin.servers.iter().map(|server| at::entry(&server.sha256)));
+    }
+    needed
+}
+
 fn verify_reports_every_file() {
     let registry = Registry::shared();
     let copy = registry.site_copy();
     let site = copy.path();
     let sound = verify_site(&site, &registry);
     assert!(sound.code == 0, "{sound}");
+    let needed = needed(&registry);
     let mut count = 0;
     for file in copy.files() {
         let what = file.split('/').next().unwrap();
@@ -192,10 +208,13 @@ fn verify_reports_every_file() {
             count += 1;
             assert!(ran.code == 4 && !ran.text().contains("panicked"), "{file} flipped at {at}: {ran}");
         }
-        std::fs::remove_file(&path).unwrap();
-        let ran = verify_site(&site, &registry);
-        assert!(ran.code != 0, "{file} is missing: {ran}");
         std::fs::write(&path, &bytes).unwrap();
+        if needed.contains(&file) {
+            std::fs::remove_file(&path).unwrap();
+            let ran = verify_site(&site, &registry);
+            assert!(ran.code != 0, "{file} is missing: {ran}");
+            std::fs::write(&path, &bytes).unwrap();
+        }
     }
     let sound = verify_site(&site, &registry);
     assert!(sound.code == 0, "{sound}");
