@@ -42,6 +42,9 @@ pub enum FsError {
     /// Any attempt to change something.
     #[error("the mount is read-only")]
     ReadOnly,
+    /// An operation that this file system has no use for.
+    #[error("not an operation of this file system")]
+    Unsupported,
     /// The verdict on a release, or what stopped a fetch.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -98,6 +101,7 @@ impl FsError {
             Self::NoAttribute => answer!(ENODATA, TRACE),
             Self::BufferTooSmall => answer!(ERANGE, TRACE),
             Self::ReadOnly => answer!(EROFS, TRACE),
+            Self::Unsupported => answer!(ENOSYS, TRACE),
             Self::Refused(refusal) => answer_for(refusal.code),
             Self::ScannerWouldFetch { .. } => answer!(EHOSTUNREACH, DEBUG),
             Self::Deadline { .. } => answer!(ETIMEDOUT, WARN),
@@ -179,6 +183,7 @@ mod tests {
             FsError::NoAttribute,
             FsError::BufferTooSmall,
             FsError::ReadOnly,
+            FsError::Unsupported,
             FsError::ScannerWouldFetch { scanner: "updatedb".into() },
             FsError::Deadline { what: "a lookup", seconds: 1 },
             FsError::Unrecorded("full".into()),
@@ -194,6 +199,7 @@ mod tests {
             FsError::NoAttribute => "NoAttribute",
             FsError::BufferTooSmall => "BufferTooSmall",
             FsError::ReadOnly => "ReadOnly",
+            FsError::Unsupported => "Unsupported",
             FsError::Refused(_) => unreachable!("it is answered by its code"),
             FsError::ScannerWouldFetch { .. } => "ScannerWouldFetch",
             FsError::Deadline { .. } => "Deadline",

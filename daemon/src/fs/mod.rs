@@ -1,3 +1,75 @@
 //! What a path means.
+//!
+//! Three layers, each testable without the one above: [`ino`] and `synth` are pure; [`Vfs`]
+//! decides (what is there, who may open it, what is recorded first) and knows no FUSE reply;
+//! [`adapter::Mounted`] only translates.
+//!
+//! **An operation is one future, polled once where it arrived.** Nearly all of them are
+//! answered from memory, and then that first poll, on the FUSE thread, is all there is. The
+//! few that have to wait (a name's first lookup, an open of what is not cached or not yet
+//! recorded) are moved, half done, into a task, and the thread takes the next request.
+//! Rejected: two versions of each operation, one that knows and one that waits, which drift
+//! apart; and blocking a FUSE thread, of which a few slow mirrors would leave none.
+//!
+//! **What the kernel may keep.** Below a version everything is signed and cannot change, so
+//! the kernel keeps names, attributes, links and listings for ever. What can change is the
+//! top: which names and versions there are. That is kept for seconds, and a thread of its own
+//! takes it back when the registry's snapshot changes (`invalidate`).
+//!
+//! **Nothing the kernel keeps depends on who asked,** since it would be shown to everybody.
+//! Admission is therefore decided at every open, and only there.
 
+mod access;
+pub mod adapter;
+mod handle;
 pub mod ino;
+mod invalidate;
+mod node;
+mod open;
+mod synth;
+mod trees;
+mod vfs;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::mount::{Backing, MountError, Mountpoint, Options, Session};
+
+pub use node::{Asker, Attr, FileKind, Found, Item, Lifetime};
+pub use open::Opened;
+pub use vfs::{Listing, Vfs};
+
+/// Threads that take requests. Few are needed: what waits for a network does not wait in one,
+/// and a read that waits for the disk is why there are more than one.
+const THREADS: usize = 3;
+
+/// Mounts `vfs` at a prepared point and serves it; what has to wait does so on `runtime`.
+///
+/// `cache` is the cache's directory: passthrough is tried with a file on its file system,
+/// unless `forced_cached` (the setting `reads = "cached"`).
+///
+/// # Errors
+/// Every reason not to mount; nothing stays mounted then.
+pub fn mount(
+    vfs: Vfs,
+    point: Mountpoint,
+    cache: &Path,
+    forced_cached: bool,
+    runtime: &Handle,
+) -> Result<Session, MountError> {
+    let backing = Arc::new(Backing::new(forced_cached));
+    let registry = vfs.registry.clone();
+    let mounted = adapter::Mounted::new(Arc::new(vfs), runtime.clone(), Arc::clone(&backing));
+    let options = Options { cache: cache.to_owned(), threads: THREADS };
+    let session = Session::start(point, mounted, &backing, &options)?;
+    if let Err(error) = invalidate::follow(runtime.clone(), registry, session.notifier(), session.until_ended()) {
+        // Without it the kernel is a few seconds behind, and that is all.
+        tracing::warn!(%error, "no thread to take back what the kernel keeps of the top directories");
+    }
+    Ok(session)
+}

@@ -119,9 +119,16 @@ impl Session {
 
     /// Waits until the mount is gone, by [`Self::stop`] or because somebody unmounted it.
     pub async fn ended(&self) {
+        self.until_ended().await;
+    }
+
+    /// The same, for whoever must not hold the session.
+    pub fn until_ended(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut ended = self.ended.clone();
-        // An error means that the sender is gone, and with it the threads.
-        let _ = ended.wait_for(|ended| *ended).await;
+        async move {
+            // An error means that the sender is gone, and with it the threads.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
     }
 
     /// Unmounts, lazily if it is busy, and waits up to `patience` for the last user and the

@@ -1,0 +1,156 @@
+//! What is open, and the backing ids that the kernel reads from.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use lru::LruCache;
+
+use super::ino::Ino;
+use super::node::Item;
+
+/// Backing ids kept for files that nobody has open. Each costs the kernel an open file; making
+/// one anew costs an ioctl and an open of the cache's file.
+const IDLE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+
+/// An open file or directory, by the way in which it is read.
+#[derive(Debug)]
+pub(super) enum Handle {
+    /// Something synthetic.
+    Text(Arc<[u8]>),
+    /// A verified file, read by us.
+    Cached(File),
+    /// A verified file, read by the kernel.
+    Backed(Ino),
+    /// A directory that can change, as it was when it was opened.
+    Listing(Arc<[Item]>),
+}
+
+/// All open handles. Number 0 is never given out: it stands for a directory that needs none.
+#[derive(Debug)]
+pub(super) struct Handles {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<Handle>>>,
+}
+
+impl Default for Handles {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::default() }
+    }
+}
+
+impl Handles {
+    pub(super) fn insert(&self, handle: Handle) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
+        number
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Handle>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    pub(super) fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&number)
+    }
+}
+
+/// One backing id per inode for as long as it is open anywhere: the kernel refuses a second
+/// one. Generic over the id, so that it can be tried without a kernel.
+#[derive(Debug)]
+pub(super) struct Backings<T>(Mutex<Ids<T>>);
+
+#[derive(Debug)]
+struct Ids<T> {
+    /// With the number of handles on each.
+    open: HashMap<Ino, (Arc<T>, u64)>,
+    /// Those without a handle, the least recently used first to go.
+    idle: LruCache<Ino, Arc<T>>,
+}
+
+impl<T> Default for Backings<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Ids { open: HashMap::new(), idle: LruCache::new(IDLE) }))
+    }
+}
+
+impl<T> Backings<T> {
+    /// The id of `ino` for one more handle, made if there is none. Making happens under the
+    /// lock, so that two opens at once cannot end up with two ids.
+    pub(super) fn open(&self, ino: Ino, make: impl FnOnce() -> io::Result<T>) -> io::Result<Arc<T>> {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = ids.reuse(ino) {
+            return Ok(id);
+        }
+        let id = Arc::new(make()?);
+        ids.open.insert(ino, (Arc::clone(&id), 1));
+        Ok(id)
+    }
+
+    /// One handle on `ino` was closed.
+    pub(super) fn close(&self, ino: Ino) {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, handles)) = ids.open.get_mut(&ino) else { return };
+        *handles -= 1;
+        if *handles == 0
+            && let Some((id, _)) = ids.open.remove(&ino)
+        {
+            ids.idle.put(ino, id);
+        }
+    }
+}
+
+impl<T> Ids<T> {
+    fn reuse(&mut self, ino: Ino) -> Option<Arc<T>> {
+        if let Some((id, handles)) = self.open.get_mut(&ino) {
+            *handles += 1;
+            return Some(Arc::clone(id));
+        }
+        let id = self.idle.pop(&ino)?;
+        self.open.insert(ino, (Arc::clone(&id), 1));
+        Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn one_id_per_inode_while_it_is_open() {
+        let backings = Backings::default();
+        let first = backings.open(Ino(9), || Ok(1)).unwrap();
+        assert_eq!(*backings.open(Ino(9), || panic!("a second id")).unwrap(), *first);
+        backings.close(Ino(9));
+        // Far more files than are kept idle: an open one must survive them all.
+        for ino in 100..100 + 2 * IDLE.get() as u64 {
+            backings.open(Ino(ino), || Ok(2)).unwrap();
+            backings.close(Ino(ino));
+        }
+        assert!(Arc::ptr_eq(&backings.open(Ino(9), || panic!("a second id")).unwrap(), &first));
+        assert_eq!(*backings.open(Ino(99 + 2 * IDLE.get() as u64), || Ok(3)).unwrap(), 2);
+        assert_eq!(*backings.open(Ino(100), || Ok(3)).unwrap(), 3, "the oldest idle one is gone");
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_behind() {
+        let backings = Backings::default();
+        assert!(backings.open(Ino(9), || Err(io::Error::other("no"))).is_err());
+        assert_eq!(*backings.open(Ino(9), || Ok(3)).unwrap(), 3);
+        backings.close(Ino(9));
+        backings.close(Ino(9));
+    }
+
+    #[test]
+    fn numbers_are_not_used_again() {
+        let handles = Handles::default();
+        let first = handles.insert(Handle::Backed(Ino(1)));
+        assert!(first != 0 && handles.remove(first).is_some());
+        assert!(handles.insert(Handle::Backed(Ino(1))) != first);
+        assert!(handles.get(first).is_none() && handles.remove(first).is_none());
+    }
+}
