@@ -9,6 +9,7 @@ use crate::commands::{self, CommandError, Door};
 use crate::config::{self, Config};
 use crate::daemon::{refused, with_cause};
 use crate::refusal::{Exit, Refusal};
+use crate::run;
 
 /// Mounts a signed MCP registry at /mcp: only what verifies is readable, every access is recorded.
 #[derive(Debug, Parser)]
@@ -52,6 +53,15 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Mount the registry and serve it until it is unmounted or this process gets SIGTERM.
+    ///
+    /// Returns as soon as the mount answers; what goes wrong before that is said here.
+    /// SIGHUP reads configuration and trust root again and looks at the registry at once.
+    #[command(after_help = "Examples:
+  mcpfs mount                                    as the configuration says
+  mcpfs mount --foreground                       stay, log to stderr (for systemd)
+  mcpfs --config ./mcpfs.toml mount --at ~/mcp   a user's own mount")]
+    Mount(run::MountArgs),
     /// The state of the mount, in one line and then in detail.
     Status,
     /// The servers that this host shows.
@@ -124,6 +134,7 @@ pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
     };
     let Cli { global, command } = cli;
     match command {
+        Command::Mount(args) => run::mount(&global, &args).into(),
         Command::Status => ask(&global, commands::status::run),
         Command::Ls(args) => ask(&global, |door| commands::ls::run(door, &args)),
         Command::Explain(args) => ask(&global, |door| commands::explain::run(door, &args)),

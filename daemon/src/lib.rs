@@ -40,5 +40,6 @@ pub mod mount;
 pub mod owned;
 pub mod refusal;
 pub mod registry;
+pub mod run;
 pub mod site;
 pub mod words;
