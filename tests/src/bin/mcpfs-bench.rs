@@ -27,8 +27,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn(&Bench) -> Vec<Figure>); 5] =
-        [("read", read), ("warm", warm), ("cold", cold), ("tree", tree), ("memory", memory)];
+    let parts: [(&str, Part); 5] = [("read", read), ("warm", warm), ("cold", cold), ("tree", tree), ("memory", memory)];
     let bench = Bench::new();
     println!("| what | mcpfs | peer | figure | goal |\n|---|---|---|---|---|");
     for (name, part) in parts {
@@ -40,6 +39,9 @@ fn main() {
     }
     Registry::drop_shared();
 }
+
+/// One part of the table.
+type Part = fn(&Bench) -> Vec<Figure>;
 
 /// A registry with what is measured, and where it came from.
 struct Bench {
