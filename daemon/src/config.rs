@@ -266,7 +266,10 @@ impl Config {
     /// # Errors
     /// The first problem found, with its file and line.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        file::load(file)
+        // The defaults beside it must not depend on where the daemon goes to.
+        let absolute = std::path::absolute(file);
+        let absolute = absolute.map_err(|source| OwnedError::Unreadable { path: file.to_owned(), source })?;
+        file::load(&absolute)
     }
 }
 
