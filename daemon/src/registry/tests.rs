@@ -12,7 +12,7 @@ use mcpfs_trust::error::Code;
 use mcpfs_trust::head::{CatalogueSize, HEAD_TYPE, Head};
 use mcpfs_trust::key::PublicKey;
 use mcpfs_trust::name::Version;
-use mcpfs_trust::release::{RELEASE_TYPE, Release};
+use mcpfs_trust::release::{RELEASE_TYPE, Release, TreeSummary};
 use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
 use mcpfs_trust::site;
 use mcpfs_trust::statement::{Statement, Subject};
@@ -78,28 +78,40 @@ fn time(seconds: i64) -> Timestamp {
     Timestamp::from_unix(seconds).unwrap()
 }
 
-/// A listed release, issued at its version's number, signed by `signer`.
+/// A listed release with a tree that is nowhere.
 fn listed(name: &str, number: &str, platform: &str, signer: &SigningKey) -> Listed {
     let of = |text: &str| Digest::of(text.as_bytes());
-    let release: Release = serde_json::from_value(json!({
-        "registry": "demo/cases", "name": name, "version": number,
-        "maintainer": "team@example.com", "description": "Says hello.", "data_classification": "public",
-        "reviewed_at": "2026-04-15", "reviewers": ["r@example.com"],
-        "artefact": {"platform": platform, "url": "file:///x.tar", "sha256": of(number), "size": 1,
-                     "tree": {"sha256": of("tree"), "size": 9, "files": 1, "bytes": 1}},
-        "issued": time(number.parse().unwrap()).to_string(),
-    }))
-    .unwrap();
-    let payload = Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE);
     let chunk = |plain_size| Chunk { sha256: of("s"), size: 20, plain_sha256: of("p"), plain_size };
-    let layout = PlatformLayout {
+    let stored = PlatformLayout {
         platform: platform.parse().unwrap(),
         tree: vec![chunk(9)],
         layout: StoredLayout { sha256: of("layout"), size: 4, chunks: vec![chunk(4)] },
         first: vec![],
     };
+    listed_as(name, number, TreeSummary { sha256: of("tree"), size: 9, files: 1, bytes: 1 }, stored, signer)
+}
+
+/// A listed release, issued at its version's number, signed by `signer`. The artefact is
+/// the version's text.
+pub(crate) fn listed_as(
+    name: &str,
+    number: &str,
+    tree: TreeSummary,
+    stored: PlatformLayout,
+    signer: &SigningKey,
+) -> Listed {
+    let release: Release = serde_json::from_value(json!({
+        "registry": "demo/cases", "name": name, "version": number,
+        "maintainer": "team@example.com", "description": "Says hello.", "data_classification": "public",
+        "reviewed_at": "2026-04-15", "reviewers": ["r@example.com"],
+        "artefact": {"platform": stored.platform, "url": "file:///x.tar", "sha256": Digest::of(number.as_bytes()),
+                     "size": number.len(), "tree": tree},
+        "issued": time(number.parse().unwrap()).to_string(),
+    }))
+    .unwrap();
+    let payload = Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE);
     let envelope = sign(payload, signer);
-    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![layout] }
+    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![stored] }
 }
 
 impl Case {
@@ -316,14 +328,14 @@ fn the_selection_matrix() {
 }
 
 /// A site in a directory, and a host's registry that follows it.
-struct Live {
-    dir: tempfile::TempDir,
+pub(crate) struct Live {
+    pub(crate) dir: tempfile::TempDir,
     head: std::cell::Cell<u64>,
     previous: std::cell::Cell<Option<Digest>>,
 }
 
 impl Live {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let live = Self { dir: tempfile::tempdir().unwrap(), head: 0.into(), previous: None.into() };
         let at = live.dir.path().display();
         live.write("mcpfs.toml", format!("[registry]\nurl = \"file://{at}/site\"\n").as_bytes());
@@ -331,14 +343,14 @@ impl Live {
         live
     }
 
-    fn write(&self, path: &str, bytes: &[u8]) {
+    pub(crate) fn write(&self, path: &str, bytes: &[u8]) {
         let path = self.dir.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
     /// Publishes these entries under the next head, issued `age` seconds ago for a week.
-    fn publish(&self, entries: &[Entry], age: i64) {
+    pub(crate) fn publish(&self, entries: &[Entry], age: i64) {
         let mut servers = Vec::new();
         for entry in entries {
             let (name, bytes) = (entry.selected.release.name.clone(), entry.encode());
