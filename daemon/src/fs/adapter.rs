@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -125,7 +125,7 @@ impl Inner {
             Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
             Opened::File(file) => match self.backing.reads() {
                 Reads::Cached => reply.opened(FileHandle(self.handles.insert(Handle::Cached(file))), cached),
-                Reads::Passthrough => match self.backings.open(ino, || self.backing.open(&reply, &file)) {
+                Reads::Passthrough => match self.back(ino, &reply, &file) {
                     // KEEP_CACHE must not go with it: the kernel would fail the open.
                     Ok(id) => {
                         let handle = FileHandle(self.handles.insert(Handle::Backed(ino)));
@@ -139,6 +139,11 @@ impl Inner {
                 },
             },
         }
+    }
+
+    fn back(&self, ino: Ino, reply: &fuser::ReplyOpen, file: &std::fs::File) -> std::io::Result<Arc<BackingId>> {
+        let found = file.metadata()?;
+        self.backings.open(ino, (found.dev(), found.ino()), || self.backing.open(reply, file))
     }
 
     fn close(&self, handle: FileHandle) {

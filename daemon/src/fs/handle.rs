@@ -60,15 +60,28 @@ impl Handles {
 
 /// One backing id per inode for as long as it is open anywhere: the kernel refuses a second
 /// one. Generic over the id, so that it can be tried without a kernel.
+///
+/// An id is kept with the file it was made from. A cached file that was altered is put aside
+/// and fetched anew, and then the content lies in another file: an idle id of the old one is
+/// dropped. While somebody still has the old one open, the open fails.
 #[derive(Debug)]
 pub(super) struct Backings<T>(Mutex<Ids<T>>);
+
+/// Device and inode number of a file in the cache.
+pub(super) type Source = (u64, u64);
 
 #[derive(Debug)]
 struct Ids<T> {
     /// With the number of handles on each.
-    open: HashMap<Ino, (Arc<T>, u64)>,
+    open: HashMap<Ino, (Kept<T>, u64)>,
     /// Those without a handle, the least recently used first to go.
-    idle: LruCache<Ino, Arc<T>>,
+    idle: LruCache<Ino, Kept<T>>,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    id: Arc<T>,
+    source: Source,
 }
 
 impl<T> Default for Backings<T> {
@@ -80,13 +93,25 @@ impl<T> Default for Backings<T> {
 impl<T> Backings<T> {
     /// The id of `ino` for one more handle, made if there is none. Making happens under the
     /// lock, so that two opens at once cannot end up with two ids.
-    pub(super) fn open(&self, ino: Ino, make: impl FnOnce() -> io::Result<T>) -> io::Result<Arc<T>> {
+    ///
+    /// # Errors
+    /// Those of `make`; `ESTALE`'s kind if the inode is open with a file that is not `source`.
+    pub(super) fn open(&self, ino: Ino, source: Source, make: impl FnOnce() -> io::Result<T>) -> io::Result<Arc<T>> {
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = ids.reuse(ino) {
-            return Ok(id);
+        if let Some((kept, handles)) = ids.open.get_mut(&ino) {
+            if kept.source != source {
+                let why = "the cached file was replaced while it is open; close it everywhere, then open it again";
+                return Err(io::Error::new(io::ErrorKind::StaleNetworkFileHandle, why));
+            }
+            *handles += 1;
+            return Ok(Arc::clone(&kept.id));
         }
-        let id = Arc::new(make()?);
-        ids.open.insert(ino, (Arc::clone(&id), 1));
+        let kept = match ids.idle.pop(&ino) {
+            Some(kept) if kept.source == source => kept,
+            _ => Kept { id: Arc::new(make()?), source },
+        };
+        let id = Arc::clone(&kept.id);
+        ids.open.insert(ino, (kept, 1));
         Ok(id)
     }
 
@@ -96,22 +121,10 @@ impl<T> Backings<T> {
         let Some((_, handles)) = ids.open.get_mut(&ino) else { return };
         *handles -= 1;
         if *handles == 0
-            && let Some((id, _)) = ids.open.remove(&ino)
+            && let Some((kept, _)) = ids.open.remove(&ino)
         {
-            ids.idle.put(ino, id);
+            ids.idle.put(ino, kept);
         }
-    }
-}
-
-impl<T> Ids<T> {
-    fn reuse(&mut self, ino: Ino) -> Option<Arc<T>> {
-        if let Some((id, handles)) = self.open.get_mut(&ino) {
-            *handles += 1;
-            return Some(Arc::clone(id));
-        }
-        let id = self.idle.pop(&ino)?;
-        self.open.insert(ino, (Arc::clone(&id), 1));
-        Some(id)
     }
 }
 
@@ -120,27 +133,39 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
+    const FILE: Source = (1, 1);
+
+    #[test]
+    fn an_id_is_for_one_file_of_the_cache() {
+        let backings = Backings::default();
+        backings.open(Ino(9), FILE, || Ok(1)).unwrap();
+        let other = backings.open(Ino(9), (1, 2), || Ok(2));
+        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::StaleNetworkFileHandle);
+        backings.close(Ino(9));
+        assert_eq!(*backings.open(Ino(9), (1, 2), || Ok(2)).unwrap(), 2, "the idle id of the old file is gone");
+    }
+
     #[test]
     fn one_id_per_inode_while_it_is_open() {
         let backings = Backings::default();
-        let first = backings.open(Ino(9), || Ok(1)).unwrap();
-        assert_eq!(*backings.open(Ino(9), || panic!("a second id")).unwrap(), *first);
+        let first = backings.open(Ino(9), FILE, || Ok(1)).unwrap();
+        assert_eq!(*backings.open(Ino(9), FILE, || panic!("a second id")).unwrap(), *first);
         backings.close(Ino(9));
         // Far more files than are kept idle: an open one must survive them all.
         for ino in 100..100 + 2 * IDLE.get() as u64 {
-            backings.open(Ino(ino), || Ok(2)).unwrap();
+            backings.open(Ino(ino), FILE, || Ok(2)).unwrap();
             backings.close(Ino(ino));
         }
-        assert!(Arc::ptr_eq(&backings.open(Ino(9), || panic!("a second id")).unwrap(), &first));
-        assert_eq!(*backings.open(Ino(99 + 2 * IDLE.get() as u64), || Ok(3)).unwrap(), 2);
-        assert_eq!(*backings.open(Ino(100), || Ok(3)).unwrap(), 3, "the oldest idle one is gone");
+        assert!(Arc::ptr_eq(&backings.open(Ino(9), FILE, || panic!("a second id")).unwrap(), &first));
+        assert_eq!(*backings.open(Ino(99 + 2 * IDLE.get() as u64), FILE, || Ok(3)).unwrap(), 2);
+        assert_eq!(*backings.open(Ino(100), FILE, || Ok(3)).unwrap(), 3, "the oldest idle one is gone");
     }
 
     #[test]
     fn a_failure_leaves_nothing_behind() {
         let backings = Backings::default();
-        assert!(backings.open(Ino(9), || Err(io::Error::other("no"))).is_err());
-        assert_eq!(*backings.open(Ino(9), || Ok(3)).unwrap(), 3);
+        assert!(backings.open(Ino(9), FILE, || Err(io::Error::other("no"))).is_err());
+        assert_eq!(*backings.open(Ino(9), FILE, || Ok(3)).unwrap(), 3);
         backings.close(Ino(9));
         backings.close(Ino(9));
     }
