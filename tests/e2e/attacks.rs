@@ -8,7 +8,7 @@ use mcpfs_tests::faulty::{self, FaultyServer};
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
-use mcpfs_tests::registry::{HEAD_KEY, files_below};
+use mcpfs_tests::registry::{HEAD_KEY, UNKNOWN_KEY, files_below};
 use mcpfs_tests::site::Fault;
 use mcpfs_tests::suite::Suite;
 use mcpfs_tests::{audit, forge};
@@ -113,8 +113,7 @@ fn entry_signed_by(world: &World, key: &str) {
 
 fn an_entry_signed_by_an_unknown_key() {
     let world = World::new(Reads::Cached);
-    world.registry.generate("mallory");
-    entry_signed_by(&world, "mallory");
+    entry_signed_by(&world, UNKNOWN_KEY);
     let _mount = Mount::start(&world.host);
     refused(&world, "hello", "KeyNotAuthorised");
     assert_eq!(errno(std::fs::read_dir(world.host.at("hello/1.1.0/tree"))), libc::EACCES);
@@ -210,7 +209,9 @@ fn two_heads_with_one_number() {
 fn faulty_head(world: &World, fault: faulty::Fault, code: &str) -> (u64, Duration) {
     let server = FaultyServer::over(&world.copy.path(), "head.json", fault);
     world.host.configure(&server.url());
-    world.host.drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"2s\"\ntotal = \"3s\"\n");
+    world
+        .host
+        .drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"2s\"\nmetadata = \"3s\"\nobject = \"3s\"\n");
     let started = Instant::now();
     let _mount = Mount::start(&world.host);
     audit::wait(&world.host, code, None);

@@ -57,7 +57,9 @@ fn withdrawn_releases(reads: Reads) {
 
 fn slow_and_missing_content(reads: Reads) {
     let mut world = World::new(reads);
-    world.host.drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"1s\"\ntotal = \"2s\"\n");
+    world
+        .host
+        .drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"1s\"\nmetadata = \"2s\"\nobject = \"2s\"\n");
     let _mount = Mount::start(&world.host);
     let tree = world.host.at("files/1.0.0/tree");
     assert_eq!(std::fs::read_dir(tree.join("many")).unwrap().count(), 300);

@@ -83,7 +83,7 @@ fn a_trust_root_that_others_can_write() {
     std::fs::set_permissions(world.host.trust(), PermissionsExt::from_mode(0o644)).unwrap();
     // A directory that others can write lets them replace the file.
     std::fs::set_permissions(world.host.path("etc"), PermissionsExt::from_mode(0o777)).unwrap();
-    mount_refuses(&world.host).says("TrustRootUnsafe");
+    mount_refuses(&world.host).says("can be written by others");
     std::fs::remove_file(world.host.trust()).unwrap();
     std::fs::set_permissions(world.host.path("etc"), PermissionsExt::from_mode(0o755)).unwrap();
     mount_refuses(&world.host).says("trust.json");

@@ -25,6 +25,8 @@ pub struct Ran {
     pub code: i32,
     /// Standard output.
     pub stdout: String,
+    /// Standard output as it came.
+    pub stdout_bytes: Vec<u8>,
     /// Standard error.
     pub stderr: String,
     /// From start to end.
@@ -106,12 +108,14 @@ impl Run {
             child.wait().expect("own child");
         }
         writer.join().expect("writer");
+        // A detached grandchild may hold the pipes: these end when it closes them.
+        let stdout_bytes = stdout.join().expect("reader");
         let ran = Ran {
             line,
             code: code.unwrap_or(-1),
-            // A detached grandchild may hold the pipe: these end when it closes it.
-            stdout: stdout.join().expect("reader"),
-            stderr: stderr.join().expect("reader"),
+            stdout: String::from_utf8_lossy(&stdout_bytes).into_owned(),
+            stdout_bytes,
+            stderr: String::from_utf8_lossy(&stderr.join().expect("reader")).into_owned(),
             elapsed,
         };
         assert!(code.is_some(), "did not end within {:?}: {ran}", self.limit);
@@ -177,11 +181,11 @@ pub fn exit_within(child: &mut Child, limit: Duration) -> Option<i32> {
 }
 
 /// Reads a pipe to its end in a thread of its own.
-pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         pipe.read_to_end(&mut bytes).expect("cannot read from a child");
-        String::from_utf8_lossy(&bytes).into_owned()
+        bytes
     })
 }
 

@@ -1,7 +1,7 @@
 //! Making what an honest signer never makes.
 //!
 //! Nothing of the project's own signing is used: DSSE's pre-authentication encoding is
-//! written here from its specification, and signatures come from OpenSC's client, so that a
+//! written here from its specification, and signatures come straight from the token, so that a
 //! forgery is refused for the reason under test and not for being misshapen by our own code.
 
 use std::path::Path;

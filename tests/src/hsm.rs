@@ -94,12 +94,9 @@ impl Hsm {
 
     /// Signs raw bytes with `key`, past all of the signer's checks: what an attacker with access to the token can do.
     pub fn sign(&self, key: &str, message: &[u8]) -> [u8; 64] {
-        let dir = scratch::dir();
-        let (input, output) = (dir.path().join("in"), dir.path().join("out"));
-        std::fs::write(&input, message).expect("own directory");
-        let run = self.pkcs11_tool().args(["--sign", "-m", "EDDSA", "--label", key]);
-        run.arg("--input-file").arg(&input).arg("--output-file").arg(&output).ok();
-        std::fs::read(&output).expect("pkcs11-tool wrote it").try_into().expect("an Ed25519 signature has 64 bytes")
+        let run = Run::new(crate::binaries::bin("token-sign")).arg(&self.module).args([TOKEN, key]);
+        let ran = self.with_token(run).env("MCPFS_PIN_FILE", self.pin_file()).stdin(message).ok();
+        ran.stdout_bytes.try_into().expect("an Ed25519 signature has 64 bytes")
     }
 }
 

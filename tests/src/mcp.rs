@@ -22,7 +22,7 @@ pub struct McpClient {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
     next: u64,
     started: Instant,
 }
@@ -142,6 +142,7 @@ impl McpClient {
             self.child.wait().expect("own child");
         }
         let stderr = self.stderr.take().map(|thread| thread.join().expect("reader")).unwrap_or_default();
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
         Ended { code: code.unwrap_or_else(|| panic!("it does not end when its input closes: {stderr}")), stderr }
     }
 

@@ -18,7 +18,7 @@ use mcpfs_tests::command::Run;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::{self, Mount};
-use mcpfs_tests::registry::{RELEASE_KEY, Registry, files_below};
+use mcpfs_tests::registry::{RELEASE_KEY, Registry, UNKNOWN_KEY, files_below};
 use mcpfs_tests::scratch::{self, need};
 use mcpfs_tests::site::Site;
 use mcpfs_tests::{audit, forge};
@@ -104,6 +104,7 @@ impl Story {
         let site = registry.site();
         let mut entry = forge::read(&site.join("servers/hello.json"));
         entry["name"] = json!("intruder");
+        entry.as_object_mut().unwrap().remove("earlier");
         entry["signature"]["signatures"][0]["sig"] = json!(format!("{}==", "A".repeat(86)));
         let (sha256, size) = forge::store(&site.join("entries"), &serde_json::to_vec(&entry).unwrap());
         forge::replace_bins(&site, &registry, |servers| {
@@ -191,14 +192,14 @@ impl Story {
 
     fn forge(&self, registry: &Registry, host: &Host) {
         let (site, hsm) = (registry.site(), registry.hsm());
-        registry.generate("mallory");
+        registry.generate(UNKNOWN_KEY);
         let good = forge::read(&site.join("servers/hello.json"));
         forge::replace_entry(&site, registry, "hello", |entry| {
             let mut statement = forge::payload(&entry["signature"]);
             statement["predicate"]["version"] = json!("6.6.6");
             entry["version"] = json!("6.6.6");
             let payload = serde_json::to_vec(&statement).unwrap();
-            entry["signature"] = forge::envelope(hsm, "mallory", &hsm.key_id("mallory"), &payload);
+            entry["signature"] = forge::envelope(hsm, UNKNOWN_KEY, &hsm.key_id(UNKNOWN_KEY), &payload);
         });
         host.refresh();
         let ran = Run::new(host.at("hello/run")).exits(77).says("KeyNotAuthorised");
