@@ -148,7 +148,8 @@ impl Registry {
             refreshed: Refreshed {
                 at: now(),
                 outcome: Err(Refusal::new(Code::Unreachable, "the site has not been asked yet")),
-                stale: false,
+                // What state.db restores runs, but nothing says yet that it is still the newest.
+                stale: true,
             },
         };
         let registry = Self(Arc::new(Shared {

@@ -61,8 +61,8 @@ pub struct Refreshed {
     pub at: Timestamp,
     /// How it went.
     pub outcome: Result<(), Refusal>,
-    /// Whether opens count as stale because of it: after a failure, but not while a mirror
-    /// only lags behind with an authentic older head.
+    /// Whether opens count as stale because of it: after a failure and until the first look of
+    /// this run, but not while a mirror only lags behind with an authentic older head.
     pub stale: bool,
 }
 
