@@ -56,6 +56,7 @@ fn main() -> Result<()> {
             &content,
             &Arc::new(ReleaseContent::new(release.0.clone(), release.1.clone())),
         ))?;
+        kept.push(directory);
     }
     Ok(())
 }

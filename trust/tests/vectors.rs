@@ -12,7 +12,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cases::Vector;
+use cases::{Input, Vector};
+use mcpfs_trust::error::VerifyError;
+use mcpfs_trust::layout::Layout;
+use mcpfs_trust::tree::Tree;
+use mcpfs_trust::verify::{self, Floor, Pin, Seen, SeenTrust};
 
 fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/vectors")
@@ -69,5 +73,62 @@ fn every_error_of_this_crate_has_a_vector() {
     ];
     for code in mcpfs_trust::error::Code::ALL.map(|code| code.to_string()) {
         assert_eq!(seen.contains(&code), !elsewhere.contains(&code.as_str()), "{code}");
+    }
+}
+
+impl Vector {
+    /// Does what a host does with such an input.
+    fn run(&self) -> String {
+        match self.input.verify() {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error.code().to_string(),
+        }
+    }
+}
+
+impl Input {
+    fn verify(&self) -> Result<(), VerifyError> {
+        match self {
+            Self::TrustRoot { bytes, seen } => {
+                let seen = seen.as_ref().map(|seen| SeenTrust { version: seen.version, sha256: seen.sha256 });
+                verify::trust_root(&bytes.0, seen.as_ref()).map(drop)
+            }
+            Self::Head { trust, head, floor, signed_time, now } => {
+                let (root, _) = verify::trust_root(&trust.0, None)?;
+                let floor = floor.as_ref();
+                let floor = floor.map(|seen| Floor { epoch: seen.epoch, version: seen.version, sha256: seen.sha256 });
+                let seen = Seen { floor, signed_time: *signed_time };
+                let accepted = verify::head(&head.0, &root, &seen, *now)?;
+                // What was accepted once is accepted again, and can be taken up after a restart.
+                assert_eq!(verify::head(&head.0, &root, &accepted.seen, *now).unwrap(), accepted);
+                assert_eq!(verify::restored_head(&head.0, &root, &accepted.seen).unwrap(), accepted);
+                Ok(())
+            }
+            Self::Release { trust, head, catalogue, bin, entry, now, name, pin, platform, published } => {
+                let (root, _) = verify::trust_root(&trust.0, None)?;
+                let accepted = verify::head(&head.0, &root, &Seen::default(), *now)?;
+                let catalogue = verify::catalogue(&catalogue.0, &accepted)?;
+                let index = mcpfs_trust::catalogue::bin_of(name, catalogue.bins.len());
+                let bin = verify::bin(&bin.0, &catalogue, index)?;
+                let entry = verify::entry(&entry.0, &bin, name)?;
+                let pin = pin.clone().map(|pin| Pin { version: pin.version, artefact: pin.artefact });
+                let listed = verify::select(&entry, pin.as_ref())?;
+                let version = &listed.release.version;
+                let release = verify::release(&entry, version, &root, published.as_ref())?;
+                verify::artefact(&release, platform, pin.as_ref())?;
+                Ok(())
+            }
+            Self::Tree { summary, bytes } => {
+                let tree = Tree::decode(&bytes.0, summary)?;
+                assert_eq!(tree.encode(), bytes.0);
+                Ok(())
+            }
+            Self::Layout { tree, bytes } => {
+                let layout = Layout::decode(&bytes.0, &Tree::parse(&tree.0)?)?;
+                assert_eq!(layout.encode(), bytes.0);
+                Ok(())
+            }
+            Self::Chunk { record, bytes } => record.decode(&bytes.0).map(drop),
+        }
     }
 }

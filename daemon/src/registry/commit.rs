@@ -24,7 +24,7 @@ use crate::refusal::Refusal;
 /// A name about which something was found out.
 pub(super) enum Decided {
     /// Its entry verified, and this is what follows.
-    Seen(Box<Decision>, Evidence, Known),
+    Seen(Box<Decision>, Box<Evidence>, Known),
     /// Its entry could not be had.
     Unseen(ServerName, Refusal),
 }

@@ -396,7 +396,7 @@ impl Registry {
         }
         let before: Vec<_> = before.into_iter().collect();
         let decision = decide(evidence.entry(), &before, &self.rules(settings, &known));
-        Decided::Seen(Box::new(decision), evidence, known)
+        Decided::Seen(Box::new(decision), Box::new(evidence), known)
     }
 
     /// This host's rules, with what it knows of a name.

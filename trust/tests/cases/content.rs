@@ -50,7 +50,7 @@ impl Raw {
     }
 }
 
-pub fn trees(add: &mut Add<'_>) {
+pub(crate) fn trees(add: &mut Add<'_>) {
     let tree = support::tree();
     let bytes = tree.encode();
     add(
@@ -166,7 +166,7 @@ pub fn trees(add: &mut Add<'_>) {
     add("tree-deep", "66 levels", "Malformed", deep.directory("d", 0).input());
 }
 
-pub fn layouts_and_chunks(add: &mut Add<'_>) {
+pub(crate) fn layouts_and_chunks(add: &mut Add<'_>) {
     let tree = Bytes(support::tree().encode());
     let good = support::layout();
     let mut layout = |name: &str, about: &str, outcome: &str, layout: &Layout| {

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use super::{Add, Bytes, Input, Pinned, SeenHead, SeenRoot};
 use crate::support::{self, APPROVER, HEAD, NOW, SECOND, STRANGER, TEAM, time};
 
+/// A file name, what is wrong, and the change of the good JSON that makes it so.
+type Edit = (&'static str, &'static str, fn(&mut Value));
+
 fn root_bytes() -> Vec<u8> {
     support::root().encode()
 }
@@ -24,7 +27,7 @@ fn edited_root(edit: impl FnOnce(&mut Value)) -> Bytes {
     Bytes(serde_json::to_vec_pretty(&value).unwrap())
 }
 
-pub fn trust_roots(add: &mut Add<'_>) {
+pub(crate) fn trust_roots(add: &mut Add<'_>) {
     let mut root = |name: &str, about: &str, outcome: &str, bytes: Bytes, seen: Option<SeenRoot>| {
         add(&format!("trust-{name}"), about, outcome, Input::TrustRoot { bytes, seen });
     };
@@ -42,7 +45,7 @@ pub fn trust_roots(add: &mut Add<'_>) {
     let other = edited_root(|value| value["minimum_head"] = json!(11));
     root("equivocation", "another root of the same version", "TrustEquivocation", other, seen(3, &root_bytes()));
 
-    let bad: [(&str, &str, fn(&mut Value)); 17] = [
+    let bad: [Edit; 17] = [
         ("threshold-zero", "a threshold of zero", |v| v["head"]["threshold"] = json!(0)),
         ("threshold-high", "2 of 1", |v| v["head"]["threshold"] = json!(2)),
         ("unknown-field", "a field this version does not know", |v| v["extra"] = json!(1)),
@@ -91,7 +94,7 @@ fn head_with(edit: impl FnOnce(&mut Head), who: &[usize]) -> Vec<u8> {
     support::sign(support::head_payload(head, catalogue), who).encode()
 }
 
-pub fn heads(add: &mut Add<'_>) {
+pub(crate) fn heads(add: &mut Add<'_>) {
     let trust = Bytes(root_bytes());
     let floor = |version: u64, of: &[u8]| Some(SeenHead { epoch: 2, version, sha256: Digest::of(of) });
     let good = || head_with(|_| (), &[HEAD]);
@@ -249,7 +252,7 @@ fn named(name: &str, who: &[usize]) -> Vec<u8> {
     entry_of(support::release(name, "1.2.0"), who).encode()
 }
 
-pub fn releases(add: &mut Add<'_>) {
+pub(crate) fn releases(add: &mut Add<'_>) {
     let mut case = |name: &str, about: &str, outcome: &str, ask: Ask| {
         add(&format!("release-{name}"), about, outcome, ask.input());
     };
@@ -412,7 +415,7 @@ fn broken_chain(case: &mut dyn FnMut(&str, &str, &str, Ask)) {
     case("catalogue-flipped", "one bit of the catalogue", "DigestMismatch", with(|site| site.catalogue[9] ^= 1));
     case("catalogue-longer", "a byte more", "SizeExceeded", with(|site| site.catalogue.push(b' ')));
     case("bin-flipped", "one bit of the bin", "DigestMismatch", with(|site| site.bin[9] ^= 1));
-    case("bin-cut", "a byte less", "DigestMismatch", with(|site| drop(site.bin.pop())));
+    case("bin-cut", "a byte less", "DigestMismatch", with(|site| _ = site.bin.pop()));
     case("entry-flipped", "one bit of the entry", "DigestMismatch", with(|site| site.entry[9] ^= 1));
     case("entry-longer", "a byte more", "SizeExceeded", with(|site| site.entry.push(b' ')));
     let rebuilt = |catalogue: Catalogue, bin: Bin| {
@@ -452,7 +455,7 @@ fn broken_entries(case: &mut dyn FnMut(&str, &str, &str, Ask)) {
         edit(&mut value);
         Ask::bytes("postgres", serde_json::to_vec(&value).unwrap())
     };
-    let bad: [(&str, &str, fn(&mut Value)); 9] = [
+    let bad: [Edit; 9] = [
         ("entry-unknown-field", "a field this version does not know", |v| v["extra"] = json!(1)),
         ("entry-schema", "another schema", |v| v["schema"] = json!("mcpfs.entry/v2")),
         ("entry-no-signature", "no signature", |v| drop(v.as_object_mut().unwrap().remove("signature"))),

@@ -29,33 +29,33 @@ const SEEDS: [&str; 5] = [
 ];
 
 /// Who signs what in the test registry.
-pub const HEAD: usize = 0;
-pub const TEAM: usize = 1;
-pub const SECOND: usize = 2;
-pub const APPROVER: usize = 3;
-pub const STRANGER: usize = 4;
+pub(crate) const HEAD: usize = 0;
+pub(crate) const TEAM: usize = 1;
+pub(crate) const SECOND: usize = 2;
+pub(crate) const APPROVER: usize = 3;
+pub(crate) const STRANGER: usize = 4;
 
-pub const REGISTRY: &str = "mcp.example.com/test";
-pub const NOW: &str = "2026-05-01T12:00:00Z";
+pub(crate) const REGISTRY: &str = "mcp.example.com/test";
+pub(crate) const NOW: &str = "2026-05-01T12:00:00Z";
 
-pub fn time(text: &str) -> Timestamp {
+pub(crate) fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-pub fn key(who: usize) -> SigningKey {
+pub(crate) fn key(who: usize) -> SigningKey {
     let seed: Digest = SEEDS[who].parse().unwrap();
     SigningKey::from_bytes(seed.as_bytes())
 }
 
-pub fn public(who: usize) -> PublicKey {
+pub(crate) fn public(who: usize) -> PublicKey {
     PublicKey::from_bytes(key(who).verifying_key().to_bytes()).unwrap()
 }
 
-pub fn id(who: usize) -> Digest {
+pub(crate) fn id(who: usize) -> Digest {
     public(who).id()
 }
 
-pub fn sign(payload: Vec<u8>, who: &[usize]) -> Envelope {
+pub(crate) fn sign(payload: Vec<u8>, who: &[usize]) -> Envelope {
     let mut envelope = Envelope::new(payload).unwrap();
     for who in who {
         sign_more(&mut envelope, *who, id(*who));
@@ -63,17 +63,17 @@ pub fn sign(payload: Vec<u8>, who: &[usize]) -> Envelope {
     envelope
 }
 
-pub fn sign_more(envelope: &mut Envelope, who: usize, keyid: Digest) {
+pub(crate) fn sign_more(envelope: &mut Envelope, who: usize, keyid: Digest) {
     let sig = key(who).sign(&envelope.signed_bytes()).to_bytes();
     envelope.signatures.push(Signature { keyid, sig });
 }
 
-pub fn role(keys: &[usize], threshold: u32) -> Role {
+pub(crate) fn role(keys: &[usize], threshold: u32) -> Role {
     Role { keys: keys.iter().map(|who| id(*who)).collect(), threshold: NonZeroU32::new(threshold).unwrap() }
 }
 
 /// `*` needs the team; `pay-*` the team and the approver; `solo` two of two; nobody has `x-*`.
-pub fn root() -> TrustRoot {
+pub(crate) fn root() -> TrustRoot {
     let rule = |scope: &str, require: Vec<Role>| ReleaseRule { scope: scope.parse().unwrap(), require };
     let keys = [HEAD, TEAM, SECOND, APPROVER].map(|who| (public(who), format!("key {who}"))).to_vec();
     let release = vec![
@@ -85,7 +85,7 @@ pub fn root() -> TrustRoot {
 }
 
 /// A zstd frame made by hand of one raw block, so that no compressor is frozen.
-pub fn frame(plain: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(plain: &[u8]) -> Vec<u8> {
     assert!(!plain.is_empty() && plain.len() < 100_000);
     let mut bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0];
     bytes.extend((plain.len() as u32).to_le_bytes());
@@ -94,7 +94,7 @@ pub fn frame(plain: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub fn chunk(plain: &[u8]) -> Chunk {
+pub(crate) fn chunk(plain: &[u8]) -> Chunk {
     let stored = frame(plain);
     Chunk {
         sha256: Digest::of(&stored),
@@ -104,10 +104,10 @@ pub fn chunk(plain: &[u8]) -> Chunk {
     }
 }
 
-pub const SERVER: &[u8] = b"#!/bin/sh\necho hello\n";
-pub const LIBRARY: &[u8] = b"export const answer = 42;\n";
+pub(crate) const SERVER: &[u8] = b"#!/bin/sh\necho hello\n";
+pub(crate) const LIBRARY: &[u8] = b"export const answer = 42;\n";
 
-pub fn tree() -> Tree {
+pub(crate) fn tree() -> Tree {
     let mut builder = TreeBuilder::new();
     builder.file("bin/server", true, SERVER.len() as u64, Digest::of(SERVER)).unwrap();
     builder.file("lib/answer.js", false, LIBRARY.len() as u64, Digest::of(LIBRARY)).unwrap();
@@ -119,13 +119,13 @@ pub fn tree() -> Tree {
     builder.build().unwrap()
 }
 
-pub fn layout() -> Layout {
+pub(crate) fn layout() -> Layout {
     let plain = [SERVER, LIBRARY].concat();
     let at = |offset: usize| Extent { chunk: 0, offset: offset as u32 };
     Layout { chunks: vec![chunk(&plain)], contents: vec![at(0), at(SERVER.len())] }
 }
 
-pub fn release(name: &str, version: &str) -> Release {
+pub(crate) fn release(name: &str, version: &str) -> Release {
     let artefact = Artefact {
         platform: "any".parse().unwrap(),
         url: format!("https://artefacts.example.com/{name}-{version}.tar"),
@@ -160,11 +160,11 @@ pub fn release(name: &str, version: &str) -> Release {
     }
 }
 
-pub fn release_payload(release: &Release) -> Vec<u8> {
+pub(crate) fn release_payload(release: &Release) -> Vec<u8> {
     Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE)
 }
 
-pub fn listed(release: Release, who: &[usize]) -> Listed {
+pub(crate) fn listed(release: Release, who: &[usize]) -> Listed {
     let envelope = sign(release_payload(&release), who);
     let (tree, layout) = (tree().encode(), layout().encode());
     let stored = StoredLayout { sha256: Digest::of(&layout), size: layout.len() as u64, chunks: vec![chunk(&layout)] };
@@ -177,20 +177,20 @@ pub fn listed(release: Release, who: &[usize]) -> Listed {
     Listed { release, envelope, status: Status::Active, reason: None, layout: vec![platform] }
 }
 
-pub fn entry(name: &str) -> Entry {
+pub(crate) fn entry(name: &str) -> Entry {
     Entry { selected: listed(release(name, "1.2.0"), &[TEAM]), earlier: vec![listed(release(name, "1.1.0"), &[TEAM])] }
 }
 
 /// The mutable head and the immutable files below it, as the site serves them.
 #[derive(Clone)]
-pub struct Site {
-    pub head: Vec<u8>,
-    pub catalogue: Vec<u8>,
-    pub bin: Vec<u8>,
-    pub entry: Vec<u8>,
+pub(crate) struct Site {
+    pub(crate) head: Vec<u8>,
+    pub(crate) catalogue: Vec<u8>,
+    pub(crate) bin: Vec<u8>,
+    pub(crate) entry: Vec<u8>,
 }
 
-pub fn head_predicate(catalogue: &[u8]) -> Head {
+pub(crate) fn head_predicate(catalogue: &[u8]) -> Head {
     Head {
         registry: REGISTRY.parse().unwrap(),
         epoch: 2,
@@ -202,13 +202,13 @@ pub fn head_predicate(catalogue: &[u8]) -> Head {
     }
 }
 
-pub fn head_payload(head: Head, catalogue: &[u8]) -> Vec<u8> {
+pub(crate) fn head_payload(head: Head, catalogue: &[u8]) -> Vec<u8> {
     let subject = Subject { name: CATALOGUE_SUBJECT.into(), digest: Digest::of(catalogue) };
     Statement { subject: vec![subject], predicate: head }.encode(HEAD_TYPE)
 }
 
 /// A consistent site with one server whose entry is `entry`.
-pub fn site(name: &str, entry: Vec<u8>) -> Site {
+pub(crate) fn site(name: &str, entry: Vec<u8>) -> Site {
     let server = BinServer { name: name.parse().unwrap(), sha256: Digest::of(&entry), size: entry.len() as u64 };
     let bin = Bin::new(vec![server]).encode();
     let blob = Blob { sha256: Digest::of(&bin), size: bin.len() as u64 };
