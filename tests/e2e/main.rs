@@ -16,17 +16,21 @@ mod flip;
 mod host;
 mod launch;
 mod parts;
+mod policy;
 mod publish;
 mod read;
 mod readme;
 mod servers;
+mod signer;
 mod simple_client;
 mod world;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     parts::register(&mut suite);
+    policy::register(&mut suite);
     publish::register(&mut suite);
+    signer::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);
     read::register(&mut suite);

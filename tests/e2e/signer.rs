@@ -1,0 +1,153 @@
+//! Faults at the signer, and their rows in its log.
+
+use std::os::unix::fs::PermissionsExt;
+
+use mcpfs_tests::command::Run;
+use mcpfs_tests::forge;
+use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY, Registry};
+use mcpfs_tests::suite::Suite;
+use serde_json::Value;
+
+pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("signer::a_wrong_pin_has_its_row", a_wrong_pin_has_its_row);
+    suite.plain("signer::a_missing_token_or_key_has_its_row", a_missing_token_or_key_has_its_row);
+    suite.plain("signer::a_refused_recipe_has_its_row", a_refused_recipe_has_its_row);
+    suite.plain("signer::segments_are_chained", segments_are_chained);
+}
+
+fn rows(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+}
+
+/// Refusals that wait for the next head, as docs/publishing.md says where.
+fn waiting(registry: &Registry) -> Vec<Value> {
+    let name = registry.name().replace('/', "%2F");
+    let file = registry.site().with_file_name("signer-state").join(name).join("refused.jsonl");
+    rows(&std::fs::read_to_string(&file).unwrap_or_default())
+}
+
+/// The log segment of a head.
+fn segment(registry: &Registry, head: u64) -> Vec<Value> {
+    rows(&std::fs::read_to_string(registry.site().join(format!("log/{head}.jsonl"))).unwrap())
+}
+
+/// Expects that the last waiting row is a refused release with these words.
+fn expect_row(registry: &Registry, words: &str) {
+    let rows = waiting(registry);
+    let row = rows.last().unwrap_or_else(|| panic!("no row for {words:?}"));
+    assert_eq!((&row["refused"], &row["action"]), (&Value::Bool(true), &Value::from("release")), "{row}");
+    assert!(row["reason"].as_str().unwrap().contains(words), "expected {words:?}: {row}");
+    assert!(row["request"].as_str().unwrap().ends_with("hello.yaml") && row["time"].is_string(), "{row}");
+}
+
+fn a_wrong_pin_has_its_row() {
+    let registry = Registry::new();
+    let hsm = registry.hsm();
+    registry.release(&registry.hello("1.0.0"));
+    let head = std::fs::read(registry.site().join("head.json")).unwrap();
+    std::fs::write(registry.recipe("hello"), registry.hello("1.1.0").yaml()).unwrap();
+    let pin = std::fs::read(hsm.pin_file()).unwrap();
+    std::fs::write(hsm.pin_file(), "000000\n").unwrap();
+    let ran = registry.release_command("hello").exits(1);
+    assert!(ran.stderr.contains("refused the PIN") && !ran.text().contains("000000"), "{ran}");
+    expect_row(&registry, "refused the PIN");
+    // One login was tried: the token's flag for more than one is not set.
+    let slots = hsm.pkcs11_tool().arg("--list-token-slots").run().text();
+    assert!(!slots.contains("final user PIN try") && !slots.contains("user PIN locked"), "{slots}");
+    // No PIN at all, and a PIN that others can read.
+    std::fs::remove_file(hsm.pin_file()).unwrap();
+    registry.release_command("hello").exits(1);
+    expect_row(&registry, hsm.pin_file().to_str().unwrap());
+    std::fs::write(hsm.pin_file(), &pin).unwrap();
+    std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o644)).unwrap();
+    registry.release_command("hello").exits(1);
+    expect_row(&registry, hsm.pin_file().to_str().unwrap());
+    assert_eq!(waiting(&registry).len(), 3);
+    assert_eq!(std::fs::read(registry.site().join("head.json")).unwrap(), head, "nothing was published");
+
+    // The right PIN works at once, and the next segment tells what was refused before it.
+    std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o600)).unwrap();
+    registry.release_command("hello").ok();
+    let rows = segment(&registry, 2);
+    assert_eq!(rows.len(), 4, "{rows:?}");
+    assert!(rows[0].get("refused").is_none() && rows[0]["version"] == "1.1.0", "{}", rows[0]);
+    assert!(rows[1..].iter().all(|row| row["refused"] == true && row["head_version"] == 2), "{rows:?}");
+    assert!(!serde_json::to_string(&rows).unwrap().contains("000000"), "a PIN is in the log");
+    assert!(waiting(&registry).is_empty());
+}
+
+fn a_missing_token_or_key_has_its_row() {
+    let registry = Registry::new();
+    let hsm = registry.hsm();
+    std::fs::write(registry.recipe("hello"), registry.hello("1.0.0").yaml()).unwrap();
+    let release = |head_key: &str, key: &str| {
+        registry
+            .signer()
+            .arg("release")
+            .arg(registry.recipe("hello"))
+            .arg("--site")
+            .arg(registry.site())
+            .arg("--trust")
+            .arg(registry.trust())
+            .args(["--head-key", head_key, "--key", key])
+            .arg("--file-root")
+            .arg(registry.artefacts())
+    };
+    let (head, key) = (hsm.uri(HEAD_KEY), hsm.uri(RELEASE_KEY));
+    for (from, to) in [("token=mcpfs", "token=elsewhere"), ("object=", "object=no-"), ("libsofthsm2.so", "libnone.so")]
+    {
+        let words = to.rsplit('=').next().unwrap();
+        for (head, key) in [(head.replace(from, to), key.clone()), (head.clone(), key.replace(from, to))] {
+            release(&head, &key).exits(1).says(words);
+            expect_row(&registry, words);
+        }
+    }
+    // A key that is there, but that the trust root does not name for this.
+    release(&key, &head).exits(1);
+    assert_eq!(waiting(&registry).len(), 7);
+    assert!(!registry.site().join("head.json").exists(), "nothing was published");
+    release(&head, &key).ok();
+    assert_eq!(segment(&registry, 1).len(), 8);
+}
+
+fn a_refused_recipe_has_its_row() {
+    let registry = Registry::new();
+    registry.release(&registry.hello("1.0.0"));
+    let good = registry.hello("1.1.0").yaml();
+    for (bad, words) in [
+        (good.replace("name: hello", "name: hello\nnmae: x"), "hello.yaml"),
+        (good.replace("reviewed_at: 2026-04-15", "reviewed_at: 2126-04-15"), "hello.yaml"),
+        (good.replace("1.1.0\n", "1.0.0\n"), "1.0.0"),
+    ] {
+        std::fs::write(registry.recipe("hello"), bad).unwrap();
+        registry.release_command("hello").exits(1);
+        expect_row(&registry, words);
+    }
+    // Only `release` writes rows: a check signs nothing.
+    let before = waiting(&registry).len();
+    registry.signer().arg("check").arg(registry.recipe("hello")).run();
+    assert_eq!(waiting(&registry).len(), before);
+    registry.publishing("yank").args(["hello@7.7.7", "--reason", "x"]).exits(1);
+    assert_eq!(waiting(&registry).last().unwrap()["action"], "yank");
+}
+
+fn segments_are_chained() {
+    let registry = Registry::new();
+    registry.release(&registry.hello("1.0.0"));
+    registry.release(&registry.hello("1.1.0"));
+    registry.publishing("publish").arg("--resign").ok();
+    registry.publishing("yank").args(["hello@1.1.0", "--reason", "slow"]).ok();
+    let actions: Vec<Value> = (1..=4).map(|head| segment(&registry, head)[0]["action"].clone()).collect();
+    assert_eq!(actions, ["release", "release", "resign", "yank"]);
+    assert!(segment(&registry, 1)[0].get("previous").is_none());
+    for head in 2..=4 {
+        let before = registry.site().join(format!("log/{}.jsonl", head - 1));
+        assert_eq!(segment(&registry, head)[0]["previous"], mcpfs_tests::fixture::sha256_of(&before));
+    }
+    let entry = forge::read(&registry.site().join("servers/hello.json"));
+    let payload = entry["signature"]["payload"].as_str().unwrap();
+    let computed = Run::new("sh").args(["-c", "base64 -d | sha256sum"]).stdin(payload).ok().stdout;
+    assert_eq!(computed.split(' ').next(), segment(&registry, 2)[0]["statement"].as_str());
+    assert_eq!(segment(&registry, 2)[0]["keys"], serde_json::json!([registry.hsm().key_id(RELEASE_KEY)]));
+    assert_eq!(segment(&registry, 2)[0]["head_keys"], serde_json::json!([registry.hsm().key_id(HEAD_KEY)]));
+}
