@@ -13,7 +13,7 @@ help:
 	@echo 'make test        unit, vector, property and end-to-end tests'
 	@echo 'make check       format, lints and documentation'
 	@echo 'make bench       measure against the native file system'
-	@echo 'make fuzz        each fuzz target for 30 seconds (FUZZ_SECONDS=300 for longer)'
+	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer)'
 	@echo 'make setup       only install what the tests need'
 
 demo:
@@ -34,22 +34,32 @@ test:
 
 check:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 
 fmt:
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml
 
 bench:
 	@tests/setup bench
 	$(CARGO) build --release --workspace --bins
 	MCPFS_BIN_DIR='$(CURDIR)/target/release' target/release/mcpfs-bench
 
-# Coverage feedback needs flags of the nightly compiler; this asks the pinned one for them.
+# Coverage feedback needs flags of the nightly compiler; RUSTC_BOOTSTRAP asks the pinned one for
+# them. What a run finds goes to a folder below target; the committed corpus is only read.
+CARGO_FUZZ = $(CURDIR)/target/tools/bin/cargo-fuzz
 FUZZ_TARGETS = $(basename $(notdir $(wildcard trust/fuzz/fuzz_targets/*.rs)))
-FUZZ_SECONDS ?= 30
-fuzz:
-	@command -v cargo-fuzz >/dev/null || { echo 'please run: cargo install cargo-fuzz --locked'; exit 1; }
+SECONDS ?= 30
+
+$(CARGO_FUZZ):
+	$(CARGO) install cargo-fuzz --locked --root target/tools
+
+fuzz: $(CARGO_FUZZ)
 	@for target in $(FUZZ_TARGETS); do \
-	  (cd trust && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; \
+	  mkdir -p target/fuzz/corpus/$$target target/fuzz/artifacts/$$target; \
+	  (cd trust && RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR='$(CURDIR)/target/fuzz' $(CARGO_FUZZ) run $$target \
+	    '$(CURDIR)/target/fuzz/corpus/'$$target fuzz/corpus/$$target -- \
+	    -artifact_prefix='$(CURDIR)/target/fuzz/artifacts/'$$target/ -max_total_time=$(SECONDS)) || exit 1; \
 	done

@@ -110,7 +110,16 @@ fn detach(config: &Config) -> Result<(), Failure> {
         let length = log.metadata()?.len();
         Ok((log, length))
     };
-    let (mut log, before) = log().map_err(|error| failed(&format!("cannot write {}", path.display()), error))?;
+    let (mut log, before) = log().map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                ". Mount as root, or as yourself with a configuration of your own (--config), whose state, rundir, \
+                 [cache] dir and [mount] at are yours"
+            }
+            _ => "",
+        };
+        Failure { exit: Exit::Refused, message: format!("cannot write {}: {error}{advice}", path.display()) }
+    })?;
     let program = std::env::current_exe().map_err(|error| failed("cannot find this program", error))?;
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))

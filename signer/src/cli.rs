@@ -59,7 +59,7 @@ enum Command {
     Release(publish::ReleaseArgs),
     /// Publish what `check --staging` left, or sign the head again (daily)
     Publish(publish::PublishArgs),
-    /// Withdraw a release but where a host pins it; final
+    /// Withdraw a release, except where a host pins it; final
     Yank(publish::Withdraw),
     /// Withdraw a release everywhere, also where it is pinned; final
     Revoke(publish::Withdraw),

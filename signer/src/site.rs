@@ -59,7 +59,8 @@ pub enum SiteError {
     Conflict { expected: u64, found: u64 },
     #[error(
         "the site's head is version {found}, but this signer has published version {known}: the folder was set \
-             back or is another one. Restore the newest state; signing now would give hosts two heads of one number"
+             back or is another one. Restore the newest folder: signing now would give hosts two heads of one number. \
+             If this is a new registry that only has an old one's name, give it a --state DIR of its own"
     )]
     SetBack { found: u64, known: u64 },
     #[error(

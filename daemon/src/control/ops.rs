@@ -170,7 +170,7 @@ impl Desk {
     async fn server(&self, name: &ServerName) -> Result<Arc<Server>, Refused> {
         let (registry, wanted) = (self.daemon.registry.clone(), name.clone());
         self.within(async move { registry.server(&wanted).await }).await?.ok_or_else(|| {
-            Refused::fault(Fault::NotFound, &format!("the registry has no server {name}"), "mcpfs ls lists the names")
+            Refused::fault(Fault::NotFound, &format!("the registry has no server {name}"), "for the names, see mcpfs ls")
         })
     }
 
@@ -182,7 +182,7 @@ impl Desk {
             None => Err(Refused::new(
                 Code::PinUnknown,
                 &format!("the registry has no version {version} of {}", server.name),
-                current(server).unwrap_or_else(|| format!("mcpfs explain {} lists the versions", server.name)),
+                current(server).unwrap_or_else(|| format!("for the versions, see mcpfs explain {}", server.name)),
             )),
         }
     }
@@ -312,7 +312,7 @@ impl Desk {
             Refused::fault(
                 Fault::NotFound,
                 &format!("{} is no path of a server below {}", path.display(), self.daemon.mount.at.display()),
-                "mcpfs ls lists the names",
+                "for the names, see mcpfs ls",
             )
         })?;
         self.explain_name(&name, version.as_deref()).await
