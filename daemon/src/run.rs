@@ -33,7 +33,7 @@ use crate::mount::{Mountpoint, Session, Stopped};
 use crate::refusal::{Exit, Refusal};
 use crate::registry::state::{Opened, State};
 use crate::registry::{Parts, Registry, now};
-use crate::{control, fs};
+use crate::{control, fs, words};
 
 /// How long "served" waits for the first look at the site.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -301,10 +301,10 @@ fn announce(daemon: &Daemon) {
         Err(refusal) => format!(" · {refusal}"),
     };
     let line = format!(
-        "{} mounted at {} · {head} · {} servers, {refused} refused · reads {}{trouble}",
+        "{} mounted at {} · {head} · {}, {refused} refused · reads {}{trouble}",
         snapshot.registry,
         daemon.mount.at.display(),
-        snapshot.servers.len() - refused,
+        words::count((snapshot.servers.len() - refused) as u64, "server"),
         daemon.mount.reads,
     );
     tracing::info!("{line}");

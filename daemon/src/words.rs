@@ -23,6 +23,12 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[power as usize - 1])
 }
 
+/// A number of things: `1 server`, `2 servers`.
+pub fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +37,13 @@ mod tests {
     fn spans() {
         for (seconds, want) in [(0, "0 s"), (59, "59 s"), (250, "4 min"), (18_600, "5h 10min"), (601_200, "6d 23h")] {
             assert_eq!(span(seconds), want);
+        }
+    }
+
+    #[test]
+    fn counts() {
+        for (number, want) in [(0, "0 servers"), (1, "1 server"), (2, "2 servers")] {
+            assert_eq!(count(number, "server"), want);
         }
     }
 

@@ -142,7 +142,12 @@ pub fn unpin(door: &Door, args: &UnpinArgs) -> Result<String, CommandError> {
         replace(&door.config, &file, |document| drop(remove(document, name)), |_| Ok(()))?;
         take(door, &mut change)?;
     }
-    Ok(door.show(&change, text))
+    Ok(door.show(&change, |change| match (&change.after, &change.refused) {
+        (Some(new), None) if Some(new) == change.before.as_ref() => {
+            format!("{name} follows the registry again, which selects {new} too\n")
+        }
+        _ => text(change),
+    }))
 }
 
 fn explain(door: &Door, name: String) -> Result<Explained, CommandError> {

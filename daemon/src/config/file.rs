@@ -1,6 +1,7 @@
 //! The shape of the TOML files, and how several become one [`Config`].
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::{
     CacheConfig, Config, ConfigError, DowngradePolicy, MountConfig, NetworkConfig, Pins, Policy, RUNDIR_BYTES,
     ReadsWanted, RegistryConfig, SandboxPolicy, TreeExec,
 };
-use crate::owned;
+use crate::owned::{self, OwnedError};
 
 /// Bytes of one configuration file.
 const FILE_BYTES: u64 = 1 << 20;
@@ -110,7 +111,14 @@ enum WrittenTreeExec {
 
 /// Reads, checks and merges all files.
 pub(super) fn load(main: &Path) -> Result<Config, ConfigError> {
-    let mut merged = read(main)?;
+    let mut merged = read(main).map_err(|error| match error {
+        ConfigError::File(OwnedError::Unreadable { path, source }) if source.kind() == ErrorKind::NotFound => {
+            let problem = "does not exist; write it ([registry] url = \"https://…\" is all it needs), \
+                           or name another one with --config";
+            ConfigError::Incomplete { path, problem: problem.to_owned() }
+        }
+        other => other,
+    })?;
     for path in drop_ins(main)? {
         merge(&mut merged, read(&path)?);
     }
@@ -159,7 +167,7 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let dir = main.with_file_name("conf.d");
     let failed = |source| ConfigError::Directory { path: dir.clone(), source };
     let entries = match std::fs::read_dir(&dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed)?,
     };
     let mut paths = Vec::new();

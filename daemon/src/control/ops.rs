@@ -170,7 +170,11 @@ impl Desk {
     async fn server(&self, name: &ServerName) -> Result<Arc<Server>, Refused> {
         let (registry, wanted) = (self.daemon.registry.clone(), name.clone());
         self.within(async move { registry.server(&wanted).await }).await?.ok_or_else(|| {
-            Refused::fault(Fault::NotFound, &format!("the registry has no server {name}"), "for the names, see mcpfs ls")
+            Refused::fault(
+                Fault::NotFound,
+                &format!("the registry has no server {name}"),
+                "for the names, see mcpfs ls",
+            )
         })
     }
 

@@ -258,7 +258,7 @@ async fn pins_are_taken_at_once() {
         (pin::unpin(&door, &args), pin::unpin(&door, &args))
     });
     let (first, second) = unpinned.await.unwrap();
-    assert_eq!(first.unwrap(), "hello stays at 1.0.0\n");
+    assert_eq!(first.unwrap(), "hello follows the registry again, which selects 1.0.0 too\n");
     assert!(second.unwrap_err().to_string().ends_with("has no pin of hello"));
     assert_eq!(asked().await.unwrap().pin, None);
 }
