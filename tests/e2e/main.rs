@@ -14,6 +14,7 @@ mod clients;
 mod errno;
 mod flip;
 mod host;
+mod hostile;
 mod launch;
 mod parts;
 mod policy;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     readme::register(&mut suite);
     errno::register(&mut suite);
     host::register(&mut suite);
+    hostile::register(&mut suite);
     attacks::register(&mut suite);
     audit::register(&mut suite);
     flip::register(&mut suite);
