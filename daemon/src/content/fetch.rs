@@ -13,7 +13,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::site::object;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
@@ -141,6 +141,43 @@ impl Fetcher {
             self.assemble(name, what, size, pieces.collect(), None, Class::Foreground).await?;
         }
         Err(lost())
+    }
+
+    /// Starts the transfer of chunks before it is known what lies in them. Each stays in
+    /// memory, for whoever wants it, until `release` says that; if it never does, it is dropped.
+    pub(super) fn ahead(self: &Arc<Self>, chunks: &[Chunk], release: &watch::Receiver<Option<Arc<ReleaseContent>>>) {
+        let mut sum = 0;
+        let fits = |chunk: &&Chunk| {
+            sum += u64::from(chunk.size);
+            sum <= self.settings.prefetch_limit
+        };
+        for chunk in chunks.iter().take_while(fits).copied() {
+            let (this, mut release) = (self.clone(), release.clone());
+            let key = (chunk.sha256, chunk.plain_sha256);
+            let class = Class::Background;
+            // Whoever wants it takes a seat of its own.
+            let _ = self.chunks.join(
+                &self.runtime,
+                key,
+                class,
+                || true,
+                move |landing| async move {
+                    match this.transfer(chunk, class, &landing).await {
+                        Err(refusal) => landing.end(Err(refusal)),
+                        Ok(plain) => {
+                            landing.publish(Ok(plain.clone()));
+                            let told = release.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+                            if let Some(release) = told
+                                && let Some(index) = release.index_of(&chunk)
+                            {
+                                this.follow(release, index, plain).await;
+                            }
+                            drop(landing);
+                        }
+                    }
+                },
+            );
+        }
     }
 
     /// Fetches what is missing of a small release, chunk by chunk, behind everything else.

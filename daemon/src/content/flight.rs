@@ -3,6 +3,9 @@
 //! The work runs in a task of its own, so a waiter that gives up stops nobody else's wait.
 //! A flight stays joinable until its [`Landing`] is dropped, which may be later than its
 //! result: who comes between the two gets the result without new work.
+//!
+//! What nobody waited for at its start belongs to whoever first waits: the audit names a
+//! transfer's first waiter, and a transfer that began ahead of the need has none yet.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -22,13 +25,15 @@ pub(super) struct Flights<K, V>(Map<K, V>);
 struct Flight<V> {
     result: watch::Receiver<Option<V>>,
     hurry: Arc<Notify>,
+    /// It began in the background and nobody has waited for it.
+    unclaimed: bool,
 }
 
 /// A place in a flight.
 #[derive(Debug)]
 pub(super) struct Seat<V> {
     result: watch::Receiver<Option<V>>,
-    /// This seat's request started the flight.
+    /// The flight counts as this seat's: it started it, or was the first to wait for it.
     pub(super) first: bool,
 }
 
@@ -64,18 +69,21 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         W: Future<Output = ()> + Send + 'static,
     {
         let mut map = lock(&self.0);
-        if let Some(flight) = map.get(&key) {
-            if class == Class::Foreground {
+        if let Some(flight) = map.get_mut(&key) {
+            let waits = class == Class::Foreground;
+            if waits {
                 flight.hurry.notify_one();
             }
-            return Some(Seat { result: flight.result.clone(), first: false });
+            let first = waits && std::mem::take(&mut flight.unclaimed);
+            return Some(Seat { result: flight.result.clone(), first });
         }
         if !needed() {
             return None;
         }
         let (sender, result) = watch::channel(None);
         let hurry = Arc::new(Notify::new());
-        map.insert(key.clone(), Flight { result: result.clone(), hurry: hurry.clone() });
+        let unclaimed = class == Class::Background;
+        map.insert(key.clone(), Flight { result: result.clone(), hurry: hurry.clone(), unclaimed });
         drop(map);
         runtime.spawn(work(Landing { key, map: self.0.clone(), result: sender, hurry, listed: true }));
         Some(Seat { result, first: true })

@@ -18,6 +18,11 @@
 //! while later openers still find the decoded chunk in its flight. That is why a cold
 //! launch that touches 300 of 4,000 files waits for 300 of them.
 //!
+//! A launch announces itself before its first open. On a host that has nothing of the
+//! release the chunks that its entry calls `first` are then asked for together with tree
+//! and layout ([`Content::ahead`]): one parallel round instead of two. They wait in memory,
+//! under the one budget, until the layout says which files they hold.
+//!
 //! A deadline belongs to a waiter, not to the work: who waited too long is told so, the
 //! transfer goes on under its own bounds and the next open finds its result.
 //!
@@ -48,7 +53,7 @@ use mcpfs_trust::error::Code;
 use mcpfs_trust::limits;
 use mcpfs_trust::tree::NodeId;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::refusal::Refusal;
@@ -169,6 +174,17 @@ pub struct Opened {
     pub fetched_bytes: u64,
 }
 
+/// Chunks under way whose meaning is not known yet. Dropped, they are let go.
+#[derive(Debug)]
+pub struct Ahead(watch::Sender<Option<Arc<ReleaseContent>>>);
+
+impl Ahead {
+    /// Says what the chunks are of: their files go into the cache as they come.
+    pub fn belongs_to(self, release: &Arc<ReleaseContent>) {
+        self.0.send_replace(Some(Arc::clone(release)));
+    }
+}
+
 /// What the room holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -266,6 +282,19 @@ impl Content {
             chunk.check()?;
         }
         self.within_deadline(self.0.metadata(what, *sha256, size, chunks)).await
+    }
+
+    /// Starts the transfer of chunks that a release is known to want, while its tree and
+    /// layout, which say what lies in them, are still on their way. Returns at once.
+    pub fn ahead(&self, chunks: &[Chunk]) -> Ahead {
+        let (tell, told) = watch::channel(None);
+        self.0.ahead(chunks, &told);
+        Ahead(tell)
+    }
+
+    /// Whether an encoded tree or layout is in the cache, verified or not.
+    pub fn has_metadata(&self, sha256: &Digest) -> bool {
+        self.0.cas.holds((Area::Metadata, *sha256))
     }
 
     /// Fetches the rest of a small release in the background, once. Returns at once.

@@ -96,6 +96,11 @@ impl ReleaseContent {
         contents.iter().filter_map(|content| self.wanted(*self.tree.contents().get(*content as usize)?))
     }
 
+    /// A chunk's place in the layout; its first one, if it has several.
+    pub(super) fn index_of(&self, chunk: &Chunk) -> Option<usize> {
+        self.layout.chunks.iter().position(|one| one == chunk)
+    }
+
     /// Whether the caller is the one who prefetches.
     pub(super) fn begin_prefetch(&self) -> bool {
         !self.prefetching.swap(true, Ordering::Relaxed)

@@ -123,3 +123,44 @@ async fn a_second_daemon_and_foreign_directories_are_refused() {
     std::fs::set_permissions(room.verified_log(), std::fs::Permissions::from_mode(0o666)).unwrap();
     assert!(matches!(room.again("boot"), Err(ContentError::Unsafe { .. })));
 }
+
+/// Chunks asked for ahead of the layout are asked for once, and counted for the first who waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_come_ahead_of_the_layout() {
+    let contents = files(40, 1000);
+    let room = Room::new(&contents, 8 << 10).await;
+    let chunks = room.release.layout.chunks.clone();
+    room.server.always("*", Trouble::Late(Duration::from_millis(200)));
+    let ahead = room.content.ahead(&chunks);
+    let opening = room.open("f/00");
+    ahead.belongs_to(&room.release);
+    let (fetched, bytes) = opening.await.unwrap();
+    assert_eq!((fetched, bytes), (u64::from(chunks[0].size), text(0, 1000)));
+    room.all_ready().await;
+    assert_eq!(room.open("f/39").await.unwrap().0, 0);
+    assert_eq!(room.server.requests().len(), chunks.len(), "each chunk once");
+    room.settled().await;
+}
+
+/// Without a layout they are let go, with the memory they held, and within the same bound
+/// as a prefetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_ahead_of_nothing_are_dropped() {
+    let room = Room::with(&files(40, 1000), 8 << 10, |settings| settings.prefetch_limit = 300).await;
+    let chunks = room.release.layout.chunks.clone();
+    let mut sum = 0;
+    let asked: Vec<_> = chunks.iter().take_while(|chunk| (sum += chunk.size, sum <= 300).1).collect();
+    assert!(!asked.is_empty() && asked.len() < chunks.len());
+    let ahead = room.content.ahead(&chunks);
+    let held: u64 = asked.iter().map(|chunk| u64::from(chunk.plain_size)).sum();
+    let landed = async {
+        while room.server.requests().len() < asked.len() || room.content.usage().in_flight != held {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), landed).await.unwrap();
+    assert_eq!(room.server.requests().len(), asked.len());
+    drop(ahead);
+    room.settled().await;
+    assert_eq!(room.content.usage().files, 0);
+}

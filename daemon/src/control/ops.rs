@@ -103,7 +103,7 @@ impl Desk {
         })?;
         let caller = self.within(caller(peer)).await?;
         let found = self.find(&identity).await;
-        let (release, head, stale, decided) = match found {
+        let (release, admitted, stale, decided) = match found {
             // Names that nobody knows leave no row: anybody could fill the audit with them.
             Err(refused) if refused.outcome().is_none() => return Err(refused),
             Err(refused) => {
@@ -117,9 +117,19 @@ impl Desk {
             }
             Ok((server, admitted)) => {
                 let (stale, decided) = self.decide(peer, &server, &admitted, args);
-                (release_ref(&admitted), Some(admitted.head_version), stale, decided)
+                (release_ref(&admitted), Some(admitted), stale, decided)
             }
         };
+        let head = admitted.as_ref().map(|admitted| admitted.head_version);
+        if let (Ok(_), Some(admitted)) = (&decided, admitted) {
+            // Its content comes while the row is written and the program starts.
+            let registry = self.daemon.registry.clone();
+            self.daemon.runtime.spawn(async move {
+                if let Err(refusal) = registry.bring(&admitted).await {
+                    tracing::info!(%refusal, name = %admitted.name(), "not fetched ahead of its launch");
+                }
+            });
+        }
         let mut event = AuditEvent::new(EventKind::Launch, caller.clone()).release(Arc::new(release));
         event.head_version = head;
         event.stale = stale;

@@ -235,6 +235,29 @@ impl Registry {
         self.0.trees.load(&self.0.content, admitted).await
     }
 
+    /// Brings a release that is being launched, in the background as far as content goes:
+    /// tree, layout and the entry's first chunks in one parallel round, then the rest if it
+    /// is small.
+    ///
+    /// Where another version of the server is here, most chunks are likely to be, and only
+    /// the layout tells: they are not asked for ahead of it.
+    ///
+    /// # Errors
+    /// As [`Self::content`]; the opens that follow tell the user.
+    pub async fn bring(&self, admitted: &Arc<Admitted>) -> Result<(), Refusal> {
+        let content = &self.0.content;
+        let server = self.snapshot().servers.get(admitted.name()).map(|server| server.admitted());
+        let here = |one: &Arc<Admitted>| content.has_metadata(&one.layout.layout.sha256);
+        let ahead =
+            (!here(admitted) && !server.iter().flatten().any(here)).then(|| content.ahead(&admitted.layout.first));
+        let release = self.content(admitted).await?;
+        if let Some(ahead) = ahead {
+            ahead.belongs_to(&release);
+        }
+        content.prefetch(&release);
+        Ok(())
+    }
+
     /// Whether a file of an admitted release may be opened now. To be asked at every open;
     /// never waits.
     ///
