@@ -120,14 +120,11 @@ fn python() -> PathBuf {
     need("python3", "python3-pip")
 }
 
-/// A program that starts server-everything from the disk: the native peer of a launch.
-pub fn native_run(tree: &Path) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let run = repository().join("target/e2e-cache/native-run");
-    let text = format!("#!/bin/sh\nexec node '{}/{EVERYTHING_MAIN}' stdio\n", tree.display());
-    std::fs::write(&run, text).expect("own directory");
-    std::fs::set_permissions(&run, PermissionsExt::from_mode(0o755)).expect("own file");
-    run
+/// What starts server-everything from the disk: the native peer of a launch.
+pub fn native(tree: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new(need("node", "nodejs"));
+    command.arg(tree.join(EVERYTHING_MAIN)).arg("stdio");
+    command
 }
 
 /// What one would write without mcpfs: a script that verifies a signature, downloads and

@@ -6,8 +6,10 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a program for developers: it stops with what went wrong")]
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mcpfs_tests::bench::{Figure, Pair, cpu_seconds, interleave, resident_mib};
@@ -27,7 +29,8 @@ const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, Part); 5] = [("read", read), ("warm", warm), ("cold", cold), ("tree", tree), ("memory", memory)];
+    let parts: [(&str, Part); 6] =
+        [("read", read), ("warm", warm), ("launch", launch), ("cold", cold), ("tree", tree), ("memory", memory)];
     let bench = Bench::new();
     println!("| what | mcpfs | peer | figure | goal |\n|---|---|---|---|---|");
     for (name, part) in parts {
@@ -50,6 +53,8 @@ struct Bench {
     everything: PathBuf,
 }
 
+/// For what takes milliseconds.
+const SHORT_ROUNDS: usize = 41;
 const LARGE_MIB: usize = 192;
 const MANY: usize = 50_000;
 
@@ -63,6 +68,8 @@ impl Bench {
         let everything = servers::everything();
         let recipe = servers::everything_recipe(&registry);
         registry.release(&recipe);
+        let idle = Recipe::new("idle", "1.0.0", &fixture::tar(&fixture::hello_tree(&registry.artefacts(), "1.0.0")));
+        registry.release(&idle.with("launch:\n  command: idle\n"));
         Self { registry, large: large.join("data"), everything }
     }
 
@@ -104,7 +111,10 @@ fn read(bench: &Bench) -> Vec<Figure> {
 }
 
 fn initialize(program: &Path) -> Duration {
-    let mut client = McpClient::start(program);
+    answered(McpClient::start(program))
+}
+
+fn answered(mut client: McpClient) -> Duration {
     client.initialize();
     let took = client.since_start();
     client.end();
@@ -117,21 +127,74 @@ fn warm(bench: &Bench) -> Vec<Figure> {
     let host = bench.host(&site.url());
     let mount = Mount::start(&host);
     let run = host.at("everything/run");
-    let native = servers::native_run(&bench.everything);
+    let native = || answered(McpClient::start_with(servers::native(&bench.everything)));
     initialize(&run);
-    initialize(&native);
-    let pair = interleave(ROUNDS, || initialize(&run), || initialize(&native));
-    let chunks = site.requests().iter().filter(|one| one.path.starts_with("/objects/")).count();
-    let unique: std::collections::BTreeSet<_> =
-        site.requests().into_iter().map(|one| one.path).filter(|path| path.starts_with("/objects/")).collect();
+    native();
+    let pair = interleave(ROUNDS, || initialize(&run), native);
+    let counts = requests(&site);
+    let files = host.cached_files().len();
     mount.stop();
     vec![
         pair.figure("server-everything, start to initialize, warm", "from ext4", millis, "<= 1.15"),
         Figure::plain(
-            "requests for objects, all launches",
-            format!("{chunks} of {} objects", unique.len()),
+            "requests for objects, all these launches",
+            format!("{} for {} objects, {files} files cached", counts.0, counts.1),
             "one each",
         ),
+    ]
+}
+
+/// Requests for objects, and how many objects they were for.
+fn requests(site: &Site) -> (usize, usize) {
+    let paths = site.requests().into_iter().map(|one| one.path).filter(|path| path.starts_with("/objects/"));
+    let mut paths: Vec<String> = paths.collect();
+    let all = paths.len();
+    paths.sort();
+    paths.dedup();
+    (all, paths.len())
+}
+
+/// What a launch from the mount costs beside the server's own start, and its parts.
+fn launch(bench: &Bench) -> Vec<Figure> {
+    let site = Site::serve(&bench.registry.site());
+    let host = bench.host(&site.url());
+    host.drop_in("idle", "[runtimes]\nidle = \"/bin/true\"\n");
+    let mount = Mount::start(&host);
+    let run = host.at("idle/run");
+    let ended = |program: &Path, args: &[&str]| {
+        let started = Instant::now();
+        let status = Command::new(program).args(args).stdout(Stdio::null()).status().expect("it starts");
+        let took = started.elapsed();
+        assert!(status.success());
+        took
+    };
+    ended(&run, &[]);
+    let whole = interleave(SHORT_ROUNDS, || ended(&run, &[]), || ended(Path::new("/bin/true"), &[]));
+    let program = mcpfs_tests::binaries::bin("mcpfs");
+    let start = interleave(SHORT_ROUNDS, || ended(&program, &["--version"]), || ended(Path::new("/bin/true"), &[]));
+    let ask = || {
+        let started = Instant::now();
+        let mut socket = UnixStream::connect(host.rundir().join("control.sock")).expect("it listens");
+        socket.write_all(b"{\"v\":1,\"op\":\"status\"}\n").expect("it reads");
+        let mut answer = String::new();
+        BufReader::new(socket).read_line(&mut answer).expect("it answers");
+        let took = started.elapsed();
+        assert!(answer.contains("\"ok\""), "{answer}");
+        took
+    };
+    let mut log = File::create(host.path("state/page")).expect("own directory");
+    let mut sync = || {
+        let started = Instant::now();
+        log.write_all(&[1; 4096]).expect("own file");
+        log.sync_data().expect("own file");
+        started.elapsed()
+    };
+    let parts = interleave(SHORT_ROUNDS, ask, &mut sync);
+    mount.stop();
+    vec![
+        whole.figure("launch of a program that ends at once", "the program alone", fine_millis, "-"),
+        start.figure("of it: start of the mcpfs program (--version)", "/bin/true", fine_millis, "-"),
+        parts.figure("of it: one question to the socket (status)", "write and fdatasync of 4 KiB", fine_millis, "-"),
     ]
 }
 
@@ -144,7 +207,7 @@ fn cold(bench: &Bench) -> Vec<Figure> {
     let wrapped_port =
         wrapped.url().trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let mut carried = (0, 0);
-    let mut load = (0.0, 0.0);
+    let (mut load, mut asked) = ((0.0, 0.0), (0, 0, 0));
     let mut with_mount = Vec::new();
     let mut ours = || {
         let link = Link::to(port, MEGABITS, ROUND_TRIP);
@@ -155,9 +218,16 @@ fn cold(bench: &Bench) -> Vec<Figure> {
         // The daemon knows its entries before anybody launches; that is measured apart.
         let ready = from_nothing.elapsed();
         let (cpu, before) = (cpu_seconds(mount.pid()), Instant::now());
+        let log = site.requests().len();
         let took = initialize(&run);
         with_mount.push(ready + took);
-        std::thread::sleep(Duration::from_millis(300));
+        // What nobody waits for any more arrives, and its files are stored.
+        std::thread::sleep(Duration::from_millis(500));
+        let mut objects: Vec<String> = site.requests().into_iter().skip(log).map(|one| one.path).collect();
+        let all = objects.len();
+        objects.sort();
+        objects.dedup();
+        asked = (all, objects.len(), host.cached_files().len());
         load = (cpu_seconds(mount.pid()) - cpu, before.elapsed().as_secs_f64());
         carried.0 = link.carried();
         mount.stop();
@@ -169,7 +239,7 @@ fn cold(bench: &Bench) -> Vec<Figure> {
         carried.1 = link.carried();
         took
     };
-    let pair: Pair = interleave(5, &mut ours, &mut theirs);
+    let pair: Pair = interleave(ROUNDS, &mut ours, &mut theirs);
     with_mount.sort();
     vec![
         pair.figure("server-everything, cold, 100 Mbit/s and 20 ms", "verify-and-launch wrapper", millis, "< 1.00"),
@@ -178,6 +248,11 @@ fn cold(bench: &Bench) -> Vec<Figure> {
             "bytes carried: mcpfs, wrapper",
             format!("{:.2} MB, {:.2} MB", carried.0 as f64 / 1e6, carried.1 as f64 / 1e6),
             "-",
+        ),
+        Figure::plain(
+            "requests in that launch",
+            format!("{} for {} objects, {} files cached", asked.0, asked.1, asked.2),
+            "one each",
         ),
         Figure::plain("daemon's CPU seconds in that launch", format!("{:.2} of {:.2} s", load.0, load.1), "-"),
         transfer_load(bench, port),
@@ -259,6 +334,10 @@ fn memory(bench: &Bench) -> Vec<Figure> {
         Figure::plain("find -type f over them, first time", millis(first), "-"),
         pair.figure("find -type f over them, warm", "ext4", millis, "-"),
     ]
+}
+
+fn fine_millis(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }
 
 fn millis(time: Duration) -> String {
