@@ -28,7 +28,7 @@ use crate::trust_cmd::{self, KeyFacts, NewRoot, TrustError};
 The whole way:
   mcpfs-signer keys generate --key 'pkcs11:token=mcpfs;object=head?module-path=MODULE'
   mcpfs-signer keys generate --key 'pkcs11:token=mcpfs;object=release?module-path=MODULE'
-  mcpfs-signer trust init --registry mcp.example.com/prod --head-key URI --release-key URI --out trust.json
+  mcpfs-signer trust init --registry mcp.example.com/prod --head-key URI --release-key URI
   mcpfs-signer release servers/NAME.yaml --site DIR --trust trust.json --head-key URI --key URI
 
 A PIN comes from the systemd credential mcpfs-pin, the file that MCPFS_PIN_FILE names, or a
