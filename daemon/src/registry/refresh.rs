@@ -7,7 +7,7 @@
 //! An authentic head that is older than ours is what a lagging mirror serves: the snapshot
 //! stays, and only after a quarter of an hour does it count as stale, with an alarm.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use mcpfs_trust::entry::Entry;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::ServerName;
 use mcpfs_trust::time::Timestamp;
-use mcpfs_trust::verify::{self, AcceptedHead, Seen, Verified};
-use mcpfs_trust::{chunk, limits, site};
+use mcpfs_trust::verify::{self, AcceptedHead, Verified};
+use mcpfs_trust::{limits, site};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -27,6 +27,8 @@ use super::commit::{Decided, row};
 use super::state::{AdmittedRow, Known, StateError};
 use super::{HeadFacts, Registry, Server, Settings, Snapshot, now};
 use crate::refusal::Refusal;
+
+mod restore;
 
 /// Files fetched at once.
 const PARALLEL: usize = 8;
@@ -346,32 +348,6 @@ impl Registry {
         })
     }
 
-    /// What can be said about a name offline: from the stored copy of its entry.
-    pub(super) fn stored_evidence(&self, name: &ServerName, rows: &[AdmittedRow]) -> Result<Option<Evidence>, Refusal> {
-        if let Some(listing) = self.listing()
-            && let (Some(listed), Some(bin)) = (listing.find(name), listing.bin(name))
-            && let Some(bytes) = self.0.state.document(&site::entry(&listed.sha256))?
-        {
-            return Ok(verify::entry(&bytes, bin, name).ok().map(|entry| Evidence {
-                entry: Source::Listed(entry),
-                sha256: listed.sha256,
-                head_version: listing.head.version,
-                head_issued: listing.head.issued,
-                fetched: None,
-            }));
-        }
-        let Some(row) = rows.iter().max_by_key(|row| row.head_version) else { return Ok(None) };
-        let Some(bytes) = self.0.state.document(&site::entry(&row.entry))? else { return Ok(None) };
-        let parsed = chunk::expect("entry", &row.entry, &bytes).and_then(|()| Entry::parse(&bytes));
-        Ok(parsed.ok().filter(|entry| entry.selected.release.name == *name).map(|entry| Evidence {
-            entry: Source::Kept(entry),
-            sha256: row.entry,
-            head_version: row.head_version,
-            head_issued: row.head_issued,
-            fetched: None,
-        }))
-    }
-
     /// The decision about one name.
     pub(super) fn decide(
         &self,
@@ -413,56 +389,6 @@ impl Registry {
                 None => Some(at),
             },
         }
-    }
-
-    /// Takes up what `state.db` has, under the trust root and configuration in force.
-    pub(super) async fn restore(&self) -> Result<(), Refusal> {
-        let settings = self.settings();
-        let (seen, head) = self.0.state.head()?;
-        if let Some(head) = head {
-            match self.restored_listing(&settings, &seen, &head) {
-                Ok(listing) => self.vouch(&Arc::new(listing)),
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "the head accepted last does not count any more");
-                    *self.0.listing.write().unwrap_or_else(PoisonError::into_inner) = None;
-                    self.swap(|snapshot| snapshot.head = None);
-                }
-            }
-        }
-        let mut names: BTreeMap<ServerName, Vec<AdmittedRow>> = BTreeMap::new();
-        for row in self.0.state.admitted()? {
-            names.entry(row.name.clone()).or_default().push(row);
-        }
-        if let Some(listing) = self.listing() {
-            for listed in listing.servers() {
-                names.entry(listed.name.clone()).or_default();
-            }
-        }
-        let mut batch = Vec::new();
-        for (name, rows) in names {
-            if let Some(evidence) = self.stored_evidence(&name, &rows)? {
-                batch.push(self.decide(&settings, name, Ok(evidence))?);
-            }
-            if batch.len() >= BATCH {
-                self.commit(&settings, std::mem::take(&mut batch)).await?;
-            }
-        }
-        self.commit(&settings, batch).await?;
-        self.stop_at_max_stale();
-        Ok(())
-    }
-
-    fn restored_listing(&self, settings: &Settings, seen: &Seen, head: &[u8]) -> Result<Listing, Refusal> {
-        let missing = |what| Refusal::new(Code::Unreachable, format!("{what} is not in state.db"));
-        let accepted = verify::restored_head(head, &settings.root, seen)?;
-        let bytes = self.0.state.document(&site::catalogue(&accepted.catalogue))?;
-        let catalogue = verify::catalogue(&bytes.ok_or_else(|| missing("the catalogue"))?, &accepted)?;
-        let mut bins = Vec::new();
-        for (index, blob) in catalogue.bins.iter().enumerate() {
-            let bytes = self.0.state.document(&site::bin(&blob.sha256))?.ok_or_else(|| missing("a bin"))?;
-            bins.push(Arc::new(verify::bin(&bytes, &catalogue, index)?));
-        }
-        Ok(Listing { head: facts(&accepted), accepted, catalogue, bins })
     }
 
     /// Forgets documents that neither the head nor an admitted release needs.
