@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use mcpfs_tests::command::Run;
 use mcpfs_tests::host::Reads;
+use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::site::Fault;
@@ -18,6 +20,10 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("errno::slow_and_missing_content", slow_and_missing_content);
     suite.mounted("errno::an_audit_that_cannot_be_written", an_audit_that_cannot_be_written);
     suite.mounted("errno::a_full_cache", a_full_cache);
+    if mcpfs_tests::scratch::is_root() {
+        // Only root can make a small disk.
+        suite.plain("errno::a_full_disk_below_the_audit", a_full_disk_below_the_audit);
+    }
 }
 
 fn what_is_not_there(reads: Reads) {
@@ -49,7 +55,7 @@ fn withdrawn_releases(reads: Reads) {
         });
         let _mount = Mount::start(&world.host);
         assert_eq!(errno(std::fs::read(world.host.at("hello/1.1.0/tree/README"))), libc::EACCES, "{status}");
-        let ran = mcpfs_tests::command::Run::new(world.run("hello")).exits(77);
+        let ran = Run::new(world.run("hello")).exits(77);
         assert!(ran.stderr.contains(code) && ran.stderr.contains("CVE-2026-1234"), "{ran}");
         audit::expect(&world.host, code, Some("hello"));
     }
@@ -88,6 +94,66 @@ fn an_audit_that_cannot_be_written(reads: Reads) {
     let content =
         wait_for("opens once the store is free", std::time::Duration::from_secs(20), || std::fs::read(&file).ok());
     assert_eq!(content.len(), 4096);
+}
+
+/// A small disk of its own; gone on drop.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn at(path: std::path::PathBuf) -> Self {
+        Run::new("mount").args(["-t", "tmpfs", "-o", "size=40m,mode=700", "none"]).arg(&path).ok();
+        Self(path)
+    }
+
+    fn fill(&self, name: &str) {
+        let mut file = std::fs::File::create(self.0.join(name)).unwrap();
+        let block = vec![1_u8; 4096];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        mcpfs_tests::mount::unmount(&self.0);
+    }
+}
+
+fn a_full_disk_below_the_audit() {
+    let world = World::new(Reads::Cached);
+    let disk = SmallDisk::at(world.host.path("state"));
+    let mount = Mount::start(&world.host);
+    world.host.refresh();
+    let file = world.host.at("files/1.0.0/tree/twin");
+    let mut running = McpClient::start(&world.run("hello"));
+    running.initialize();
+    // Each process leaves a row.
+    let opens_until = |wanted: i32| (0..3000).any(|_| Run::new("cat").arg(&file).run().code == wanted);
+    // The first full disk is met with the reserve, and that is a row.
+    disk.fill("first");
+    let reserve = world.host.path("state/audit.db-reserve");
+    assert!(reserve.exists());
+    assert!((0..3000).any(|_| {
+        assert_eq!(Run::new("cat").arg(&file).run().code, 0, "the reserve is there for this");
+        !reserve.exists()
+    }));
+    audit::expect(&world.host, "ok", None);
+    assert!(audit::rows(&world.host).iter().any(|row| row.event == "audit-reserve"));
+    // The second one is not: nothing is opened unrecorded.
+    disk.fill("second");
+    assert!(opens_until(1), "opens went on without their rows");
+    assert_eq!(errno(std::fs::read(&file)), libc::EIO);
+    let ran = Run::new(world.run("hello")).exits(77);
+    assert!(ran.stderr.contains("AuditUnavailable"), "{ran}");
+    world.host.mcpfs(["status"]).ok().says("audit FAILING");
+    // What runs goes on.
+    assert_eq!(running.call("add", &json!({"a": 1, "b": 1})), "2");
+    for name in ["first", "second"] {
+        std::fs::remove_file(disk.0.join(name)).unwrap();
+    }
+    wait_for("opens once there is room", std::time::Duration::from_secs(20), || std::fs::read(&file).ok());
+    drop(running);
+    mount.stop();
+    world.host.mcpfs(["audit", "verify"]).ok();
 }
 
 fn a_full_cache(reads: Reads) {

@@ -11,6 +11,8 @@ use mcpfs_tests::suite::Suite;
 mod attacks;
 mod audit;
 mod clients;
+mod demo;
+mod docs;
 mod errno;
 mod flip;
 mod host;
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     simple_client::register(&mut suite);
     launch::register(&mut suite);
     read::register(&mut suite);
+    demo::register(&mut suite);
+    docs::register(&mut suite);
     readme::register(&mut suite);
     errno::register(&mut suite);
     host::register(&mut suite);
