@@ -1,10 +1,11 @@
 //! Files that decide what is trusted.
 //!
 //! `trust.json` and the configuration are only as good as the list of people who can write
-//! them, so both are read through this one door: the file and its directory belong to root
-//! or to the daemon's own user and nobody else can write them. What is checked is the open
-//! descriptor and the directory that really holds it (links resolved), so that nothing can
-//! be exchanged between the check and the read.
+//! them, so both are read through this one door: the file and every directory above it belong
+//! to root or to the daemon's own user and nobody else can write them (but for sticky ones
+//! further above, such as /tmp). What is checked is the open descriptor and the directories
+//! that really hold it (links resolved), so that nothing can be exchanged between the check
+//! and the read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -63,6 +64,15 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
         let holder = if holder.as_os_str().is_empty() { Path::new(".") } else { holder };
         check(holder, &holder.metadata().map_err(unreadable)?)?;
     }
+    // Who can write further above can put another directory in the place of these.
+    let named = std::path::absolute(path).map_err(unreadable)?;
+    for above in [named.as_path(), real.as_path()].into_iter().flat_map(|path| path.ancestors().skip(2)) {
+        let metadata = above.metadata().map_err(unreadable)?;
+        // In a sticky directory nobody can exchange what belongs to another.
+        if metadata.mode() & 0o1000 == 0 || metadata.mode() & 0o022 == 0 {
+            check(above, &metadata)?;
+        }
+    }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > limit {
@@ -115,6 +125,24 @@ mod tests {
         let error = read(&file, 10).unwrap_err().to_string();
         assert!(error.contains("chmod go-w"), "{error}");
         set_mode(dir.path(), 0o700);
+    }
+
+    #[test]
+    fn nobody_may_exchange_a_directory_further_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("a/etc");
+        std::fs::create_dir_all(&etc).unwrap();
+        std::fs::write(etc.join("trust.json"), "{}").unwrap();
+        set_mode(&etc.join("trust.json"), 0o644);
+        set_mode(&etc, 0o755);
+        set_mode(&dir.path().join("a"), 0o777);
+        let error = read(&etc.join("trust.json"), 10).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} can be written by others", dir.path().join("a").display())), "{error}");
+        // As /tmp is: there only the owner can rename or remove a directory.
+        set_mode(&dir.path().join("a"), 0o1777);
+        assert!(read(&etc.join("trust.json"), 10).is_ok());
+        set_mode(&dir.path().join("a"), 0o755);
+        assert!(read(&etc.join("trust.json"), 10).is_ok());
     }
 
     #[test]

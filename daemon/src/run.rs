@@ -10,7 +10,7 @@
 //! and runtimes do not survive it.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -205,6 +205,7 @@ async fn start(
             return Err(refusal.into());
         }
     };
+    record_lost_audit(&audit, &state).await?;
     record_reset(&audit, &opened, &trust.0).await?;
 
     make_rundir(&config.rundir)?;
@@ -268,8 +269,13 @@ async fn follow_signals(daemon: &Daemon, signals: &mut Signals) {
             _ = signals.end.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => {
-                // What was refused has been logged and recorded; the old stays in force.
-                drop(daemon.reload().await);
+                // What was refused has been logged and recorded; the old stays in force. A reload
+                // waits for a look at the site under way, and being asked to end must not.
+                tokio::select! {
+                    outcome = daemon.reload() => drop(outcome),
+                    _ = signals.end.recv() => return,
+                    _ = signals.interrupt.recv() => return,
+                }
             }
         }
     }
@@ -342,6 +348,20 @@ async fn record_reset(audit: &Audit, opened: &Opened, root: &mcpfs_trust::root::
     record(audit, row).await
 }
 
+/// An audit that begins anew on a host with a history is a row: nothing else would tell that
+/// the old one was removed. A head is never stored before its row, so state without rows cannot
+/// be a first start that was cut short.
+async fn record_lost_audit(audit: &Audit, state: &State) -> Result<(), Failure> {
+    let lived = state.head().map_err(|error| Failure::new(Exit::Refused, &error))?.0.floor.is_some();
+    if !lived || audit.health().sealed > 0 {
+        return Ok(());
+    }
+    let mut row = AuditEvent::new(EventKind::AuditRestarted, Caller::daemon());
+    row.reason = Some("audit.db was not there, though this host has accepted heads: what it held is lost".to_owned());
+    tracing::warn!("audit.db was lost and begins anew");
+    record(audit, row).await
+}
+
 /// What the cache found out about itself and its mirrors.
 async fn record_events(audit: Audit, mut arriving: mpsc::Receiver<ContentEvent>) {
     while let Some(event) = arriving.recv().await {
@@ -380,11 +400,17 @@ fn make_rundir(directory: &Path) -> Result<(), Failure> {
         exit: Exit::Refused,
         message: format!("{}: {problem}; set `rundir` in the configuration", directory.display()),
     };
+    let made = !directory.exists();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(directory)
         .map_err(|error| failed(format!("cannot be made: {error}")))?;
+    if made {
+        // UMask=0077 is a usual setting of services, and would keep everybody from the launcher.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
+            .map_err(|error| failed(error.to_string()))?;
+    }
     let metadata = directory.metadata().map_err(|error| failed(error.to_string()))?;
     let user = rustix::process::geteuid().as_raw();
     if (metadata.uid() != user && metadata.uid() != 0) || metadata.mode() & 0o022 != 0 {

@@ -47,6 +47,27 @@ pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     }
 }
 
+/// Makes the folder that `path` will lie in. Those that were missing are open to everybody,
+/// whatever the umask: a site is read by web servers under other users.
+///
+/// # Errors
+/// If one cannot be made.
+pub fn make_public_folder(path: &Path) -> Result<(), FileError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folders: Vec<_> = path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty()).collect();
+    for folder in folders.into_iter().rev() {
+        match fs::create_dir(folder) {
+            Ok(()) => {
+                let open = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(folder, open).map_err(FileError::write(folder))?;
+            }
+            Err(_) if folder.is_dir() => {}
+            Err(error) => return Err(FileError::write(folder)(error)),
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file whole: into a temporary one beside it, synced, then renamed (`replace`) or
 /// linked into place, and the folder synced.
 ///

@@ -114,7 +114,7 @@ impl SiteFolder {
     /// `Locked` after a minute.
     pub fn lock(&self) -> Result<Lock, SiteError> {
         let path = self.root.join(LOCK);
-        fs::create_dir_all(&self.root).map_err(FileError::write(&self.root))?;
+        files::make_public_folder(&path)?;
         let file = File::options().create(true).append(true).open(&path).map_err(FileError::write(&path))?;
         let start = Instant::now();
         loop {
@@ -155,7 +155,7 @@ impl SiteFolder {
     /// `Damaged` if the name holds something else.
     pub fn put(&self, path: &str, bytes: &[u8]) -> Result<(), SiteError> {
         match self.find(path, bytes.len() as u64) {
-            Ok(None) => Ok(files::write_durably(&self.root.join(path), bytes, true)?),
+            Ok(None) => self.replace(path, bytes),
             Ok(Some(found)) if found == bytes => Ok(()),
             Ok(Some(_)) | Err(SiteError::File(FileError::TooLarge { .. })) => {
                 Err(SiteError::Damaged { path: path.to_owned() })
@@ -169,7 +169,9 @@ impl SiteFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), SiteError> {
-        Ok(files::write_durably(&self.root.join(path), bytes, true)?)
+        let path = self.root.join(path);
+        files::make_public_folder(&path)?;
+        Ok(files::write_durably(&path, bytes, true)?)
     }
 
     /// Copies the original artefact, hashing what is written.
@@ -185,6 +187,7 @@ impl SiteFolder {
             std::io::copy(&mut file, &mut hasher).map_err(FileError::read(&to))?;
             return if hasher.finish() == *sha256 { Ok(()) } else { Err(damaged(name)) };
         }
+        files::make_public_folder(&to)?;
         let mut source = File::open(from).map_err(FileError::read(from))?;
         let mut matched = true;
         files::put_durably(&to, true, |file| {

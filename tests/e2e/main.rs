@@ -23,6 +23,7 @@ mod policy;
 mod publish;
 mod read;
 mod readme;
+mod review;
 mod servers;
 mod signer;
 mod simple_client;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     demo::register(&mut suite);
     docs::register(&mut suite);
     readme::register(&mut suite);
+    review::register(&mut suite);
     errno::register(&mut suite);
     host::register(&mut suite);
     hostile::register(&mut suite);

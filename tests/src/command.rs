@@ -81,6 +81,23 @@ impl Run {
         self
     }
 
+    /// Runs it under this umask. A process's own umask is for all its threads, so a shell sets it.
+    pub fn umask(mut self, mask: &str) -> Self {
+        let old = std::mem::replace(&mut self.command, Command::new("sh"));
+        self.command.args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"]);
+        self.command.arg(old.get_program()).args(old.get_args());
+        for (key, value) in old.get_envs() {
+            match value {
+                Some(value) => self.command.env(key, value),
+                None => self.command.env_remove(key),
+            };
+        }
+        if let Some(dir) = old.get_current_dir() {
+            self.command.current_dir(dir);
+        }
+        self
+    }
+
     /// Runs it to its end, whatever that is.
     ///
     /// # Panics

@@ -31,7 +31,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use mcpfs_trust::digest::{Digest, Hasher};
 use mcpfs_trust::error::{Code, VerifyError};
@@ -48,8 +49,13 @@ const QUARANTINE_FILES: usize = 16;
 const QUARANTINE_BYTES: u64 = 64 << 20;
 /// Evicted beyond what is needed, as a share of the quota: a full cache sorts its index rarely.
 const SLACK: u64 = 20;
+/// How often, and how long each time, an open waits for a lease to end.
+const LEASE_TURNS: u32 = 200;
+const LEASE_PAUSE: Duration = Duration::from_millis(5);
 
-#[derive(Debug)]
+/// Lets go of descriptors that are kept only for speed.
+type LetGo = Box<dyn Fn() + Send + Sync>;
+
 pub(super) struct Cas {
     path: PathBuf,
     root: Arc<OwnedFd>,
@@ -65,6 +71,14 @@ pub(super) struct Cas {
     /// Linking by descriptor is not allowed, so it goes through /proc.
     link_by_path: AtomicBool,
     drafts: AtomicU64,
+    /// Asked when eviction finds everything in use.
+    let_go: OnceLock<LetGo>,
+}
+
+impl std::fmt::Debug for Cas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cas").field("path", &self.path).field("quota", &self.quota).finish_non_exhaustive()
+    }
 }
 
 /// A file being written; dropped, it never was.
@@ -141,6 +155,7 @@ impl Cas {
             named_drafts: AtomicBool::new(false),
             link_by_path: AtomicBool::new(false),
             drafts: AtomicU64::new(0),
+            let_go: OnceLock::new(),
         })
     }
 
@@ -164,6 +179,13 @@ impl Cas {
         self.index.usage()
     }
 
+    /// What to ask, once, before an eviction that finds everything in use gives up.
+    pub(super) fn when_scarce(&self, let_go: LetGo) {
+        if self.let_go.set(let_go).is_err() {
+            tracing::error!("a cache serves one mount");
+        }
+    }
+
     pub(super) fn keep(&self, kept: HashSet<Digest>) {
         self.index.keep(kept);
     }
@@ -178,7 +200,7 @@ impl Cas {
                 self.index.touch(name);
                 Some(file)
             }
-            Err(Errno::MFILE | Errno::NFILE | Errno::INTR) => None,
+            Err(Errno::MFILE | Errno::NFILE | Errno::INTR | Errno::AGAIN) => None,
             _ => {
                 self.index.changed(name, key);
                 None
@@ -215,7 +237,7 @@ impl Cas {
     /// also the end of a file that is not what its name says: it goes to quarantine.
     pub(super) fn verify(&self, name: Name, size: u64) -> Result<Option<File>, Refusal> {
         let last_use = self.index.last_use(name);
-        let file = match self.open_file(name) {
+        let file = match self.open_patiently(name) {
             Ok(file) => file,
             Err(Errno::NOENT) => {
                 self.index.missing(name, last_use);
@@ -277,6 +299,18 @@ impl Cas {
     fn open_file(&self, name: Name) -> Result<File, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         rustix::fs::openat(&self.root, place(name), flags, Mode::empty()).map(File::from)
+    }
+
+    /// The same for whoever may wait: eviction holds a lease on a file for a moment, until the
+    /// file is gone or was found to be in use.
+    fn open_patiently(&self, name: Name) -> Result<File, Errno> {
+        for _ in 0..LEASE_TURNS {
+            match self.open_file(name) {
+                Err(Errno::AGAIN) => std::thread::sleep(LEASE_PAUSE),
+                done => return done,
+            }
+        }
+        self.open_file(name)
     }
 
     /// Opens a draft read-only and closes its writer.
@@ -358,7 +392,14 @@ impl Cas {
                 Err(excess) => excess.max(scarce),
             };
             if !last && bytes <= self.quota {
-                self.evict(missing + self.quota / SLACK);
+                let target = missing + self.quota / SLACK;
+                let freed = self.evict(target);
+                if freed < missing
+                    && let Some(let_go) = self.let_go.get()
+                {
+                    let_go();
+                    self.evict(target - freed);
+                }
             }
         }
         let detail = format!("no room for {bytes} bytes in the cache {}", self.path.display());
@@ -366,11 +407,13 @@ impl Cas {
         Err(Refusal::new(Code::CacheFull, format!("{detail}: {advice}")))
     }
 
-    fn evict(&self, target: u64) {
+    /// Removes what nobody uses, the least useful first, until `target` bytes are free. Returns
+    /// how many are.
+    fn evict(&self, target: u64) -> u64 {
         let mut freed = 0;
         for name in self.index.candidates() {
             if freed >= target {
-                return;
+                break;
             }
             let last_use = self.index.last_use(name);
             let file = match self.open_file(name) {
@@ -386,6 +429,7 @@ impl Cas {
                 freed += self.index.forget(name);
             }
         }
+        freed
     }
 
     /// How many bytes the file system lacks to hold `bytes` more above the floor.

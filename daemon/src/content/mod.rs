@@ -307,6 +307,12 @@ impl Content {
         self.0.cas.keep(contents);
     }
 
+    /// Registers who keeps descriptors of cached files only for speed; it is asked to close them
+    /// when eviction finds everything in use. Once for each cache.
+    pub fn when_scarce(&self, let_go: impl Fn() + Send + Sync + 'static) {
+        self.0.cas.when_scarce(Box::new(let_go));
+    }
+
     /// What is held now.
     pub fn usage(&self) -> Usage {
         let (cached, files) = self.0.cas.usage();

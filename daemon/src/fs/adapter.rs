@@ -64,7 +64,14 @@ impl Mounted {
     /// passthrough.
     pub fn new(vfs: Arc<Vfs>, runtime: Runtime, backing: Arc<Backing>) -> Self {
         let (handles, backings) = (Handles::default(), Backings::default());
-        Self(Arc::new(Inner { vfs, runtime, backing, handles, backings }))
+        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings });
+        let idle = Arc::downgrade(&inner);
+        inner.vfs.content.when_scarce(move || {
+            if let Some(inner) = idle.upgrade() {
+                inner.backings.drop_idle();
+            }
+        });
+        Self(inner)
     }
 
     /// Answers one request: now, if `work` is ready at its first poll, or from a task.

@@ -115,6 +115,11 @@ impl<T> Backings<T> {
         Ok(id)
     }
 
+    /// Drops every id that nobody uses: each keeps a file of the cache from being evicted.
+    pub(super) fn drop_idle(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).idle.clear();
+    }
+
     /// One handle on `ino` was closed.
     pub(super) fn close(&self, ino: Ino) {
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -78,7 +78,7 @@ impl Vfs {
             Some(Kind::Link { .. }) => return Err(FsError::WrongKind),
             None => return Err(FsError::NoSuchName),
         };
-        let freshness = self.admit(admitted, path, asker).await?;
+        let mut freshness = self.admit(admitted, path, asker).await?;
         // Nothing to fetch, and nothing that a cache would have to keep.
         if size == 0 {
             self.record_access(admitted, freshness, &path(), 0, asker).await?;
@@ -92,7 +92,12 @@ impl Vfs {
         let wanted = Wanted { node, path: path(), size };
         let (file, cost) = match ready {
             Some(file) => (file, Cost::default()),
-            None => self.fetch(admitted, &content, &wanted, asker).await?,
+            None => {
+                let fetched = self.fetch(admitted, &content, &wanted, asker).await?;
+                // That may have taken half a minute, in which a revocation may have come.
+                freshness = self.admit(admitted, path, asker).await?;
+                fetched
+            }
         };
         if cost.fetched > 0 {
             self.record_fetch(admitted, freshness, &wanted.path, &cost, asker).await?;

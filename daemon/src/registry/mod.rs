@@ -37,7 +37,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{Platform, ServerName, Version};
-use mcpfs_trust::root::TrustRoot;
+use mcpfs_trust::root::{Role, TrustRoot};
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::SeenTrust;
 use tokio::sync::watch;
@@ -265,7 +265,8 @@ impl Registry {
     /// [`Self::version`] refuses it to whoever comes next.
     ///
     /// # Errors
-    /// `Revoked`; `HeadExpired` past `max_stale`; `PolicyRefused` if the name was hidden.
+    /// `Revoked`; `HeadExpired` past `max_stale`; `PolicyRefused` if the name was hidden;
+    /// `KeyNotAuthorised` if the trust root in force does not believe its keys any more.
     pub fn check_open(&self, admitted: &Admitted) -> Result<Freshness, Refusal> {
         let latest = match self.by_slot(admitted.slot) {
             Some(Slot::Release(latest)) => latest,
@@ -279,6 +280,7 @@ impl Registry {
         if !settings.config.policy.exposes(&key.0) {
             return Err(Refusal::new(Code::PolicyRefused, format!("policy of this host hides {}", key.0)));
         }
+        check_keys(&latest, &settings.root)?;
         let at = now();
         self.check_age(&latest, &settings.config, at)?;
         let stale = snapshot.refreshed.stale
@@ -408,4 +410,18 @@ impl Registry {
         *place = Arc::new(next);
         generation
     }
+}
+
+/// Whether the keys that counted for a release still suffice. A reload decides about every
+/// name anew and gives those that still verify their new keys; what is left behind by it is
+/// reached by whoever has an old directory open and never asks for the name again.
+fn check_keys(admitted: &Admitted, root: &TrustRoot) -> Result<(), Refusal> {
+    let counts = |role: &Role| role.keys.iter().filter(|id| admitted.keys.contains(id)).count();
+    let met = |role: &Role| counts(role) >= role.threshold.get() as usize;
+    let rule = root.rule_for(admitted.name()).ok().filter(|_| root.registry == admitted.release.registry);
+    if rule.is_some_and(|rule| rule.require.iter().all(met)) {
+        return Ok(());
+    }
+    let what = format!("{} {}", admitted.name(), admitted.version());
+    Err(Refusal::new(Code::KeyNotAuthorised, format!("the trust root in force does not accept the keys of {what}")))
 }

@@ -162,9 +162,11 @@ impl State {
         let io = |source| StateError::Io { path: path.clone(), source };
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
-        let existed = path.exists();
         match connect(&path) {
-            Ok(connection) => Ok((Self(Mutex::new(connection)), if existed { Opened::Kept } else { Opened::Created })),
+            // An empty file is a valid database to SQLite, and a lost state to us.
+            Ok((connection, made)) => {
+                Ok((Self(Mutex::new(connection)), if made { Opened::Created } else { Opened::Kept }))
+            }
             Err(StateError::Sqlite(error)) if is_damage(&error) => {
                 let seconds = super::now().unix();
                 let aside = directory.join(format!("state.db.damaged-{seconds}"));
@@ -172,7 +174,7 @@ impl State {
                 for leftover in ["state.db-wal", "state.db-shm"] {
                     drop(std::fs::remove_file(directory.join(leftover)));
                 }
-                Ok((Self(Mutex::new(connect(&path)?)), Opened::Damaged(aside)))
+                Ok((Self(Mutex::new(connect(&path)?.0)), Opened::Damaged(aside)))
             }
             Err(error) => Err(error),
         }
@@ -367,7 +369,8 @@ impl State {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, StateError> {
+/// The open store, and whether it held nothing before.
+fn connect(path: &Path) -> Result<(Connection, bool), StateError> {
     // SQLite would create it with the process's umask.
     std::fs::OpenOptions::new()
         .create(true)
@@ -392,7 +395,7 @@ fn connect(path: &Path) -> Result<Connection, StateError> {
         }
         found => return Err(StateError::Newer { path: path.to_owned(), found }),
     }
-    Ok(connection)
+    Ok((connection, found == 0))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

@@ -8,7 +8,7 @@ use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use super::finding::Findings;
 use super::rules::{
-    LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
+    LAUNCH_ARGUMENT, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
 };
 use crate::recipe::Recipe;
 use crate::unpack::Remark;
@@ -29,6 +29,24 @@ pub(crate) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark
     all(&NAME_FORM, not_nfc(tree), "rename it in NFC: two spellings look the same");
     all(&NAME_BIDI, invisible(tree), "rename it: what people see is not what it is");
     command(recipe, tree, findings);
+    arguments(recipe, tree, findings);
+}
+
+/// A server starts in its state directory, which its user can write: a relative argument that
+/// is meant as a path of the artefact would name a file there, and run what nobody reviewed.
+fn arguments(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
+    let Some(launch) = recipe.launch.as_ref().filter(|launch| launch.runtime == Runtime::Host) else { return };
+    for argument in &launch.args {
+        let path = argument.strip_prefix("./").unwrap_or(argument);
+        let file =
+            tree.resolve(path).and_then(|id| tree.node(id)).is_some_and(|node| matches!(node.kind, Kind::File { .. }));
+        if !file || argument.starts_with('/') {
+            continue;
+        }
+        let message = format!("{argument:?} is a file of the artefact, but would be looked for in the state directory");
+        let finding = LAUNCH_ARGUMENT.find("launch.args", message).fix(format!("write ${{TREE}}/{path}"));
+        findings.push(finding.at(recipe.file(), Some(recipe.place("launch.args"))));
+    }
 }
 
 /// A command inside the tree must be there and executable, or every launch fails.

@@ -287,6 +287,12 @@ fn rules_of_the_recipe() {
         ),
         ("url: file:hello", "url: file:hello/README", "error L10 artefact.sha256: its SHA-256 is "),
         ("command: bin/server", "command: node", ""),
+        (
+            "command: bin/server",
+            "command: node, args: [serve, ./bin/server, '${TREE}/bin/server', bin, /bin/server]",
+            "warning L11 launch.args: \"./bin/server\" is a file of the artefact, but would be looked for in the state \
+             directory [launch-argument]",
+        ),
     ] {
         let found = said(&place, from, to);
         assert!(found.starts_with(want) && found.is_empty() == want.is_empty(), "{to}:\n{found}");

@@ -174,3 +174,22 @@ async fn a_wrong_layout_costs_availability_only() {
     assert_eq!(read(&room.content, &lying, room.node("f/01")).await.unwrap_err().code, Code::Malformed);
     assert_eq!(room.open("f/01").await.unwrap().1, text(1, 100));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_an_eviction_is_waited_for() {
+    let room = Room::new(&files(3, 100), 64 << 10).await;
+    room.open("f/01").await.unwrap();
+    room.settled().await;
+    let stopped = room.stopped().await;
+    let path = stopped.file_of("f/01");
+    let room = stopped.started("another boot");
+    let file = std::fs::File::open(path).unwrap();
+    assert!(crate::content::lease::take(&file));
+    // Eviction looks at a file, and then leaves it alone.
+    let held = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(file);
+    });
+    assert_eq!(room.open("f/01").await.unwrap(), (0, text(1, 100)));
+    held.join().unwrap();
+}
