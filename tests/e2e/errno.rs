@@ -43,7 +43,9 @@ fn what_is_not_there(reads: Reads) {
     assert_eq!(errno(std::fs::read_link(world.host.at("hello/run"))), libc::EINVAL);
     let after = audit::rows(&world.host);
     assert!(!after.iter().any(|row| row.server.as_deref() == Some("nobody")), "unknown names leave no row");
-    assert!(after.len() <= before + 1, "nothing here is an access: {}", audit::listing(&after));
+    // The daemon's own rows of its first look may still be coming.
+    let asked = after.iter().skip(before).filter(|row| !["refresh", "verify"].contains(&row.event.as_str())).count();
+    assert!(asked <= 1, "nothing here is an access: {}", audit::listing(&after));
 }
 
 fn withdrawn_releases(reads: Reads) {
