@@ -72,7 +72,7 @@ pub struct RegistryConfig {
     pub token_file: Option<PathBuf>,
     /// `client_certificate`: a file with a certificate and its key (PEM), for mutual TLS.
     pub client_certificate: Option<PathBuf>,
-    /// `proxy`: such as "http://proxy.example.com:3128"; the environment is not consulted.
+    /// `proxy`: such as `http://proxy.example.com:3128`; the environment is not consulted.
     pub proxy: Option<String>,
 }
 

@@ -56,7 +56,7 @@ impl Recipe {
     }
 }
 
-/// The launch block of [`hello`].
+/// The launch block of [`hello_tree`].
 pub const HELLO_LAUNCH: &str =
     "launch:\n  command: bin/hello-mcp\n  args: [\"--state\", \"${STATE}/notes\"]\n  env: {HELLO: \"from ${TREE}\"}\n";
 

@@ -11,7 +11,7 @@ use crate::control::protocol::{Request, Target};
 /// Options of `mcpfs explain`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// A path in the mount, a process number, or NAME[@VERSION].
+    /// A path in the mount, a process number, NAME or NAME@VERSION.
     #[arg(value_name = "PATH|PID|NAME[@VER]")]
     pub target: String,
 }

@@ -2,7 +2,7 @@
 //!
 //! This room turns (tree node, layout) into a read-only descriptor. What it hands out was
 //! hashed as a whole, in this boot, through a read-only description of the file in the
-//! cache with no writer left (see [`cas`]); neither the network, nor a mirror, nor the
+//! cache with no writer left (see `cas`); neither the network, nor a mirror, nor the
 //! layout, nor the cache of an earlier boot is believed.
 //!
 //! ```text

@@ -1,6 +1,6 @@
 //! FUSE requests in, FUSE replies out. Translation and nothing else.
 //!
-//! Every handler runs through [`Mounted::answer`], which polls its future once here and, if it
+//! Every handler runs through `Mounted::answer`, which polls its future once here and, if it
 //! has to wait, moves it with the reply into a task. It catches panics at both places, so that
 //! none can end a thread that serves the mount, sees to it that every request gets a reply,
 //! and bounds how long that may take: a process that waits for an open cannot be killed.
