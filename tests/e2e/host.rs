@@ -4,12 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use mcpfs_tests::command::Ran;
-use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::hsm::Hsm;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::{Mount, is_mounted};
 use mcpfs_tests::suite::Suite;
+use mcpfs_tests::{audit, forge};
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -113,10 +113,17 @@ fn trust_roots_with_bad_keys() {
     change("one key in both roles", &|root| {
         root["release"][0]["require"][0]["keys"] = root["head"]["keys"].clone();
     });
-    for (name, root) in bad {
+    let words = ["weak", "twice", "id", "nonzero", "threshold", "extra", "head"];
+    for ((name, root), says) in bad.into_iter().zip(words) {
         forge::write(&world.host.trust(), &root);
         let ran = mount_refuses(&world.host);
         assert!(ran.text().contains("trust.json"), "{name}: {ran}");
+        // The audit is open before the trust root is read, so the refusal is a row with the same words.
+        let rows = audit::rows(&world.host);
+        let row = rows.iter().rfind(|row| row.event == "trust").unwrap_or_else(|| panic!("{name}: no row"));
+        let reason = row.reason.clone().unwrap_or_default();
+        assert!(row.outcome != "ok" && ran.text().contains(&row.outcome), "{name}: {row:?} {ran}");
+        assert!(reason.contains(says) && ran.text().contains(says), "{name}: expected {says:?}: {row:?} {ran}");
     }
     let twice = std::fs::read_to_string(world.registry.trust()).unwrap().replacen('{', "{\"version\": 1, ", 1);
     std::fs::write(world.host.trust(), twice).unwrap();
