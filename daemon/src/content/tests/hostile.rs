@@ -183,8 +183,8 @@ async fn a_lease_of_an_eviction_is_waited_for() {
     let stopped = room.stopped().await;
     let path = stopped.file_of("f/01");
     let room = stopped.started("another boot");
-    let file = std::fs::File::open(path).unwrap();
-    assert!(crate::content::lease::take(&file));
+    let file = File::open(path).unwrap();
+    assert!(lease::take(&file));
     // Eviction looks at a file, and then leaves it alone.
     let held = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(100));
