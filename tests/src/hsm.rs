@@ -1,7 +1,9 @@
 //! A PKCS#11 token in a directory (SoftHSM), with its PIN in a file.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::command::Run;
 use crate::scratch::{self, need};
@@ -11,6 +13,11 @@ use crate::scratch::{self, need};
 pub struct Hsm {
     dir: tempfile::TempDir,
     module: PathBuf,
+    /// One client at a time: SoftHSM rewrites a token's file at each login, and whoever looks
+    /// just then finds no token. Tests that share a token take turns.
+    turn: Mutex<()>,
+    /// Key ids by label: they never change.
+    ids: Mutex<BTreeMap<String, String>>,
 }
 
 /// The token's label.
@@ -30,7 +37,7 @@ impl Hsm {
         let conf =
             format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
         std::fs::write(dir.path().join("softhsm2.conf"), conf).expect("own directory");
-        let hsm = Self { dir, module };
+        let hsm = Self { dir, module, turn: Mutex::default(), ids: Mutex::default() };
         std::fs::write(hsm.pin_file(), format!("{PIN}\n")).expect("own directory");
         std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o600)).expect("own file");
         hsm.with_token(Run::new(need("softhsm2-util", "softhsm2")))
@@ -65,6 +72,10 @@ impl Hsm {
         self.with_token(run).env("MCPFS_PIN_FILE", self.pin_file())
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// OpenSC's client with this token: the independent second opinion about keys.
     pub fn pkcs11_tool(&self) -> Run {
         let run = Run::new(need("pkcs11-tool", "opensc"));
@@ -73,6 +84,7 @@ impl Hsm {
 
     /// What the token says about a private key, such as `sensitive, always sensitive, never extractable, local`.
     pub fn access(&self, key: &str) -> String {
+        let _turn = self.turn();
         let ran = self.pkcs11_tool().args(["--list-objects", "--type", "privkey", "--label", key]).ok();
         let line = ran.stdout.lines().find_map(|line| line.trim().strip_prefix("Access:"));
         line.unwrap_or_else(|| panic!("no such key: {ran}")).trim().to_owned()
@@ -80,11 +92,17 @@ impl Hsm {
 
     /// A public key as PEM.
     pub fn public_pem(&self, key: &str) -> String {
+        let _turn = self.turn();
         self.pkcs11_tool().args(["--read-object", "--type", "pubkey", "--label", key]).ok().stdout
     }
 
     /// A key's id as trust.json writes it, computed by coreutils: sha256 of the SPKI DER.
     pub fn key_id(&self, key: &str) -> String {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.entry(key.to_owned()).or_insert_with(|| self.computed_id(key)).clone()
+    }
+
+    fn computed_id(&self, key: &str) -> String {
         let pem = self.public_pem(key);
         let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).expect("PEM");
@@ -94,6 +112,7 @@ impl Hsm {
 
     /// Signs raw bytes with `key`, past all of the signer's checks: what an attacker with access to the token can do.
     pub fn sign(&self, key: &str, message: &[u8]) -> [u8; 64] {
+        let _turn = self.turn();
         let run = Run::new(crate::binaries::bin("token-sign")).arg(&self.module).args([TOKEN, key]);
         let ran = self.with_token(run).env("MCPFS_PIN_FILE", self.pin_file()).stdin(message).ok();
         ran.stdout_bytes.try_into().expect("an Ed25519 signature has 64 bytes")
