@@ -185,7 +185,7 @@ fn a_umask_shuts_nobody_out() {
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&world.host.rundir()), 0o755, "everybody starts servers by it");
     assert_eq!(mode(&socket), 0o666);
-    let pid = rustix::net::sockopt::socket_peercred(&std::os::unix::net::UnixStream::connect(socket).unwrap());
+    let pid = rustix::net::sockopt::socket_peercred(std::os::unix::net::UnixStream::connect(&socket).unwrap());
     kill_process(pid.unwrap().pid, Signal::TERM).unwrap();
     wait_for("the mount to go", Duration::from_secs(20), || (!is_mounted(&world.host.mcp())).then_some(()));
 }
