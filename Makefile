@@ -30,7 +30,7 @@ setup:
 test:
 	@tests/setup test
 	$(CARGO) build --workspace --bins
-	MCPFS_BIN_DIR='$(BIN)' $(CARGO) test --workspace
+	MCPFS_BIN_DIR='$(BIN)' $(CARGO) test --workspace --no-fail-fast
 
 check:
 	$(CARGO) fmt --all --check

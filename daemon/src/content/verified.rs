@@ -6,9 +6,10 @@
 //! knowledge is worth nothing in another boot, where the disk may have been elsewhere: it
 //! lives in the run directory, which a reboot empties, under a header that names the boot.
 //!
-//! The file is append-only, one record a file. Losing it costs hashing, never correctness:
-//! a torn tail is cut off, and a header of another boot discards everything. It is trusted
-//! as far as its permissions go, so its owner and mode are checked like those of a key.
+//! The file is append-only, one record each time a file is verified; the latest counts.
+//! Losing it costs hashing, never correctness: a torn tail is cut off, and a header of
+//! another boot discards everything. It is trusted as far as its permissions go, so its
+//! owner and mode are checked like those of a key.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
