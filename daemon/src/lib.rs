@@ -36,6 +36,7 @@ pub mod daemon;
 pub mod errno;
 pub mod fs;
 pub mod launch;
+mod lock;
 pub mod mount;
 pub mod owned;
 pub mod refusal;

@@ -58,7 +58,7 @@ impl Lock {
         }
         let name = beside(path, "-lock");
         let file = private(&name).map_err(|source| AuditError::io("open", &name, source))?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        match crate::lock::exclusive(&file) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(AuditError::Locked { path: path.to_owned() }),
             Err(errno) => Err(AuditError::io("lock", &name, errno.into())),

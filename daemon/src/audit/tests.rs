@@ -174,7 +174,7 @@ fn repeats_become_one_counted_row_and_nothing_is_lost_on_close() {
 fn a_window_closes_by_itself() {
     let dir = Dir::new();
     let mut options = dir.options();
-    options.folding.window = Duration::from_millis(100);
+    options.folding.window = Duration::from_secs(1);
     let audit = Audit::open(&options).unwrap();
     for _ in 0..3 {
         audit.record_blocking(refusal()).unwrap();

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use mcpfs_trust::digest::{Digest, Hasher};
 use mcpfs_trust::error::{Code, VerifyError};
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::index::{Area, Index, Name, on_disk};
@@ -136,8 +136,10 @@ impl Cas {
         }
         let open = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
-        rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| ContentError::InUse { path: path.to_owned() })?;
+        crate::lock::exclusive(&root).map_err(|errno| match errno {
+            Errno::WOULDBLOCK => ContentError::InUse { path: path.to_owned() },
+            errno => failed("lock")(errno.into()),
+        })?;
         for entry in std::fs::read_dir(path.join("tmp")).map_err(failed("read"))?.flatten() {
             std::fs::remove_file(entry.path()).map_err(failed("clear"))?;
         }

@@ -107,8 +107,15 @@ async fn a_deadline_ends_the_wait_and_not_the_work() {
     let refused = room.open("f/01").await.unwrap_err();
     assert_eq!(refused.code, Code::TooSlow);
     assert!(refused.message.starts_with("f/01: "), "{refused}");
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(room.open("f/01").await.unwrap(), (0, text(1, 100)));
+    let mut opened = Err(refused);
+    for _ in 0..100 {
+        opened = room.open("f/01").await;
+        match &opened {
+            Err(again) if again.code == Code::TooSlow => {}
+            _ => break,
+        }
+    }
+    assert_eq!(opened.unwrap(), (0, text(1, 100)));
     assert_eq!(room.server.requests().len(), 1);
 }
 

@@ -213,7 +213,7 @@ impl Home {
     fn again(&self, boot: &str) -> Result<(Content, mpsc::Receiver<ContentEvent>), ContentError> {
         let site = SiteSettings {
             backoff: Duration::from_millis(5),
-            rate_window: Duration::from_millis(500),
+            rate_window: Duration::from_secs(1),
             ..SiteSettings::with_mirrors(self.mirrors.clone())
         };
         let site = Site::new(site, Handle::current()).unwrap();

@@ -46,7 +46,7 @@ async fn troubles_return_all_memory() {
             room.server.heal();
         }
     }
-    timeout(Duration::from_secs(5), async { while room.open("f/30").await.is_err() {} }).await.unwrap();
+    timeout(Duration::from_secs(60), async { while room.open("f/30").await.is_err() {} }).await.unwrap();
 }
 
 /// The quota is never passed; what is open or kept stays; when nothing can go, it is said.
