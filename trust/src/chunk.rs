@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::{Reader, Writer};
 use crate::digest::Digest;
 use crate::error::VerifyError;
 use crate::limits;
@@ -25,6 +26,23 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// Reads a record of a layout.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, VerifyError> {
+        Ok(Self {
+            sha256: reader.digest()?,
+            size: reader.u32()?,
+            plain_sha256: reader.digest()?,
+            plain_size: reader.u32()?,
+        })
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        writer.digest(&self.sha256);
+        writer.u32(self.size);
+        writer.digest(&self.plain_sha256);
+        writer.u32(self.plain_size);
+    }
+
     /// Checks the sizes against their bounds.
     ///
     /// # Errors

@@ -123,20 +123,16 @@ impl FromStr for Digest {
     }
 }
 
-/// In JSON a digest is its text; in postcard (tree, layout) its 32 raw bytes.
+/// Its text; trees and layouts hold the raw bytes, and their records say so themselves.
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() {
-            crate::json::text(deserializer)
-        } else {
-            <[u8; 32]>::deserialize(deserializer).map(Self)
-        }
+        crate::json::text(deserializer)
     }
 }
 

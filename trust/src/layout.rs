@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
 use crate::chunk::Chunk;
 use crate::codec::{Reader, Writer};
 use crate::error::VerifyError;
@@ -28,7 +26,7 @@ pub struct Layout {
 
 /// Where a content begins. If it is longer than the rest of that chunk, it goes on at the
 /// start of the next one: a chunk holds whole small contents or a piece of a large one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Index of the first chunk.
     pub chunk: u32,
@@ -71,8 +69,8 @@ impl Layout {
             return Err(VerifyError::SizeExceeded { what: "layout", limit: limits::LAYOUT_BYTES });
         }
         let mut reader = Reader::new("layout", MAGIC, bytes)?;
-        let chunks: u32 = reader.next()?;
-        let contents: u32 = reader.next()?;
+        let chunks = reader.u32()?;
+        let contents = reader.u32()?;
         if chunks as usize > limits::LAYOUT_CHUNKS || contents as usize > limits::TREE_NODES {
             return Err(VerifyError::malformed("layout", "more chunks or contents than allowed"));
         }
@@ -82,12 +80,12 @@ impl Layout {
             contents: Vec::with_capacity((contents as usize).min(bytes.len() / 2)),
         };
         for _ in 0..chunks {
-            let chunk: Chunk = reader.next()?;
+            let chunk = Chunk::read(&mut reader)?;
             chunk.check()?;
             layout.chunks.push(chunk);
         }
         for _ in 0..contents {
-            layout.contents.push(reader.next()?);
+            layout.contents.push(Extent { chunk: reader.u32()?, offset: reader.u32()? });
         }
         reader.finish()?;
         Ok(layout)
@@ -96,10 +94,15 @@ impl Layout {
     /// The canonical encoding.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(MAGIC, self.chunks.len() * 72 + self.contents.len() * 6);
-        writer.put(&(self.chunks.len() as u32));
-        writer.put(&(self.contents.len() as u32));
-        self.chunks.iter().for_each(|chunk| writer.put(chunk));
-        self.contents.iter().for_each(|extent| writer.put(extent));
+        writer.u32(self.chunks.len() as u32);
+        writer.u32(self.contents.len() as u32);
+        for chunk in &self.chunks {
+            chunk.write(&mut writer);
+        }
+        for extent in &self.contents {
+            writer.u32(extent.chunk);
+            writer.u32(extent.offset);
+        }
         writer.finish()
     }
 

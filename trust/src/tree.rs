@@ -10,18 +10,19 @@
 //! database built at mount time (slow at 100,000 files). The list decodes straight into
 //! three arrays.
 
+mod assemble;
 mod build;
 mod links;
+mod record;
 
-use serde::{Deserialize, Serialize};
-
+use assemble::Assembly;
 pub use build::{BadTree, TreeBuilder};
+use record::{Record, RecordKind};
 
 use crate::codec::{Reader, Writer};
 use crate::digest::Digest;
 use crate::error::VerifyError;
 use crate::limits;
-use crate::name::check_file_name;
 use crate::release::TreeSummary;
 
 /// The first bytes of an encoded tree: name and version of the format.
@@ -109,20 +110,6 @@ impl Span {
     }
 }
 
-/// A node as it is encoded; the root's name is empty.
-#[derive(Serialize, Deserialize)]
-struct Record<'a> {
-    name: &'a str,
-    kind: RecordKind<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-enum RecordKind<'a> {
-    Directory { children: u32 },
-    File { executable: bool, size: u64, sha256: Digest },
-    Link { target: &'a str },
-}
-
 impl Tree {
     /// Decodes the tree that `summary` of a verified statement names.
     ///
@@ -150,13 +137,13 @@ impl Tree {
             return Err(VerifyError::SizeExceeded { what: "tree", limit: limits::TREE_BYTES });
         }
         let mut reader = Reader::new("tree", MAGIC, bytes)?;
-        let count: u32 = reader.next()?;
+        let count = reader.u32()?;
         if count == 0 || count as usize > limits::TREE_NODES {
             return Err(VerifyError::malformed("tree", format!("{count} nodes")));
         }
         let mut assembly = Assembly::new(bytes.len(), count);
         for _ in 0..count {
-            assembly.add(reader.next()?)?;
+            assembly.add(Record::read(&mut reader)?)?;
         }
         reader.finish()?;
         let tree = assembly.finish(Digest::of(bytes), bytes.len() as u64)?;
@@ -167,14 +154,14 @@ impl Tree {
     /// The canonical encoding.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(MAGIC, self.text.len() + self.nodes.len() * 48);
-        writer.put(&self.len());
+        writer.u32(self.len());
         for flat in &self.nodes {
             let kind = match flat.kind {
                 FlatKind::Directory { children } => RecordKind::Directory { children: children.len },
                 FlatKind::File { executable, size, sha256, .. } => RecordKind::File { executable, size, sha256 },
                 FlatKind::Link { target } => RecordKind::Link { target: self.span(target) },
             };
-            writer.put(&Record { name: self.span(flat.name), kind });
+            Record { name: self.span(flat.name), kind }.write(&mut writer);
         }
         writer.finish()
     }
@@ -271,142 +258,5 @@ impl Tree {
 
     fn span(&self, span: Span) -> &str {
         self.text.get(span.range()).unwrap_or("")
-    }
-}
-
-/// A directory whose children are still coming.
-struct Open {
-    id: NodeId,
-    /// Slots of `children` that are still to be filled.
-    next: u32,
-    end: u32,
-    path_bytes: usize,
-}
-
-/// Builds the arrays from records in preorder and refuses what is not a tree.
-struct Assembly {
-    tree: Tree,
-    open: Vec<Open>,
-    count: u32,
-    by_digest: std::collections::HashMap<Digest, (u32, u64)>,
-}
-
-impl Assembly {
-    fn new(bytes: usize, count: u32) -> Self {
-        // A record takes at least three bytes, so a short input cannot ask for much memory.
-        let nodes = (count as usize).min(bytes / 3 + 1);
-        let summary = TreeSummary { sha256: Digest::EMPTY, size: 0, files: 0, bytes: 0 };
-        let tree = Tree {
-            nodes: Vec::with_capacity(nodes),
-            text: String::with_capacity(bytes.min(nodes * 24)),
-            children: Vec::with_capacity(nodes),
-            contents: Vec::new(),
-            summary,
-        };
-        Self { tree, open: Vec::new(), count, by_digest: std::collections::HashMap::new() }
-    }
-
-    fn add(&mut self, record: Record<'_>) -> Result<(), VerifyError> {
-        let bad = |detail: &str| Err(VerifyError::malformed("tree", detail));
-        let id = NodeId(self.tree.nodes.len() as u32);
-        let (parent, path_bytes) = match self.open.last_mut() {
-            Some(open) => {
-                let path_bytes = open.path_bytes + 1 + record.name.len();
-                self.tree.children[open.next as usize] = id;
-                open.next += 1;
-                (open.id, path_bytes)
-            }
-            None if id == NodeId::ROOT => (NodeId::ROOT, 0),
-            None => return bad("a node outside every directory"),
-        };
-        if id == NodeId::ROOT {
-            if !record.name.is_empty() || !matches!(record.kind, RecordKind::Directory { .. }) {
-                return bad("the root is not a nameless directory");
-            }
-        } else {
-            check_file_name(record.name).map_err(|error| VerifyError::malformed("tree", error))?;
-            self.check_order(record.name)?;
-        }
-        if path_bytes > limits::PATH_BYTES || self.open.len() > limits::TREE_DEPTH {
-            return bad("a path too long or too deep");
-        }
-        let name = self.store(record.name);
-        let kind = match record.kind {
-            RecordKind::Directory { children } => {
-                let start = self.tree.children.len() as u32;
-                if u64::from(start) + u64::from(children) >= u64::from(self.count) {
-                    return bad("more children than nodes");
-                }
-                self.tree.children.resize((start + children) as usize, NodeId::ROOT);
-                self.open.push(Open { id, next: start, end: start + children, path_bytes });
-                FlatKind::Directory { children: Span { start, len: children } }
-            }
-            RecordKind::File { executable, size, sha256 } => self.file(id, executable, size, sha256)?,
-            RecordKind::Link { target } => {
-                if target.is_empty() || target.len() > limits::PATH_BYTES || target.chars().any(char::is_control) {
-                    return bad("a link with an impossible target");
-                }
-                FlatKind::Link { target: self.store(target) }
-            }
-        };
-        self.tree.nodes.push(Flat { parent, name, kind });
-        while self.open.last().is_some_and(|open| open.next == open.end) {
-            self.open.pop();
-        }
-        Ok(())
-    }
-
-    /// Names of one directory ascend, which also makes them unique. The slot just filled is
-    /// compared with the one before it.
-    fn check_order(&self, name: &str) -> Result<(), VerifyError> {
-        let Some(open) = self.open.last() else { return Ok(()) };
-        let FlatKind::Directory { children } = self.tree.nodes[open.id.0 as usize].kind else { return Ok(()) };
-        let filled = open.next - 1;
-        if filled > children.start {
-            let before = self.tree.children[filled as usize - 1];
-            if self.tree.name(before).as_bytes() >= name.as_bytes() {
-                return Err(VerifyError::malformed("tree", "names of a directory are not in ascending order"));
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, id: NodeId, executable: bool, size: u64, sha256: Digest) -> Result<FlatKind, VerifyError> {
-        let summary = &mut self.tree.summary;
-        summary.files += 1;
-        summary.bytes = match summary.bytes.checked_add(size) {
-            Some(sum) => sum,
-            None => return Err(VerifyError::malformed("tree", "impossible sizes")),
-        };
-        if size == 0 {
-            return match sha256 == Digest::EMPTY {
-                true => Ok(FlatKind::File { executable, size, sha256, content: None }),
-                false => Err(VerifyError::malformed("tree", "an empty file with another digest")),
-            };
-        }
-        let next = self.tree.contents.len() as u32;
-        let (content, first_size) = *self.by_digest.entry(sha256).or_insert((next, size));
-        if first_size != size {
-            return Err(VerifyError::malformed("tree", "one digest with two sizes"));
-        }
-        if content == next {
-            self.tree.contents.push(id);
-        }
-        Ok(FlatKind::File { executable, size, sha256, content: Some(content) })
-    }
-
-    fn store(&mut self, text: &str) -> Span {
-        let start = self.tree.text.len() as u32;
-        self.tree.text.push_str(text);
-        Span { start, len: text.len() as u32 }
-    }
-
-    fn finish(mut self, sha256: Digest, size: u64) -> Result<Tree, VerifyError> {
-        if !self.open.is_empty() {
-            return Err(VerifyError::malformed("tree", "it ends inside a directory"));
-        }
-        self.tree.summary.sha256 = sha256;
-        self.tree.summary.size = size;
-        Ok(self.tree)
     }
 }

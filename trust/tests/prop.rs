@@ -26,10 +26,13 @@ fn entries() -> impl Strategy<Value = Vec<(Vec<String>, u8, u16)>> {
 fn build<'a>(entries: impl Iterator<Item = &'a (Vec<String>, u8, u16)>) -> Option<Tree> {
     let mut builder = TreeBuilder::new();
     for (path, kind, size) in entries {
-        let (path, size) = (path.join("/"), u64::from(*size));
+        // Few contents, so that many files are copies; their digests begin alike.
+        let (path, size) = (path.join("/"), u64::from(*size % 8));
+        let mut digest = [0; 32];
+        digest[31] = 8 - size as u8;
         match kind {
             0 => builder.directory(&path).ok()?,
-            1 if size > 0 => builder.file(&path, true, size, Digest::of(&size.to_le_bytes())).ok()?,
+            1 if size > 0 => builder.file(&path, true, size, Digest::from_bytes(digest)).ok()?,
             2 => builder.link(&path, "a/../b").ok()?,
             _ => builder.file(&path, false, 0, Digest::EMPTY).ok()?,
         }
@@ -44,15 +47,23 @@ proptest! {
             let bytes = tree.encode();
             prop_assert_eq!(&Tree::decode(&bytes, &tree.summary()).unwrap(), &tree);
             prop_assert_eq!(build(entries.iter().rev()).map(|tree| tree.encode()), Some(bytes));
+            let mut contents: Vec<(u64, Digest)> = Vec::new();
             for id in (0..tree.len()).map(NodeId) {
                 let node = tree.node(id).unwrap();
                 if id != NodeId::ROOT {
                     prop_assert_eq!(tree.child(node.parent, node.name.as_bytes()), Some(id));
                 }
-                if let Kind::File { size, sha256, content: Some(content), .. } = node.kind {
-                    prop_assert_eq!(tree.content(content), Some((size, sha256)));
+                if let Kind::File { size, sha256, content, .. } = node.kind {
+                    if size > 0 && !contents.contains(&(size, sha256)) {
+                        prop_assert_eq!(tree.contents().get(contents.len()), Some(&id), "its first node");
+                        contents.push((size, sha256));
+                    }
+                    let index = contents.iter().position(|one| *one == (size, sha256));
+                    prop_assert_eq!(content.map(|index| index as usize), index);
+                    prop_assert_eq!(content.and_then(|index| tree.content(index)), index.map(|_| (size, sha256)));
                 }
             }
+            prop_assert_eq!(tree.contents().len(), contents.len());
         }
     }
 

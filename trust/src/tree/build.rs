@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Assembly, Record, RecordKind, Tree, links};
+use super::assemble::Assembly;
+use super::record::{Record, RecordKind};
+use super::{Tree, links};
 use crate::codec::Writer;
 use crate::digest::Digest;
 use crate::error::{VerifyError, bounded};
@@ -89,9 +91,9 @@ impl TreeBuilder {
         let count = self.nodes as u32 + 1;
         let mut assembly = Assembly::new(usize::MAX, count);
         let mut writer = Writer::new(super::MAGIC, self.nodes * 64);
-        writer.put(&count);
+        writer.u32(count);
         let mut add = |record: Record<'_>| {
-            writer.put(&record);
+            record.write(&mut writer);
             assembly.add(record)
         };
         // Depth is bounded by `place`, so this recursion is.
