@@ -1,10 +1,10 @@
-//! Which errno each error becomes, in one place.
+//! Which errno each error becomes, and what to do about it, in one place.
 //!
 //! An errno is all that a program on the mount ever sees of us, so it has to be the same for
 //! the same cause, always. Two exhaustive matches without a wildcard say it: one over
 //! [`FsError`], what can go wrong in the file system itself, and one over [`Code`], what can be
-//! wrong with a release. A new code does not compile until somebody has decided. The text
-//! behind an errno is in the audit (`mcpfs audit`) and in `mcpfs explain PATH`;
+//! wrong with a release. A new code does not compile until somebody has decided, and the
+//! second also has what the person at the server can do. The text behind an errno is in the audit (`mcpfs audit`) and in `mcpfs explain PATH`;
 //! docs/semantics.md carries the same table, and a test compares the two.
 
 use mcpfs_trust::error::Code;
@@ -111,8 +111,10 @@ impl FsError {
     }
 }
 
-/// The one table, second half: what is wrong with a release, or with getting it.
-pub fn answer_for(code: Code) -> Answer {
+/// What is wrong with a release, or with getting it: the answer to the program, and what the
+/// person at it can do.
+fn row(code: Code) -> (Answer, &'static str) {
+    let denied = answer!(EACCES, DEBUG);
     match code {
         // Forged, stale, withdrawn, not allowed: the answer is no.
         Code::SignatureInvalid
@@ -121,33 +123,52 @@ pub fn answer_for(code: Code) -> Answer {
         | Code::WrongPredicate
         | Code::ScopeDenied
         | Code::WrongRegistry
-        | Code::HeadRollback
-        | Code::HeadExpired
         | Code::HeadEquivocation
         | Code::ChainBroken
         | Code::EntryMismatch
         | Code::ReleaseChanged
-        | Code::SelfVerifyFailed
-        | Code::ClockRollback
-        | Code::TrustRollback
-        | Code::TrustEquivocation
-        | Code::TrustRootUnsafe
-        | Code::Revoked
-        | Code::Yanked
-        | Code::PinUnknown
-        | Code::PinDigestMismatch
-        | Code::PolicyRefused
-        | Code::PlatformMissing
-        | Code::LaunchUnsupported => answer!(EACCES, DEBUG),
+        | Code::SelfVerifyFailed => (denied, "tell your security team: this was not signed by those who may sign it"),
+        Code::HeadRollback | Code::HeadExpired | Code::TrustRollback | Code::TrustEquivocation => {
+            (denied, "tell your administrator: mcpfs status says how old the registry's word is")
+        }
+        Code::ClockRollback => (denied, "correct this host's clock"),
+        Code::Revoked => (denied, "its publisher withdrew it for good: use another version or server"),
+        Code::Yanked => (denied, "its publisher withdrew it: an administrator can keep it with mcpfs pin"),
+        Code::PinUnknown | Code::PinDigestMismatch => (denied, "an administrator can correct the pin with mcpfs pin"),
+        Code::PolicyRefused => (denied, "your administrator decides this in mcpfs.toml"),
+        Code::PlatformMissing => (denied, "ask its maintainer for a release for this platform"),
+        Code::LaunchUnsupported => (denied, "ask its maintainer for another release"),
+        Code::TrustRootUnsafe => (denied, LOG),
         // What arrived is not what was named.
-        Code::DigestMismatch | Code::SizeExceeded | Code::Malformed | Code::PayloadTooLarge => answer!(EIO, WARN),
+        Code::DigestMismatch | Code::SizeExceeded | Code::Malformed | Code::PayloadTooLarge => {
+            (answer!(EIO, WARN), "try again; if it stays, tell those who run the registry's site")
+        }
         // It did not arrive.
-        Code::Unreachable | Code::NotARegistry => answer!(EHOSTUNREACH, WARN),
-        Code::TooSlow => answer!(ETIMEDOUT, WARN),
+        Code::Unreachable | Code::NotARegistry => (answer!(EHOSTUNREACH, WARN), NETWORK),
+        Code::TooSlow => (answer!(ETIMEDOUT, WARN), NETWORK),
         // This host.
-        Code::AuditUnavailable => answer!(EIO, ERROR),
-        Code::CacheFull => answer!(ENOSPC, WARN),
+        Code::AuditUnavailable => (answer!(EIO, ERROR), LOG),
+        Code::CacheFull => (
+            answer!(ENOSPC, WARN),
+            "tell your administrator: the cache needs a larger quota, or room on its file system",
+        ),
+        Code::CacheFault => {
+            (answer!(EIO, ERROR), "tell your administrator: check the disk of the cache; the daemon's log says more")
+        }
     }
+}
+
+const LOG: &str = "tell your administrator: the daemon's log says more";
+const NETWORK: &str = "check the network; mcpfs refresh looks at the registry again";
+
+/// The one table, second half: what a refusal becomes on the mount.
+pub fn answer_for(code: Code) -> Answer {
+    row(code).0
+}
+
+/// What the person at the server can do about a refusal.
+pub fn advice_for(code: Code) -> &'static str {
+    row(code).1
 }
 
 /// Says an error at the level of its answer, and gives the errno.
@@ -256,6 +277,14 @@ mod tests {
             for needle in ["libc::E", "fuser::Errno::"] {
                 assert!(!text.contains(needle), "{} names an errno ({needle}…)", path.display());
             }
+        }
+    }
+
+    #[test]
+    fn every_code_has_advice() {
+        for code in Code::ALL {
+            let words = advice_for(code);
+            assert!(!words.is_empty() && !words.ends_with('.') && words.starts_with(char::is_lowercase), "{code}");
         }
     }
 

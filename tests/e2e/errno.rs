@@ -21,8 +21,9 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("errno::an_audit_that_cannot_be_written", an_audit_that_cannot_be_written);
     suite.mounted("errno::a_full_cache", a_full_cache);
     if mcpfs_tests::scratch::is_root() {
-        // Only root can make a small disk.
+        // Only root can make a disk.
         suite.plain("errno::a_full_disk_below_the_audit", a_full_disk_below_the_audit);
+        suite.plain("errno::a_cache_that_cannot_be_written", a_cache_that_cannot_be_written);
     }
 }
 
@@ -101,13 +102,17 @@ fn an_audit_that_cannot_be_written(reads: Reads) {
     assert_eq!(content.len(), 4096);
 }
 
-/// A small disk of its own; gone on drop.
-struct SmallDisk(std::path::PathBuf);
+/// A disk of its own; gone on drop.
+struct Disk(std::path::PathBuf);
 
-impl SmallDisk {
-    fn at(path: std::path::PathBuf) -> Self {
-        Run::new("mount").args(["-t", "tmpfs", "-o", "size=40m,mode=700", "none"]).arg(&path).ok();
+impl Disk {
+    fn at(path: std::path::PathBuf, size: &str) -> Self {
+        Run::new("mount").args(["-t", "tmpfs", "-o"]).arg(format!("size={size},mode=700")).arg("none").arg(&path).ok();
         Self(path)
+    }
+
+    fn remount(&self, how: &str) {
+        Run::new("mount").arg("-o").arg(format!("remount,{how}")).arg(&self.0).ok();
     }
 
     fn fill(&self, name: &str) {
@@ -117,7 +122,7 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Disk {
     fn drop(&mut self) {
         mcpfs_tests::mount::unmount(&self.0);
     }
@@ -125,7 +130,7 @@ impl Drop for SmallDisk {
 
 fn a_full_disk_below_the_audit() {
     let world = World::new(Reads::Cached);
-    let disk = SmallDisk::at(world.host.path("state"));
+    let disk = Disk::at(world.host.path("state"), "40m");
     let mount = Mount::start(&world.host);
     world.host.refresh();
     let file = world.host.at("files/1.0.0/tree/twin");
@@ -171,4 +176,22 @@ fn a_full_cache(reads: Reads) {
     assert_eq!(std::fs::read(world.host.at("files/1.0.0/tree/twin")).unwrap(), b"deep\n");
     let mode = world.host.at("files/1.0.0/tree/twin").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o444);
+}
+
+/// A file system that went read-only under the cache is a fault and not a lack of room.
+fn a_cache_that_cannot_be_written() {
+    let world = World::new(Reads::Cached);
+    // It takes memory only as it fills; the cache leaves 512 MiB of its file system free.
+    let disk = Disk::at(world.host.path("cache"), "1g");
+    let mount = Mount::start(&world.host);
+    let tree = world.host.at("files/1.0.0/tree");
+    // The tree is here, and nothing of its files: only an open fetches, and then also ahead.
+    assert_eq!(std::fs::read_dir(tree.join("many")).unwrap().count(), 300);
+    disk.remount("ro");
+    assert_eq!(errno(std::fs::read(tree.join("large"))), libc::EIO);
+    audit::expect(&world.host, "CacheFault", Some("files"));
+    assert_eq!(std::fs::read_dir(tree.join("many")).unwrap().count(), 300, "what is known stays visible");
+    disk.remount("rw");
+    assert!(!std::fs::read(tree.join("large")).unwrap().is_empty());
+    mount.stop();
 }

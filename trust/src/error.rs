@@ -47,6 +47,7 @@ pub enum Code {
     LaunchUnsupported,
     AuditUnavailable,
     CacheFull,
+    CacheFault,
 }
 
 /// What a code means to a person.
@@ -68,7 +69,7 @@ pub enum Group {
 
 impl Code {
     /// All codes, for documentation and tests.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::SignatureInvalid,
         Self::ThresholdNotMet,
         Self::KeyNotAuthorised,
@@ -102,6 +103,7 @@ impl Code {
         Self::LaunchUnsupported,
         Self::AuditUnavailable,
         Self::CacheFull,
+        Self::CacheFault,
     ];
 
     /// The group that people are told.
@@ -136,7 +138,7 @@ impl Code {
             | Self::NotARegistry
             | Self::Malformed
             | Self::PayloadTooLarge => Group::BrokenTransfer,
-            Self::TrustRootUnsafe | Self::AuditUnavailable | Self::CacheFull => Group::LocalFault,
+            Self::TrustRootUnsafe | Self::AuditUnavailable | Self::CacheFull | Self::CacheFault => Group::LocalFault,
         }
     }
 }

@@ -70,6 +70,7 @@ fn every_error_of_this_crate_has_a_vector() {
         "LaunchUnsupported",
         "AuditUnavailable",
         "CacheFull",
+        "CacheFault",
     ];
     for code in mcpfs_trust::error::Code::ALL.map(|code| code.to_string()) {
         assert_eq!(seen.contains(&code), !elsewhere.contains(&code.as_str()), "{code}");

@@ -442,11 +442,14 @@ impl Cas {
         }
     }
 
-    /// A local fault, told with its remedy.
+    /// What the file system says: it is full, or something is wrong with it.
     fn broken(&self, action: &str, error: io::Error) -> Refusal {
-        let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-        let advice = if full { "; free space or lower the quota" } else { "" };
-        Refusal::new(Code::CacheFull, format!("cannot {action} the cache {}: {error}{advice}", self.path.display()))
+        let (code, advice) = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => (Code::CacheFull, "free space or lower the quota"),
+            Some(libc::EMFILE | libc::ENFILE) => (Code::CacheFault, "allow more open files"),
+            _ => (Code::CacheFault, "check its directories and the disk below them"),
+        };
+        Refusal::new(code, format!("cannot {action} the cache {}: {error}; {advice}", self.path.display()))
     }
 }
 

@@ -304,7 +304,7 @@ impl Fetcher {
                 {
                     // Each open of such a file is told by itself.
                     tracing::debug!(%refusal, sha256 = %wanted.sha256, "not stored with its chunk");
-                    if refusal.code == Code::CacheFull {
+                    if matches!(refusal.code, Code::CacheFull | Code::CacheFault) {
                         break;
                     }
                 }
@@ -420,7 +420,7 @@ impl Fetcher {
         .await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -440,7 +440,7 @@ fn part<'a>(plain: &'a Plain, piece: &Piece) -> Result<&'a [u8], Refusal> {
 }
 
 fn died() -> Refusal {
-    Refusal::new(Code::CacheFull, "an internal task of the cache failed; see the daemon's log")
+    Refusal::new(Code::CacheFault, "an internal task of the cache failed; see the daemon's log")
 }
 
 fn lost() -> Refusal {

@@ -251,7 +251,7 @@ impl Content {
     /// # Errors
     /// `Malformed` for what is no file; those of [`Site::get_checked`]; `DigestMismatch`
     /// when no mirror or the layout leads to the content the tree names; `TooSlow` after
-    /// the deadline; `CacheFull` when there is no room or the disk fails.
+    /// the deadline; `CacheFull` when there is no room, `CacheFault` when the disk fails.
     pub async fn file(&self, release: &Arc<ReleaseContent>, node: NodeId) -> Result<Opened, Refusal> {
         let Some(wanted) = release.wanted(node) else {
             return Err(Refusal::new(Code::Malformed, "not a file of this release"));

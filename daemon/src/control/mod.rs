@@ -16,7 +16,6 @@
 //! The blocking client is for short-lived programs without a runtime (the launcher must
 //! start in a millisecond); the server lives on the daemon's runtime.
 
-mod advice;
 pub mod client;
 pub mod facts;
 mod ops;

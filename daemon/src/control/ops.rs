@@ -16,7 +16,6 @@ use tokio::net::UnixListener;
 use crate::audit::{AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
 use crate::config::{Config, PinsDefault, SandboxPolicy};
-use crate::control::advice::advice;
 use crate::control::facts::{
     Explained, Head, Page, ProcessFacts, Reason, Refreshed, RefusedName, ReleaseFacts, Row, Status,
 };
@@ -24,6 +23,7 @@ use crate::control::plan::{Terms, plan, stale_warning};
 use crate::control::protocol::{Fault, Launch, PAGE, Refused, Request, Target};
 use crate::control::server::{self, Peer};
 use crate::daemon::Daemon;
+use crate::errno::advice_for;
 use crate::launch::Identity;
 use crate::refusal::Refusal;
 use crate::registry::{Admitted, Server, now};
@@ -379,7 +379,7 @@ impl Desk {
         });
         let advice = match (refusal.code, other.and_then(current)) {
             (Code::Revoked | Code::Yanked | Code::PinUnknown | Code::HeadExpired, Some(current)) => current,
-            (code, _) => advice(code).to_owned(),
+            (code, _) => advice_for(code).to_owned(),
         };
         Refused::new(refusal.code, &refusal.message, advice)
     }

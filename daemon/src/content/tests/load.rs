@@ -102,3 +102,27 @@ async fn what_cannot_fit_is_refused() {
     let room = Room::with(&contents, 8 << 10, |settings| settings.free_floor = u64::MAX / 2).await;
     assert_eq!(room.open("f/00").await.unwrap_err().code, Code::CacheFull, "the file system's floor");
 }
+
+/// A disk that fails is not a full one, and what was read before goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_disk_is_not_a_full_one() {
+    let room = Room::new(&files(3, 4000), 1024).await;
+    room.open("f/00").await.unwrap();
+    // Nothing can be given a name any more, nor a draft be made, by root either.
+    let (files, tmp) = (room.cache().join("files"), room.cache().join("tmp"));
+    for path in [&files, &tmp] {
+        std::fs::rename(path, path.with_extension("away")).unwrap();
+        let refused = room.open("f/01").await.unwrap_err();
+        assert_eq!(refused.code, Code::CacheFault, "{refused}");
+        assert!(refused.message.contains("check its directories"), "{refused}");
+        std::fs::rename(path.with_extension("away"), path).unwrap();
+    }
+    room.open("f/01").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_dies_is_a_fault() {
+    let room = Room::new(&files(1, 10), 1024).await;
+    let refused = room.content.0.blocking::<()>(|| panic!("on purpose")).await.unwrap_err();
+    assert_eq!(refused.code, Code::CacheFault);
+}
