@@ -79,6 +79,12 @@ enum Keys {
         #[arg(long)]
         label: Option<String>,
     },
+    /// List the keys of a token: label, id, algorithm, public key, and whether it can be read
+    List {
+        /// 'pkcs11:token=LABEL?module-path=FILE'; object= or id= list only what they name
+        #[arg(long = "token", value_name = "URI")]
+        uri: String,
+    },
     /// Open a key, check what the token promises about it, and show its public half
     Show(KeyArg),
     /// Try to get the private key out of the token; fails if the token lets it
@@ -183,6 +189,10 @@ fn keys(cli: &Cli, keyring: &mut Keyring, command: &Keys) -> anyhow::Result<()> 
             if !cli.json {
                 eprintln!("Next: mcpfs-signer keys prove --key '{uri}', then mcpfs-signer trust init");
             }
+        }
+        Keys::List { uri } => {
+            let listed = trust_cmd::list(keyring, &uri.parse()?)?;
+            print(cli, &listed, || trust_cmd::table(&listed));
         }
         Keys::Show(key) => print_key(cli, &trust_cmd::show(keyring, &key.uri.parse()?)?),
         Keys::Prove(key) => {

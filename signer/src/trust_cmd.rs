@@ -14,7 +14,7 @@ use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
 use serde::Serialize;
 
 use crate::files::{self, FileError};
-use crate::key::pkcs11::{self, Refusals};
+use crate::key::pkcs11::{self, Listed, Refusals};
 use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
 
 /// Why a key or trust root was not made or shown.
@@ -90,6 +90,46 @@ pub fn generate(keyring: &mut Keyring, uri: &KeyUri) -> Result<KeyFacts, TrustEr
 /// As [`Keyring::open`].
 pub fn show(keyring: &mut Keyring, uri: &KeyUri) -> Result<KeyFacts, TrustError> {
     Ok(KeyFacts::of(keyring.open(uri)?.as_ref()))
+}
+
+/// Lists the keys of a token.
+///
+/// # Errors
+/// As [`Keyring::open`], but for what the keys themselves lack.
+pub fn list(keyring: &mut Keyring, uri: &KeyUri) -> Result<Vec<Listed>, TrustError> {
+    let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
+    Ok(pkcs11::list_keys(keyring, uri)?)
+}
+
+/// The listed keys in columns, for people.
+pub fn table(keys: &[Listed]) -> String {
+    if keys.is_empty() {
+        return "no keys\n".to_owned();
+    }
+    let heading = ["label", "id", "algorithm", "extractable", "public key (SHA-256)"].map(str::to_owned);
+    let mut rows = vec![heading];
+    rows.extend(keys.iter().map(|key| {
+        let extractable = match (key.private, key.extractable) {
+            (false, _) => "no private key".to_owned(),
+            (true, Some(false)) if key.fit => "never".to_owned(),
+            (true, Some(false)) => "no, but not fit".to_owned(),
+            (true, Some(true)) => "yes".to_owned(),
+            (true, None) => "not told".to_owned(),
+        };
+        let public = key.public_id.map_or("none".to_owned(), |id| id.to_string());
+        [key.label.clone(), key.id.clone(), key.algorithm.clone(), extractable, public]
+    }));
+    let mut text = String::new();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [0, 1, 2, 3].map(width);
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
+            text.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(&row[4]);
+        text.push('\n');
+    }
+    text
 }
 
 /// Tries to get the private key out of its token.

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use mcpfs_tests::command::Run;
 use mcpfs_tests::forge;
+use mcpfs_tests::hsm::Hsm;
 use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY, Registry};
 use mcpfs_tests::suite::Suite;
 use serde_json::Value;
@@ -13,6 +14,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("signer::a_missing_token_or_key_has_its_row", a_missing_token_or_key_has_its_row);
     suite.plain("signer::a_refused_recipe_has_its_row", a_refused_recipe_has_its_row);
     suite.plain("signer::segments_are_chained", segments_are_chained);
+    suite.plain("signer::a_tokens_keys_are_listed", a_tokens_keys_are_listed);
+    suite.plain("signer::a_missing_folder_is_named", a_missing_folder_is_named);
 }
 
 fn rows(text: &str) -> Vec<Value> {
@@ -150,4 +153,72 @@ fn segments_are_chained() {
     assert_eq!(computed.split(' ').next(), segment(&registry, 2)[0]["statement"].as_str());
     assert_eq!(segment(&registry, 2)[0]["keys"], serde_json::json!([registry.hsm().key_id(RELEASE_KEY)]));
     assert_eq!(segment(&registry, 2)[0]["head_keys"], serde_json::json!([registry.hsm().key_id(HEAD_KEY)]));
+}
+
+fn a_tokens_keys_are_listed() {
+    let hsm = Hsm::new();
+    let module = hsm.module().display();
+    let token = format!("pkcs11:token=mcpfs?module-path={module}");
+    let list = |uri: &str| hsm.signer().args(["keys", "list", "--token", uri]).ok().stdout;
+    assert_eq!(list(&token), "no keys\n");
+    for name in ["release", "head"] {
+        hsm.signer().args(["keys", "generate", "--key", &hsm.uri(name)]).ok();
+    }
+    // OpenSC's client makes one that can be taken out, and one of another kind.
+    hsm.pkcs11_tool()
+        .args(["--keypairgen", "--key-type", "EC:edwards25519", "--label", "loose", "--id", "0a", "--extractable"])
+        .ok();
+    hsm.pkcs11_tool().args(["--keypairgen", "--key-type", "rsa:2048", "--label", "other", "--id", "0b"]).ok();
+    let text = list(&token);
+    let rows: Vec<Vec<&str>> =
+        text.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect();
+    assert_eq!(rows[0], ["label", "id", "algorithm", "extractable", "public key (SHA-256)"], "{text}");
+    assert_eq!(
+        rows.iter().skip(1).map(|row| row[0]).collect::<Vec<_>>(),
+        ["head", "loose", "other", "release"],
+        "{text}"
+    );
+    for (row, extractable) in [(1, "never"), (2, "yes"), (4, "never")] {
+        let key = rows[row][0];
+        assert_eq!((rows[row][2], rows[row][3]), ("ed25519", extractable), "{text}");
+        assert_eq!(rows[row][4], hsm.key_id(key), "{text}");
+    }
+    assert_eq!((rows[2][1], rows[3][1]), ("0a", "0b"), "{text}");
+    assert_eq!((rows[3][2], rows[3][4]), ("CKK_RSA", "none"), "{text}");
+
+    // For programs, of one key, and by what the list itself says.
+    let id = format!(
+        "%{}",
+        rows[1][1].as_bytes().chunks(2).map(|two| std::str::from_utf8(two).unwrap()).collect::<Vec<_>>().join("%")
+    );
+    let one = format!("pkcs11:token=mcpfs;id={id}?module-path={module}");
+    let json: Value =
+        serde_json::from_str(&hsm.signer().args(["--json", "keys", "list", "--token", &one]).ok().stdout).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 1, "{json}");
+    assert_eq!(
+        (&json[0]["label"], &json[0]["fit"], &json[0]["extractable"]),
+        (&Value::from("head"), &Value::Bool(true), &Value::Bool(false))
+    );
+    assert_eq!(json[0]["public_id"], hsm.key_id("head"));
+    hsm.signer()
+        .args(["keys", "list", "--token", &token.replace("mcpfs", "elsewhere")])
+        .exits(1)
+        .says("tokens here: mcpfs");
+    hsm.signer().args(["keys", "list", "--token", "demo:x"]).exits(1);
+}
+
+fn a_missing_folder_is_named() {
+    let dir = mcpfs_tests::scratch::dir();
+    let missing = dir.path().join("no-such-folder");
+    let bundle = |out: &str| {
+        Run::new(mcpfs_tests::binaries::bin("mcpfs-signer"))
+            .arg("bundle")
+            .arg(&missing)
+            .arg("--out")
+            .arg(dir.path().join(out))
+    };
+    bundle("x.tar").exits(1).says(missing.to_str().unwrap());
+    assert!(!dir.path().join("x.tar").exists());
+    std::fs::write(&missing, "a file").unwrap();
+    bundle("x.tar").exits(1).says(missing.to_str().unwrap());
 }

@@ -8,7 +8,8 @@ use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use super::finding::Findings;
 use super::rules::{
-    LAUNCH_ARGUMENT, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
+    LAUNCH_ARGUMENT, LAUNCH_ARGUMENT_UNCLEAR, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, NAME_BIDI, NAME_CASE,
+    NAME_FORM, Rule, SPECIAL_BITS,
 };
 use crate::recipe::Recipe;
 use crate::unpack::Remark;
@@ -32,20 +33,47 @@ pub(crate) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark
     arguments(recipe, tree, findings);
 }
 
-/// A server starts in its state directory, which its user can write: a relative argument that
-/// is meant as a path of the artefact would name a file there, and run what nobody reviewed.
+/// A server starts in its state directory, which its user can write, so a relative argument is
+/// looked for there and never in the tree (docs/decisions/0004). An argument is bytes, and only
+/// its author knows what it means: what can only be meant as a file of the tree is an error,
+/// what could also be a word of the server's own is for the reviewer.
 fn arguments(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
     let Some(launch) = recipe.launch.as_ref().filter(|launch| launch.runtime == Runtime::Host) else { return };
-    for argument in &launch.args {
-        let path = argument.strip_prefix("./").unwrap_or(argument);
-        let file =
-            tree.resolve(path).and_then(|id| tree.node(id)).is_some_and(|node| matches!(node.kind, Kind::File { .. }));
-        if !file || argument.starts_with('/') {
+    for (index, argument) in launch.args.iter().enumerate() {
+        // `--config=x` as well as `x`.
+        let (option, value) = match argument.split_once('=') {
+            Some((option, value)) if option.starts_with('-') => (format!("{option}="), value),
+            _ => (String::new(), argument.as_str()),
+        };
+        let path = value.trim_start_matches("./").trim_end_matches('/');
+        if path.is_empty() || path == "." || value.starts_with('/') {
             continue;
         }
-        let message = format!("{argument:?} is a file of the artefact, but would be looked for in the state directory");
-        let finding = LAUNCH_ARGUMENT.find("launch.args", message).fix(format!("write ${{TREE}}/{path}"));
-        findings.push(finding.at(recipe.file(), Some(recipe.place("launch.args"))));
+        let Some(node) = tree.resolve(path).and_then(|id| tree.node(id)) else { continue };
+        let file = matches!(node.kind, Kind::File { .. });
+        let what = if file { "file" } else { "directory" };
+        let spelled = value.contains(['/', '.']);
+        if !file && !spelled {
+            // Such as a module's name behind `python -m`.
+            continue;
+        }
+        let rule = match file && spelled && option.is_empty() && launch.tree_path().is_none() {
+            true => LAUNCH_ARGUMENT,
+            false => LAUNCH_ARGUMENT_UNCLEAR,
+        };
+        let message = format!(
+            "{argument:?} is a {what} of the artefact, but the server starts in its state directory and would look there"
+        );
+        // In quotes: inside [ ] YAML takes a bare { for a mapping.
+        let mut fix = format!(
+            "write \"{option}${{TREE}}/{path}\" for the {what} of the artefact, or \"{option}${{STATE}}/{path}\" for one \
+             that the server makes"
+        );
+        if rule == LAUNCH_ARGUMENT_UNCLEAR {
+            fix.push_str("; leave it if it is not a path");
+        }
+        let field = format!("launch.args[{index}]");
+        findings.push(rule.find(&field, message).fix(fix).at(recipe.file(), Some(recipe.place(&field))));
     }
 }
 

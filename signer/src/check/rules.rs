@@ -45,7 +45,8 @@ rules! {
     DIGEST = "digest", Error, "The artefact has the pinned digest.";
     ARCHIVE = "archive", Error, "The artefact is an archive that has one meaning, within limits.";
     LAUNCH_COMMAND = "launch-command", Error, "A launch command in the tree is an executable file of it.";
-    LAUNCH_ARGUMENT = "launch-argument", Warning, "A launch argument that is a file of the tree says `${TREE}`.";
+    LAUNCH_ARGUMENT = "launch-argument", Error, "A path of a file in the tree, given to a runtime of the host, says `${TREE}`.";
+    LAUNCH_ARGUMENT_UNCLEAR = "launch-argument-unclear", Warning, "Any other launch argument that names something in the tree is not meant as its path.";
     LINK_DANGLING = "link-dangling", Warning, "Links lead to something.";
     LINK_REWRITTEN = "link-rewritten", Note, "Absolute links become relative to the tree's root.";
     SPECIAL_BITS = "special-bits", Warning, "No set-user, set-group or sticky bits: they are dropped.";

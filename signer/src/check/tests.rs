@@ -287,15 +287,81 @@ fn rules_of_the_recipe() {
         ),
         ("url: file:hello", "url: file:hello/README", "error L10 artefact.sha256: its SHA-256 is "),
         ("command: bin/server", "command: node", ""),
+        // The design's own example, word for word but for the file's name.
         (
             "command: bin/server",
-            "command: node, args: [serve, ./bin/server, '${TREE}/bin/server', bin, /bin/server]",
-            "warning L11 launch.args: \"./bin/server\" is a file of the artefact, but would be looked for in the state \
-             directory [launch-argument]",
+            "command: node, args: [bin/server]",
+            "error L11 launch.args[0]: \"bin/server\" is a file of the artefact, but the server starts in its state \
+             directory and would look there [launch-argument]",
+        ),
+        (
+            "command: bin/server",
+            "command: node, args: [--quiet, ./bin/server]",
+            "error L11 launch.args[1]: \"./bin/server\" is a file of the artefact, but the server starts in its state \
+             directory and would look there [launch-argument]",
+        ),
+        // Meant as they stand, or no path of the tree at all.
+        (
+            "command: bin/server",
+            "command: node, args: [serve, '${TREE}/bin/server', /bin/server, bin, bin/none, ., ./, '']",
+            "",
+        ),
+        ("command: bin/server", "command: node, args: ['${STATE}/README', a=README, --x=none, --x=/README]", ""),
+        // These may be words of the server's own: a reviewer decides.
+        (
+            "command: bin/server",
+            "command: node, args: [./bin]",
+            "warning L11 launch.args[0]: \"./bin\" is a directory of the artefact, but the server starts in its state \
+             directory and would look there [launch-argument-unclear]",
+        ),
+        (
+            "command: bin/server",
+            "command: node, args: [README]",
+            "warning L11 launch.args[0]: \"README\" is a file of the artefact, but the server starts in its state \
+             directory and would look there [launch-argument-unclear]",
+        ),
+        (
+            "command: bin/server",
+            "command: node, args: [--load=bin/server]",
+            "warning L11 launch.args[0]: \"--load=bin/server\" is a file of the artefact, but the server starts in its \
+             state directory and would look there [launch-argument-unclear]",
+        ),
+        (
+            "command: bin/server",
+            "command: bin/server, args: [./README]",
+            "warning L11 launch.args[0]: \"./README\" is a file of the artefact, but the server starts in its state \
+             directory and would look there [launch-argument-unclear]",
         ),
     ] {
         let found = said(&place, from, to);
         assert!(found.starts_with(want) && found.is_empty() == want.is_empty(), "{to}:\n{found}");
+    }
+}
+
+#[test]
+fn a_relative_argument_is_told_its_exact_replacement() {
+    let place = Place::new();
+    for (args, want) in [
+        (
+            "command: node, args: [./bin/server]",
+            "fix: write \"${TREE}/bin/server\" for the file of the artefact, or \"${STATE}/bin/server\" for one that the \
+             server makes",
+        ),
+        (
+            "command: node, args: [--load=bin/server]",
+            "fix: write \"--load=${TREE}/bin/server\" for the file of the artefact, or \"--load=${STATE}/bin/server\" for \
+             one that the server makes; leave it if it is not a path",
+        ),
+    ] {
+        let recipe = place.recipe("");
+        let text = fs::read_to_string(&recipe).unwrap().replace("command: bin/server", args);
+        let found = place.check(&place.save("hello", &text)).to_string();
+        assert!(found.ends_with(want), "{found}");
+        // The words themselves, put where the argument stood, pass.
+        let fixed = found.rsplit("write ").next().unwrap().split(" for ").next().unwrap();
+        let old = args.rsplit('[').next().unwrap().trim_end_matches(']');
+        place.save("hello", &text.replace(&format!("[{old}]"), &format!("[{fixed}]")));
+        assert_eq!(place.check(&recipe).summary(), "check: ok", "{fixed}");
     }
 }
 

@@ -369,7 +369,13 @@ fn print_outcome(cli: &Cli, outcome: &Outcome) {
 }
 
 fn outcome_text(outcome: &Outcome) -> String {
-    format!("head       {} ({} servers), expires {}\n", outcome.head_version, outcome.servers, outcome.expires)
+    format!(
+        "head       {} ({} server{}), expires {}\n",
+        outcome.head_version,
+        outcome.servers,
+        if outcome.servers == 1 { "" } else { "s" },
+        outcome.expires
+    )
 }
 
 fn options(args: &FetchArgs, registry: Option<RegistryName>, known: KnownChunks) -> anyhow::Result<CheckOptions> {

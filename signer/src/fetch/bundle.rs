@@ -15,7 +15,7 @@ use mcpfs_trust::limits;
 use rustix::fs::OFlags;
 use tar::{EntryType, Header};
 
-/// Why a folder is not bundled; the path is below it.
+/// Why a folder is not bundled; paths are below it.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// It holds something a tree cannot.
@@ -26,8 +26,8 @@ pub enum BundleError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A file of it cannot be read.
-    #[error("{path:?}: cannot read it")]
+    /// The folder (as it was given) or a file of it cannot be read.
+    #[error("cannot read {path:?}")]
     Read {
         /// The entry.
         path: PathBuf,
@@ -79,7 +79,9 @@ impl<E, P: FnMut(&[u8]) -> Result<(), E>> Bundle<'_, P> {
         if depth > limits::TREE_DEPTH {
             return Err(refuse(below, "is too deep"));
         }
-        let unreadable = |source| Failed::Folder(BundleError::Read { path: below.to_owned(), source });
+        // The folder itself has no name below itself.
+        let path = if depth == 0 { self.from } else { below };
+        let unreadable = |source| Failed::Folder(BundleError::Read { path: path.to_owned(), source });
         let mut names: Vec<OsString> = Vec::new();
         for entry in fs::read_dir(self.from.join(below)).map_err(unreadable)? {
             names.push(entry.map_err(unreadable)?.file_name());

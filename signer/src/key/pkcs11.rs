@@ -14,6 +14,8 @@
 //!
 //! One session behind a mutex: more of them do not sign faster (measured).
 
+mod list;
+
 use std::sync::Mutex;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -26,6 +28,8 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use mcpfs_trust::key::PublicKey;
 use mcpfs_trust::name::RegistryName;
+
+pub use list::{Listed, list as list_keys};
 
 use super::{KeyError, KeyUri, Keyring, Pkcs11Uri, SigningKey};
 
@@ -272,10 +276,7 @@ impl Token {
     /// The one private and the one public key that the URI names.
     fn key_pair(&self, session: &Session) -> Result<(ObjectHandle, ObjectHandle), KeyError> {
         let one = |class, kind| {
-            let mut template = vec![Attribute::Class(class)];
-            template.extend(self.uri.object.clone().map(|label| Attribute::Label(label.into_bytes())));
-            template.extend(self.uri.id.clone().map(Attribute::Id));
-            let found = self.find_objects(session, &template)?;
+            let found = self.find_objects(session, &self.template(class))?;
             match found.as_slice() {
                 [one] => Ok(*one),
                 [] => Err(self.key_missing(session)),
@@ -288,6 +289,14 @@ impl Token {
             }
         };
         Ok((one(ObjectClass::PRIVATE_KEY, "private")?, one(ObjectClass::PUBLIC_KEY, "public")?))
+    }
+
+    /// What the URI says of an object, in its class.
+    fn template(&self, class: ObjectClass) -> Vec<Attribute> {
+        let mut template = vec![Attribute::Class(class)];
+        template.extend(self.uri.object.clone().map(|label| Attribute::Label(label.into_bytes())));
+        template.extend(self.uri.id.clone().map(Attribute::Id));
+        template
     }
 
     fn key_missing(&self, session: &Session) -> KeyError {

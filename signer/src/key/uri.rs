@@ -118,7 +118,7 @@ fn without_query(text: &str) -> String {
     shown.split(';').filter(|part| !part.contains("pin")).collect::<Vec<_>>().join(";").chars().take(120).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

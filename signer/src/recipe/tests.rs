@@ -157,15 +157,15 @@ fn what_a_reviewer_cannot_see_is_refused() {
         (minimal("scope: &a [x]\n"), "9:11: anchors and aliases are not allowed"),
         (minimal("scope: *a\n"), "9:8: anchors and aliases are not allowed"),
         (minimal("<<: {scope: [x]}\n"), "9:1: merge keys (<<) are not allowed"),
-        (minimal("name: y\n"), "9:1: duplicate mapping key: name"),
-        (minimal("launch: {command: a, command: b}\n"), "9:22: duplicate mapping key: command"),
-        (minimal("scope: !include /etc/passwd\n"), "unsupported tag `!include`"),
+        (minimal("name: y\n"), "9:1: the field name stands here a second time, first on line 1"),
+        (minimal("launch: {command: a, command: b}\n"), "9:22: the field command stands here a second time"),
+        (minimal("scope: !include /etc/passwd\n"), "9:17: tags such as !x or !!x are not allowed"),
         (minimal("---\nname: y\n"), "9:1: a recipe is one document"),
         (minimal(&format!("scope: {}\n", "[".repeat(40) + &"]".repeat(40))), "nested too deeply"),
         ("x".repeat(Recipe::BYTES + 1), "at most 65536"),
         ("- a\n".to_owned(), "expected a mapping, found a list"),
         (String::new(), "expected a mapping, found nothing"),
-        ("\u{0}".to_owned(), "unexpected character"),
+        ("\u{0}".to_owned(), "1:1: the invisible character U+0000"),
     ] {
         let found = errors(&text);
         assert!(found.contains(want), "{text:.300}\n{found}");
@@ -173,6 +173,69 @@ fn what_a_reviewer_cannot_see_is_refused() {
     }
     let secret = minimal("").replace("file:x.tar", "https://u:p@example.com/x");
     assert!(errors(&secret).contains("must not contain a user or password"));
+}
+
+/// Each as file, line, column, what is wrong, and what would be right.
+#[test]
+fn text_that_is_not_yaml_is_told_in_words() {
+    for (wrong, want, right) in [
+        ("scope:\n\t- x\n", "10:2: a tab, where YAML takes only spaces", "scope:\n  - x\n"),
+        (
+            "launch:\n  command: a\n   args: [b]\n",
+            "11:8: indented more deeply than the line above",
+            "launch:\n  command: a\n  args: [b]\n",
+        ),
+        (
+            "launch:\n  command: a\n args: [b]\n",
+            "11:2: indented unlike the lines around it",
+            "launch:\n  command: a\n  args: [b]\n",
+        ),
+        (" scope: [x]\n", "9:2: indented unlike the lines around it", "scope: [x]\n"),
+        (
+            "scope: [\"abc]\nlaunch: {command: a}\n",
+            "9:9: the quote that begins here is never closed",
+            "scope: [\"abc\"]\nlaunch: {command: a}\n",
+        ),
+        ("scope: ['abc]\n", "9:9: the quote that begins here is never closed", "scope: ['abc']\n"),
+        (
+            "scope: [a, b\nlaunch:\n  command: a\n",
+            "10:7: a ':' inside [ ] or { }",
+            "scope: [a, b]\nlaunch:\n  command: a\n",
+        ),
+        ("launch: {command: a\n", "9:9: the bracket that begins here is never closed", "launch: {command: a}\n"),
+        ("scope: [a]]\n", "9:11: a closing bracket without an opening one", "scope: [a]\n"),
+        ("maintainer: y\n", "9:1: the field maintainer stands here a second time, first on line 3", ""),
+        ("lawful_basis: a: b\n", "9:16: a second \": \" on this line", "lawful_basis: \"a: b\"\n"),
+        ("lawful_basis: @x\n", "9:15: a text cannot begin with @: put it in quotes", "lawful_basis: \"@x\"\n"),
+        ("scope: - a\n", "9:8: a list does not begin with -", "scope:\n- a\n"),
+        ("lawful_basis:contract\n", "9:1: no field: write \"name: value\"", "lawful_basis: contract\n"),
+        ("lawful_basis: 'it's'\n", "9:19: text behind the closing quote", "lawful_basis: 'it''s'\n"),
+        ("lawful_basis: [a], b\n", "9:18: text behind the end of the value", "lawful_basis: \"[a], b\"\n"),
+        (
+            "lawful_basis: \"C:\\dir\"\n",
+            "9:15: between two \" a backslash begins an escape",
+            "lawful_basis: 'C:\\dir'\n",
+        ),
+        (
+            "launch: {command: node, args: [${TREE}/x]}\n",
+            "9:33: items in [ ] and fields in { } are separated by commas",
+            "launch: {command: node, args: [\"${TREE}/x\"]}\n",
+        ),
+        ("scope: [a,,b]\n", "9:11: an item is missing beside a comma", "scope: [a, b]\n"),
+        ("[a]: x\n", "9:1: the name of a field is a word", ""),
+        ("scope: [\u{7}]\n", "9:9: the invisible character U+0007", "scope: []\n"),
+        ("scope: !!binary x\n", "9:17: tags such as !x or !!x are not allowed", "scope: [x]\n"),
+        (
+            "scope: &a [x]\n",
+            "9:11: anchors and aliases are not allowed in a recipe: write the value itself",
+            "scope: [x]\n",
+        ),
+    ] {
+        let found = errors(&minimal(wrong));
+        assert!(found.starts_with(&format!("servers/x.yaml:{want}")), "{wrong}\n{found}");
+        assert!(!found.contains("not YAML"), "the parser's own words: {found}");
+        Recipe::parse(&minimal(right), "servers/x.yaml").unwrap_or_else(|error| panic!("{right}\n{error}"));
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! Anchors, aliases, merge keys, tags of any application and second documents are refused:
 //! what a reviewer sees on a line is what is there.
 
+mod words;
+
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -91,33 +93,14 @@ pub(super) fn parse(text: &str) -> Result<Node, BadYaml> {
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     };
-    let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options).map_err(|error| BadYaml {
-        at: error.location().map_or(Position::START, |location| Position::of(&location)),
-        problem: problem(&error),
+    let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let at = error.location().map_or(Position::START, |location| Position::of(&location));
+        // Without its own "at line x, column y", which stands before it already.
+        let said = error.without_snippet().to_string();
+        let end = said.rfind(" at line ").or_else(|| said.rfind('\n')).unwrap_or(said.len());
+        BadYaml { at, problem: words::of(&said[..end], at, text) }
     })?;
     place(raw, text)
-}
-
-/// The parser's words for a person who writes recipes, without its own "at line x, column y",
-/// which stands before them already.
-fn problem(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let end = text.rfind(" at line ").or_else(|| text.rfind("\n")).unwrap_or(text.len());
-    let text = &text[..end];
-    let says = |word: &str| text.contains(word);
-    let plain = if says("nchors") || says("alias") {
-        "anchors and aliases are not allowed in a recipe"
-    } else if says("merge keys") {
-        "merge keys (<<) are not allowed in a recipe"
-    } else if says("Documents") || says("multiple documents") {
-        "a recipe is one document"
-    } else if says("recursion limit") || says("budget breached") {
-        "nested too deeply, or too many values for a recipe"
-    } else {
-        // The parser advises its own caller behind the comma.
-        text.split(", set ").next().unwrap_or(text)
-    };
-    mcpfs_trust::error::bounded(plain.trim_end_matches([':', ',', ' ']))
 }
 
 /// Gives the values their places, and plain numbers back their spelling.
@@ -139,7 +122,8 @@ fn place(raw: Spanned<Raw>, text: &str) -> Result<Node, BadYaml> {
             for (key, value) in entries {
                 let key = Key { at: Position::of(&key.referenced), name: key.value };
                 if map.iter().any(|(other, _)| other.name == key.name) {
-                    return Err(BadYaml { at: key.at, problem: format!("duplicate key {:?}", key.name) });
+                    let problem = format!("the field {:?} stands here a second time: keep one of them", key.name);
+                    return Err(BadYaml { at: key.at, problem });
                 }
                 map.push((key, place(value, text)?));
             }
