@@ -1,17 +1,22 @@
 //! Every byte: no change to the site is ever taken for something else.
 //!
 //! Head, catalogue, bins and entries go through the verification that the daemon uses,
-//! byte by byte, four ways of damage each; every object is changed at every 97th byte. The
-//! damage must have no effect (the same content verifies) or give an error; whether the
-//! real `mcpfs verify` says so too is asked for every file, and for every 97th byte.
+//! byte by byte, five ways of damage each; objects likewise at every 97th byte. The damage
+//! must have no effect (the same content verifies) or give an error. Whether the real
+//! `mcpfs verify` says so too is asked at every 97th byte of everything a host reads. The
+//! site has small objects of every kind, so that no byte has to be left out for time's sake.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mcpfs_tests::command::Run;
-use mcpfs_tests::registry::Registry;
+use mcpfs_tests::fixture::{self, Recipe};
+use mcpfs_tests::registry::{Registry, SiteCopy};
 use mcpfs_tests::suite::Suite;
+use mcpfs_trust::chunk::Chunk;
 use mcpfs_trust::digest::Digest;
+use mcpfs_trust::error::Code;
 use mcpfs_trust::name::ServerName;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, Seen};
@@ -19,6 +24,7 @@ use mcpfs_trust::verify::{self, Seen};
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("flip::metadata_byte_by_byte", metadata_byte_by_byte);
     suite.plain("flip::objects_every_97th_byte", objects_every_97th_byte);
+    suite.plain("flip::verify_reports_every_object", verify_reports_every_object);
     suite.plain("flip::verify_reports_every_file", verify_reports_every_file);
 }
 
@@ -138,26 +144,103 @@ fn entry_byte_by_byte(
     count
 }
 
+/// Two servers whose objects are small: chunks of contents, trees and layouts.
+fn small() -> Registry {
+    let registry = Registry::new();
+    for (name, versions) in [("words", &["1.0.0", "1.1.0"][..]), ("bytes", &["1.0.0"])] {
+        for version in versions {
+            let tree = registry.artefacts().join(format!("{name}-{version}"));
+            std::fs::create_dir_all(tree.join("deep/er")).unwrap();
+            std::fs::write(tree.join("script.sh"), format!("#!/bin/sh\necho {name} {version}\n")).unwrap();
+            for size in [0_usize, 1, 97, 4096, 24_000] {
+                let content = match name {
+                    "words" => format!("{name} {version} {size}\n").repeat(size / 8 + 1).into_bytes(),
+                    _ => fixture::bytes(size as u64, size),
+                };
+                std::fs::write(tree.join("deep/er").join(format!("{size}")), content).unwrap();
+            }
+            registry.release(&Recipe::new(name, version, &fixture::tar(&tree)));
+        }
+    }
+    registry
+}
+
+/// Every object of the site with the record that names it.
+fn objects(registry: &Registry, site: &SiteCopy) -> BTreeMap<String, (Chunk, Vec<u8>)> {
+    let read = |chunk: &Chunk| std::fs::read(site.path().join(mcpfs_trust::site::object(&chunk.sha256))).unwrap();
+    let mut named: Vec<Chunk> = Vec::new();
+    for path in needed(registry).iter().filter(|path| path.starts_with("entries/")) {
+        let entry = mcpfs_trust::entry::Entry::parse(&std::fs::read(site.path().join(path)).unwrap()).unwrap();
+        for platform in entry.releases().flat_map(|listed| &listed.layout) {
+            let layout = &platform.layout.chunks;
+            let bytes: Vec<u8> = layout.iter().flat_map(|chunk| chunk.decode(&read(chunk)).unwrap()).collect();
+            named.extend(mcpfs_trust::layout::Layout::parse(&bytes).unwrap().chunks);
+            named.extend(layout.iter().chain(&platform.tree));
+        }
+    }
+    let found: BTreeMap<_, _> =
+        named.iter().map(|chunk| (mcpfs_trust::site::object(&chunk.sha256), (*chunk, read(chunk)))).collect();
+    let there: Vec<String> = site.files().into_iter().filter(|file| file.starts_with("objects/")).collect();
+    assert_eq!(found.keys().collect::<Vec<_>>(), there.iter().collect::<Vec<_>>());
+    found
+}
+
 fn objects_every_97th_byte() {
-    let registry = Registry::shared();
-    let copy = registry.site_copy();
-    let site = copy.path();
-    let mut count = 0_usize;
-    for file in copy.files().iter().filter(|file| file.starts_with("objects/")) {
-        let bytes = std::fs::read(site.join(file)).unwrap();
-        let name: Digest = file.rsplit('/').next().unwrap().parse().unwrap();
-        assert!(Digest::of(&bytes) == name, "{file} is named by its content");
-        // The name is the digest of the stored bytes and is checked before they are decoded.
-        for at in (0..bytes.len()).step_by(STRIDE.max(bytes.len() / 400)) {
-            for (how, bytes) in damaged(&bytes, at) {
+    let registry = small();
+    let objects = objects(&registry, &registry.site_copy());
+    let (mut count, mut places) = (0_usize, 0_usize);
+    for (file, (chunk, bytes)) in &objects {
+        let content = chunk.decode(bytes).unwrap();
+        for at in (0..bytes.len()).step_by(STRIDE) {
+            places += 1;
+            for (how, damaged) in damaged(bytes, at) {
                 count += 1;
-                let same = how == "swapped" && bytes[at] == bytes[(at + 1) % bytes.len()];
-                assert!(same || Digest::of(&bytes) != name, "{file} {how} at {at} has the same name");
+                if damaged != *bytes {
+                    let said = chunk.decode(&damaged).expect_err("damage is found").code();
+                    assert!(said == Code::DigestMismatch, "{file} {how} at {at}: {said}");
+                }
+                // As if a layout named just these bytes: then its digest of the content must hold.
+                let forged = Chunk { sha256: Digest::of(&damaged), ..*chunk };
+                if let Ok(other) = forged.decode(&damaged) {
+                    assert!(other == content, "{file} {how} at {at} is other content");
+                }
             }
         }
     }
-    println!("flip: {count} damaged objects; none has its name");
-    assert!(count > 1_000);
+    println!("flip: {count} damaged objects, at {places} places of {} objects; none is other content", objects.len());
+    assert!(places > 200 && objects.len() > 6, "{places} of {}", objects.len());
+}
+
+/// One place in each object at a time: `mcpfs verify` names every one of them.
+fn verify_reports_every_object() {
+    let registry = small();
+    let copy = registry.site_copy();
+    let site = copy.path();
+    let objects = objects(&registry, &copy);
+    let longest = objects.values().map(|(_, bytes)| bytes.len()).max().unwrap();
+    let mut count = 0_usize;
+    for (turn, at) in (0..longest).step_by(STRIDE).enumerate() {
+        let mut changed = Vec::new();
+        for (file, (_, bytes)) in objects.iter().filter(|(_, (_, bytes))| at < bytes.len()) {
+            // Each way in its turn; where it changes nothing, the next.
+            let ways = damaged(bytes, at);
+            let ways = ways.iter().cycle().skip(turn % ways.len()).take(ways.len());
+            let (_, damaged) = ways.into_iter().find(|(_, damaged)| damaged != bytes).unwrap();
+            std::fs::write(site.join(file), damaged).unwrap();
+            changed.push(file);
+        }
+        let ran = verify_site(&site, &registry);
+        assert!(ran.code == 4 && !ran.text().contains("panicked"), "{ran}");
+        for file in changed {
+            count += 1;
+            assert!(ran.stdout.contains(&format!("{file}: ")), "{file} damaged at {at} is not reported: {ran}");
+            std::fs::write(site.join(file), &objects[file].1).unwrap();
+        }
+    }
+    let sound = verify_site(&site, &registry);
+    assert!(sound.code == 0, "{sound}");
+    println!("flip: mcpfs verify reported {count} damaged objects");
+    assert!(count > 200, "{count}");
 }
 
 /// `mcpfs verify` of a whole site.
@@ -181,7 +264,7 @@ fn needed(registry: &Registry) -> Vec<String> {
 }
 
 fn verify_reports_every_file() {
-    let registry = Registry::shared();
+    let registry = small();
     let copy = registry.site_copy();
     let site = copy.path();
     let sound = verify_site(&site, &registry);
@@ -190,17 +273,14 @@ fn verify_reports_every_file() {
     let mut count = 0;
     for file in copy.files() {
         let what = file.split('/').next().unwrap();
-        // The log is the signer's, and an original artefact is not what a host reads.
-        if !["head.json", "catalogue", "entries", "objects"].contains(&what) {
+        // The log is the signer's, an original artefact is not what a host reads, and objects have
+        // a test of their own.
+        if !["head.json", "catalogue", "entries"].contains(&what) {
             continue;
         }
         let path = site.join(&file);
         let bytes = std::fs::read(&path).unwrap();
-        let places: Vec<usize> = match what {
-            "objects" => vec![bytes.len() / 2],
-            _ => (0..bytes.len()).step_by(STRIDE * 4).collect(),
-        };
-        for at in places {
+        for at in (0..bytes.len()).step_by(STRIDE) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).unwrap();
