@@ -3,14 +3,17 @@
 //! `trust.json` and the configuration are only as good as the list of people who can write
 //! them, so both are read through this one door: the file and every directory above it belong
 //! to root or to the daemon's own user and nobody else can write them (but for sticky ones
-//! further above, such as /tmp). What is checked is the open descriptor and the directories
-//! that really hold it (links resolved), so that nothing can be exchanged between the check
-//! and the read.
+//! further above, such as /tmp). What is checked is the open descriptor and every directory on
+//! the way to it, those that the links of a chain lead through among them, so that nothing can
+//! be exchanged between the check and the read.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+/// Links followed on the way to one file, as many as the kernel follows.
+const LINKS: u32 = 40;
 
 /// Why a file that must be safe is not, or could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,8 @@ pub enum OwnedError {
 /// As [`OwnedError`]; a missing file is `Unreadable`.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
     let unreadable = |source| OwnedError::Unreadable { path: path.to_owned(), source };
-    let real = path.canonicalize().map_err(unreadable)?;
+    let named = std::path::absolute(path).map_err(unreadable)?;
+    let Walk { real, steps } = walk(&named).map_err(unreadable)?;
     let file = File::open(&real).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
@@ -60,17 +64,18 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
         });
     }
     check(&real, &metadata)?;
-    for holder in [path.parent(), real.parent()].into_iter().flatten() {
-        let holder = if holder.as_os_str().is_empty() { Path::new(".") } else { holder };
+    for holder in [named.parent(), real.parent()].into_iter().flatten() {
         check(holder, &holder.metadata().map_err(unreadable)?)?;
     }
-    // Who can write further above can put another directory in the place of these.
-    let named = std::path::absolute(path).map_err(unreadable)?;
-    for above in [named.as_path(), real.as_path()].into_iter().flat_map(|path| path.ancestors().skip(2)) {
-        let metadata = above.metadata().map_err(unreadable)?;
+    // Who can write a directory on the way can put something else in the place of what is looked
+    // up there: of the file, of a directory, of a link anywhere in a chain of links.
+    for step in steps {
+        let holder = step.holder.metadata().map_err(unreadable)?;
         // In a sticky directory nobody can exchange what belongs to another.
-        if metadata.mode() & 0o1000 == 0 || metadata.mode() & 0o022 == 0 {
-            check(above, &metadata)?;
+        if holder.mode() & 0o1000 == 0 || holder.mode() & 0o022 == 0 {
+            check(&step.holder, &holder)?;
+        } else if step.is_link {
+            check_owner(&step.path, &step.path.symlink_metadata().map_err(unreadable)?)?;
         }
     }
     let mut bytes = Vec::new();
@@ -81,18 +86,80 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
     Ok(bytes)
 }
 
-/// The rule itself, for a file or a directory.
-fn check(path: &Path, metadata: &std::fs::Metadata) -> Result<(), OwnedError> {
-    let user = rustix::process::geteuid().as_raw();
-    let problem = |problem: String, remedy: String| Err(OwnedError::Unsafe { path: path.to_owned(), problem, remedy });
-    if metadata.uid() != 0 && metadata.uid() != user {
-        return problem(format!("belongs to user {}", metadata.uid()), format!("chown root {}", path.display()));
+/// One name that was looked up on the way to a file.
+struct Step {
+    /// The directory, without links.
+    holder: PathBuf,
+    /// What was found in it.
+    path: PathBuf,
+    is_link: bool,
+}
+
+/// The way to a file.
+struct Walk {
+    /// The file, without links.
+    real: PathBuf,
+    steps: Vec<Step>,
+}
+
+/// Resolves `path` as the kernel does, and notes every directory that had a say in it.
+fn walk(path: &Path) -> io::Result<Walk> {
+    let mut real = PathBuf::from("/");
+    let mut steps = Vec::new();
+    let mut rest: Vec<PathBuf> = parts(path).collect();
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        match part.components().next() {
+            Some(Component::RootDir) => real = PathBuf::from("/"),
+            Some(Component::ParentDir) => {
+                real.pop();
+            }
+            Some(Component::Normal(name)) => {
+                let next = real.join(name);
+                let is_link = next.symlink_metadata()?.is_symlink();
+                steps.push(Step { holder: real.clone(), path: next.clone(), is_link });
+                if is_link {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(rustix::io::Errno::LOOP.into());
+                    }
+                    rest.extend(parts(&next.read_link()?));
+                } else {
+                    real = next;
+                }
+            }
+            Some(Component::CurDir | Component::Prefix(_)) | None => {}
+        }
     }
+    Ok(Walk { real, steps })
+}
+
+/// The components of a path, the last one first.
+fn parts(path: &Path) -> impl Iterator<Item = PathBuf> {
+    path.components().rev().map(|part| PathBuf::from(part.as_os_str()))
+}
+
+/// The rule itself, for a file or a directory.
+fn check(path: &Path, metadata: &Metadata) -> Result<(), OwnedError> {
+    check_owner(path, metadata)?;
     if metadata.mode() & 0o022 != 0 {
-        return problem(
-            format!("can be written by others (mode {:04o})", metadata.mode() & 0o7777),
-            format!("chmod go-w {}", path.display()),
-        );
+        return Err(OwnedError::Unsafe {
+            path: path.to_owned(),
+            problem: format!("can be written by others (mode {:04o})", metadata.mode() & 0o7777),
+            remedy: format!("chmod go-w {}", path.display()),
+        });
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), OwnedError> {
+    let user = rustix::process::geteuid().as_raw();
+    if metadata.uid() != 0 && metadata.uid() != user {
+        return Err(OwnedError::Unsafe {
+            path: path.to_owned(),
+            problem: format!("belongs to user {}", metadata.uid()),
+            remedy: format!("chown -h root {}", path.display()),
+        });
     }
     Ok(())
 }
@@ -156,5 +223,47 @@ mod tests {
         assert!(matches!(read(&dir.path().join("link"), 10), Err(OwnedError::Unsafe { .. })));
         assert!(matches!(read(dir.path(), 10), Err(OwnedError::Unsafe { .. })));
         assert!(matches!(read(&dir.path().join("none"), 10), Err(OwnedError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn every_link_of_a_chain_is_looked_at() {
+        let dirs = [0; 3].map(|_| tempfile::tempdir().unwrap());
+        let [home, middle, end] = dirs.each_ref().map(tempfile::TempDir::path);
+        let link = |to: &Path, at: &Path| std::os::unix::fs::symlink(to, at).unwrap();
+        std::fs::write(end.join("real"), "x").unwrap();
+        set_mode(&end.join("real"), 0o644);
+        // By the file's own links, and by those of a directory; relative ones with dots, too.
+        link(&end.join("real"), &middle.join("hop"));
+        link(&middle.join("hop"), &home.join("file"));
+        link(end, &middle.join("etc"));
+        link(&middle.join("etc"), &home.join("etc"));
+        let up = Path::new("..").join(home.file_name().unwrap()).join("file");
+        link(&up, &home.join("dots"));
+        for way in ["file", "etc/real", "dots", "./etc/../dots"] {
+            set_mode(middle, 0o700);
+            let read_way = || read(&home.join(way), 10);
+            // `etc/..` is above the directory that the link leads to.
+            if way == "./etc/../dots" {
+                assert!(matches!(read_way(), Err(OwnedError::Unreadable { .. })));
+                continue;
+            }
+            assert_eq!(read_way().unwrap(), b"x", "{way}");
+            set_mode(middle, 0o777);
+            let error = read_way().unwrap_err().to_string();
+            assert!(error.contains(&format!("{} can be written by others", middle.display())), "{way}: {error}");
+            // As /tmp is, where a link of ours is as safe as we are.
+            set_mode(middle, 0o1777);
+            assert_eq!(read_way().unwrap(), b"x", "{way}");
+            if rustix::process::geteuid().is_root() {
+                let hop = if way == "etc/real" { "etc" } else { "hop" };
+                std::os::unix::fs::lchown(middle.join(hop), Some(65_534), None).unwrap();
+                let error = read_way().unwrap_err().to_string();
+                assert!(error.contains("belongs to user 65534"), "{way}: {error}");
+                std::os::unix::fs::lchown(middle.join(hop), Some(0), None).unwrap();
+            }
+        }
+        link(&home.join("two"), &home.join("one"));
+        link(&home.join("one"), &home.join("two"));
+        assert!(matches!(read(&home.join("one"), 10), Err(OwnedError::Unreadable { .. })));
     }
 }
