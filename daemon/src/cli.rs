@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{self, CommandError, Door};
 use crate::config::{self, Config};
-use crate::daemon::{refused, with_cause};
+use crate::daemon::refused;
+use crate::refusal::with_cause;
 use crate::refusal::{Exit, Refusal};
 use crate::run;
 

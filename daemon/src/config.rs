@@ -7,8 +7,10 @@
 //! line. An unknown key is an error, never ignored: a misspelt `polcy` must not silently
 //! leave a host open.
 //!
-//! The comments of [`Config`] and its parts are the manual. Rights by group on
-//! `/mcp/<name>` (access groups) are not implemented yet.
+//! What this version does not do is refused by name and never taken for granted: a setting
+//! that is read and not enforced is worse than none.
+//!
+//! The comments of [`Config`] and its parts are the manual.
 
 mod file;
 mod value;
@@ -153,8 +155,6 @@ pub struct Policy {
     pub allow_root: bool,
     /// `downgrade`: "allow", or "pin-only": an older release than the one last seen needs a pin.
     pub downgrade: DowngradePolicy,
-    /// `tree_exec`: "allow" or "deny" execution of files below `tree/`.
-    pub tree_exec: TreeExec,
     /// `expose`: names or prefixes with a final `*` that are shown; empty means all.
     pub expose: Vec<String>,
     /// `hide`: names or prefixes that are not, even if exposed.
@@ -181,21 +181,26 @@ pub enum DowngradePolicy {
     PinOnly,
 }
 
-/// Whether files below `tree/` can be executed directly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TreeExec {
-    /// Yes, audited as access.
-    Allow,
-    /// No.
-    Deny,
-}
-
 impl Policy {
     /// Whether this host shows `name` at all.
     pub fn exposes(&self, name: &ServerName) -> bool {
         let listed = |list: &[String]| list.iter().any(|pattern| covers(pattern, name.as_str()));
         (self.expose.is_empty() || listed(&self.expose)) && !listed(&self.hide)
     }
+}
+
+/// Whether configuration shows any version of `name`: the one answer, for decisions, opens and status.
+///
+/// # Errors
+/// Which rule hides it, for people.
+pub(crate) fn shows(policy: &Policy, pins: &Pins, name: &ServerName) -> Result<(), String> {
+    if !policy.exposes(name) {
+        return Err("policy.expose and policy.hide of this host do not show it".to_owned());
+    }
+    if pins.default == PinsDefault::None && !pins.by_name.contains_key(name) {
+        return Err(format!("this host shows pinned servers only: mcpfs pin {name} VERSION"));
+    }
+    Ok(())
 }
 
 /// A name, or a prefix and one final `*`.
@@ -270,6 +275,14 @@ impl Config {
         let absolute = std::path::absolute(file);
         let absolute = absolute.map_err(|source| OwnedError::Unreadable { path: file.to_owned(), source })?;
         file::load(&absolute)
+    }
+
+    /// Whether this host shows any version of `name`.
+    ///
+    /// # Errors
+    /// Which rule hides it, for people.
+    pub fn shows(&self, name: &ServerName) -> Result<(), String> {
+        shows(&self.policy, &self.pins, name)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::content::Content;
 use crate::mount::Reads;
 use crate::owned::{self, OwnedError};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, with_cause};
 use crate::registry::Registry;
 use crate::site::{Site, SiteSettings};
 
@@ -59,8 +59,10 @@ impl Daemon {
     ///
     /// What cannot be used is refused as a whole and the old stays in force; a trust root
     /// that is refused leaves the running one, with the new configuration. Either way the
-    /// answer says so, and a row records it. Where things are (mount point, rundir, state,
-    /// cache) is read at the start only.
+    /// answer says so, and a row records it. The site, its mirrors among it, is the new one for
+    /// everything that is fetched from then on. Where things are (mount point, rundir, state,
+    /// cache), the quota and the longest wait of an open are read at the start only; the log says
+    /// so.
     ///
     /// # Errors
     /// Why something was not taken over.
@@ -78,19 +80,22 @@ impl Daemon {
             tracing::error!(%refusal, "the reload was not taken over");
             row = row.refused(refusal.code, refusal.message.clone());
         }
-        self.audit.record(row).await.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        self.audit.record(row).await.map_err(Refusal::from)?;
         outcome
     }
 
     async fn take_over(&self, old: &Config) -> Result<(), Refusal> {
         let config = Config::load(&old.file).map_err(refused)?;
-        for (key, before, now) in [
-            ("mount.at", &old.mount.at, &config.mount.at),
-            ("rundir", &old.rundir, &config.rundir),
-            ("state", &old.state, &config.state),
-            ("cache.dir", &old.cache.dir, &config.cache.dir),
+        for (key, changed) in [
+            ("mount.at", old.mount.at != config.mount.at),
+            ("mount.reads", old.mount.reads != config.mount.reads),
+            ("rundir", old.rundir != config.rundir),
+            ("state", old.state != config.state),
+            ("cache.dir", old.cache.dir != config.cache.dir),
+            ("cache.quota", old.cache.quota != config.cache.quota),
+            ("network.object, as the longest wait of an open,", old.network.object != config.network.object),
         ] {
-            if before != now {
+            if changed {
                 tracing::warn!("{key} changed; it takes effect when mcpfs is restarted");
             }
         }
@@ -102,7 +107,7 @@ impl Daemon {
             Err(refusal) => (running.clone(), Some(refusal)),
         };
         let facts = boot_facts(&config, &root.0, &root.1, self.mount.reads);
-        self.audit.describe(facts).await.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        self.audit.describe(facts).await.map_err(Refusal::from)?;
         self.registry.reconfigure(Arc::new(config), root, site).await?;
         refused.map_or(Ok(()), Err)
     }
@@ -172,15 +177,4 @@ pub fn refused(error: ConfigError) -> Refusal {
         _ => Code::PolicyRefused,
     };
     Refusal::new(code, with_cause(&error))
-}
-
-/// An error and what it came from, in one line.
-pub fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -27,10 +27,10 @@ use crate::caller::Caller;
 use crate::cli::Global;
 use crate::config::{Config, ReadsWanted};
 use crate::content::{Content, ContentEvent, ContentSettings};
-use crate::daemon::{self, Daemon, MountFacts, with_cause};
+use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Vfs;
 use crate::mount::{Mountpoint, Session, Stopped};
-use crate::refusal::{Exit, Refusal};
+use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::{Opened, State};
 use crate::registry::{Parts, Registry, now};
 use crate::{control, fs, words};
@@ -228,6 +228,7 @@ async fn start(
     };
     let registry = Registry::open(parts).await?;
     runtime.spawn(registry.clone().follow());
+    registry.clone().watch_clock();
 
     let listener = control::listen(&config.rundir).map_err(|error| refused(&error))?;
     let vfs = Vfs::new(registry.clone(), content.clone(), audit.clone(), config.rundir.clone());

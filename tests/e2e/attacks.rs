@@ -276,13 +276,7 @@ fn broken_transfers_use_the_next_mirror() {
     for fault in [faulty::Fault::Cut, faulty::Fault::Reset] {
         let world = World::new(Reads::Cached);
         let broken = FaultyServer::over(&world.copy.path(), "objects/", fault);
-        world.host.configure(&format!("{}\", \"{}", broken.url(), world.site.url()));
-        let text = std::fs::read_to_string(world.host.config()).unwrap();
-        let list = text.lines().map(|line| match line.strip_prefix("url = ") {
-            Some(urls) => format!("url = [{urls}]\n"),
-            None => format!("{line}\n"),
-        });
-        std::fs::write(world.host.config(), list.collect::<String>()).unwrap();
+        world.host.configure_mirrors(&[&broken.url(), &world.site.url()]);
         let _mount = Mount::start(&world.host);
         let shown = std::fs::read(world.host.at("files/1.0.0/tree/large")).unwrap();
         assert!(shown == std::fs::read(world.source("files/large")).unwrap(), "{fault:?}");

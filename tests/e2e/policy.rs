@@ -206,6 +206,9 @@ fn commands_tell_refused_and_pinned_names() {
     }
     let path: PathBuf = host.at("files/1.0.0/tree/large");
     host.mcpfs(["explain"]).arg(path).ok().says("refused: Revoked");
+    for target in ["hello@9.9.9", host.at("hello/9.9.9/run").to_str().unwrap()] {
+        host.mcpfs(["explain", target]).exits(1).says("no version 9.9.9 of hello").says("has 1.1.0, 1.0.0");
+    }
     host.mcpfs(["explain", "nobody"]).exits(1).says("no server nobody");
     host.mcpfs(["explain", "/etc/passwd"]).exits(1).says("/etc/passwd");
 
@@ -228,6 +231,7 @@ fn exit_codes() {
     for wrong in [&["mount", "--nonsense"][..], &["nonsense"], &["pin", "hello"], &["audit", "query", "--since", "x"]] {
         host.mcpfs(wrong).exits(2);
     }
+    host.mcpfs(["audit", "query", "--outcome", "Revokd"]).exits(2).says("did you mean Revoked?");
     let missing = host.path("etc/none.toml");
     Run::new(mcpfs_tests::binaries::bin("mcpfs")).arg("--config").arg(&missing).arg("status").exits(2);
     // Nobody answers.

@@ -61,9 +61,18 @@ impl Host {
 
     /// Writes mcpfs.toml anew, with `url` as the registry.
     pub fn configure(&self, url: &str) {
+        self.configure_url(&format!("{url:?}"));
+    }
+
+    /// The same with several mirrors, in this order.
+    pub fn configure_mirrors(&self, urls: &[&str]) {
+        self.configure_url(&format!("{urls:?}"));
+    }
+
+    fn configure_url(&self, url: &str) {
         let path = |name: &str| self.path(name).display().to_string();
         let text = format!(
-            "rundir = \"{}\"\nstate = \"{}\"\n\n[registry]\nurl = \"{url}\"\n\n[mount]\nat = \"{}\"\nreads = \"{}\"\n\n\
+            "rundir = \"{}\"\nstate = \"{}\"\n\n[registry]\nurl = {url}\n\n[mount]\nat = \"{}\"\nreads = \"{}\"\n\n\
              [cache]\ndir = \"{}\"\n\n[policy]\nsandbox = \"off\"\nallow_root = true\n",
             self.rundir().display(),
             path("state"),

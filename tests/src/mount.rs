@@ -74,6 +74,11 @@ impl<'h> Mount<'h> {
         std::fs::read_to_string(self.host.path("mount.log")).unwrap_or_default()
     }
 
+    /// Asks it to read its configuration again; returns before it has.
+    pub fn reload(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("own child");
+    }
+
     /// Stops it and checks that it ended well. Dropping does the same.
     pub fn stop(mut self) {
         self.end();

@@ -49,6 +49,8 @@ use reserve::Reserve;
 use store::Store;
 use writer::{Message, Reply, Writer};
 
+use crate::refusal::{Refusal, with_cause};
+
 /// Events that may wait for the writer; more senders wait to send.
 const QUEUE: usize = 4096;
 
@@ -279,6 +281,12 @@ pub enum AuditError {
     TooSlow,
     #[error("the audit is closed: mcpfs is shutting down")]
     Closed,
+}
+
+impl From<AuditError> for Refusal {
+    fn from(error: AuditError) -> Self {
+        Self::new(error.code(), with_cause(&error))
+    }
 }
 
 impl AuditError {

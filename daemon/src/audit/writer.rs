@@ -18,6 +18,7 @@ use super::reserve::Reserve;
 use super::store::Store;
 use super::{AuditError, Health};
 use crate::caller::Caller;
+use crate::refusal::with_cause;
 
 /// Rows in one transaction, at most.
 const GROUP: usize = 512;
@@ -137,7 +138,7 @@ impl Writer {
             tracing::error!(path = %self.store.path().display(), error = %source, "the audit cannot be written");
             AuditError::Unwritable { path: self.store.path().to_owned(), source: Arc::new(source) }
         });
-        self.report(result.as_ref().err().map(ToString::to_string));
+        self.report(result.as_ref().err().map(|error| with_cause(error)));
         result
     }
 

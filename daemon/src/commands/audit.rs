@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
+use mcpfs_trust::error::Code;
 
 use crate::audit::query::{AccessRow, Filter, Moment, Reader};
 use crate::audit::verify::{Anchor, Verification, verify};
@@ -53,7 +54,7 @@ pub struct Query {
     #[arg(long, value_parser = PossibleValuesParser::new(EventKind::ALL.map(EventKind::as_str)))]
     event: Option<String>,
     /// With this outcome: ok, refused (all but ok), or a code such as Revoked
-    #[arg(long)]
+    #[arg(long, value_name = "CODE", value_parser = outcome)]
     outcome: Option<String>,
     /// The newest N of them; 0 for all
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -132,6 +133,19 @@ pub fn run(command: &AuditCommand, db: &Path, json: bool, out: &mut dyn Write) -
     };
     // A pager that was closed is no fault.
     Ok(written.unwrap_or(0))
+}
+
+/// What can stand behind `--outcome`: a misspelt code must not look like a clean record.
+fn outcome(text: &str) -> Result<String, String> {
+    let known: Vec<String> =
+        ["ok", "refused"].map(str::to_owned).into_iter().chain(Code::ALL.iter().map(ToString::to_string)).collect();
+    if known.iter().any(|code| code == text) {
+        return Ok(text.to_owned());
+    }
+    let likeness = |code: &&String| strsim::jaro_winkler(&text.to_lowercase(), &code.to_lowercase());
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|code| likeness(code) > 0.7);
+    let meant = nearest.map(|code| format!("did you mean {code}? ")).unwrap_or_default();
+    Err(format!("there is no such outcome; {meant}There are: {}", known.join(", ")))
 }
 
 impl Query {
@@ -361,6 +375,11 @@ mod tests {
         assert!(missing.contains("there is no audit at") && !dir.path().join("none.db").exists(), "{missing}");
         assert!(said("query --since yesterday", &path, false).unwrap_err().contains("24h"));
         assert!(said("query --event lunch", &path, false).unwrap_err().contains("launch"));
+        let unknown = said("query --outcome revokd", &path, false).unwrap_err();
+        assert!(unknown.contains("did you mean Revoked?") && unknown.contains("TrustRootUnsafe"), "{unknown}");
+        for known in ["ok", "refused", "Revoked"] {
+            assert!(said(&format!("query --outcome {known}"), &path, false).is_ok(), "{known}");
+        }
         assert!(said("verify --anchor abc", &path, false).unwrap_err().contains("HASH@SEQ"));
         fs::write(&path, "rubbish ".repeat(200)).unwrap();
         assert!(said("verify", &path, false).unwrap_err().contains("mcpfs audit restart"));

@@ -16,8 +16,8 @@ use serde::Serialize;
 use toml_edit::{DocumentMut, Item, Table, value};
 
 use super::{CommandError, Door};
-use crate::config::{Config, Pin};
-use crate::control::facts::Explained;
+use crate::config::{Config, Pin, PinsDefault};
+use crate::control::facts::{Explained, Reason};
 use crate::control::protocol::{Request, Target};
 
 /// Options of `mcpfs pin`.
@@ -73,9 +73,15 @@ pub fn pin(door: &Door, args: &PinArgs) -> Result<String, CommandError> {
     let (name, version) = (&args.name, &args.pin.version);
     let before = explain(door, name.to_string())?;
     let wanted = explain(door, format!("{name}@{version}"))?;
-    // A yanked version is what exact pins are for; whatever else refuses it will go on doing so.
-    let code = wanted.refused.as_ref().map(|reason| reason.code.clone());
-    if let Some(reason) = wanted.refused.as_ref().filter(|_| code.as_deref() != Some(&Code::Yanked.to_string())) {
+    // What a pin is for: a yanked version, and a host that shows pinned servers only. Whatever
+    // else refuses it will go on doing so.
+    let pins_only = || {
+        let shows = |config: Config| config.pins.default == PinsDefault::None && config.policy.exposes(name);
+        before.pin.is_none() && Config::load(&door.config).is_ok_and(shows)
+    };
+    let is = |reason: &Reason, code: Code| reason.code == code.to_string();
+    let curable = |reason: &&Reason| is(reason, Code::Yanked) || (is(reason, Code::PolicyRefused) && pins_only());
+    if let Some(reason) = wanted.refused.as_ref().filter(|reason| !curable(reason)) {
         return Err(CommandError::refused(
             format!("{name} {version} cannot be used here: {} ({})", bounded(&reason.code), bounded(&reason.message)),
             format!("this host admits {}", list(&before.admitted)),

@@ -59,6 +59,17 @@ fn text(status: &Status) -> String {
         let (code, message) = (bounded(&reason.code), bounded(&reason.message));
         text += &format!("site: the last look, {} ago, failed: {code} ({message})\n", since(status.refreshed.unix()));
     }
+    if let Some(stop) = status.next_stop.as_ref().filter(|stop| stop.share >= crate::registry::STEPS[0]) {
+        text += &format!(
+            "stale: {} % of registry.max_stale is over: {} stops starting in {}, at {}; the last head that lists it \
+             was signed {} ago\n",
+            stop.share,
+            bounded(&stop.name),
+            until(stop.at.unix()),
+            stop.at,
+            since(stop.issued.unix())
+        );
+    }
     if let Some(error) = &status.audit_error {
         text += &format!("audit: {}: nothing can be opened or launched until it can be written\n", bounded(error));
     }
@@ -77,7 +88,7 @@ fn text(status: &Status) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::control::facts::{Head, Reason, RefusedName};
+    use crate::control::facts::{Head, NextStop, Reason, RefusedName};
 
     fn status() -> Status {
         Status {
@@ -88,6 +99,12 @@ mod tests {
                 version: 123_461,
                 issued: "2026-04-15T09:30:00Z".parse().unwrap(),
                 expires: "2026-04-22T09:30:00Z".parse().unwrap(),
+            }),
+            next_stop: Some(NextStop {
+                name: "hello".to_owned(),
+                issued: "2026-04-15T09:30:00Z".parse().unwrap(),
+                at: "2026-05-15T09:30:00Z".parse().unwrap(),
+                share: 0,
             }),
             refreshed: "2026-04-15T09:33:10Z".parse().unwrap(),
             refresh_error: None,
@@ -123,6 +140,7 @@ mod tests {
             refused_count: 2,
             audit_error: Some("disk full".to_owned()),
             cache_bytes: None,
+            next_stop: status().next_stop.map(|stop| NextStop { share: 50, ..stop }),
             ..status()
         };
         let text = text(&broken);
@@ -130,9 +148,14 @@ mod tests {
         assert!(lines[0].contains("head 123461 (15d 0h old, EXPIRED 8d 0h ago) · 42 servers, 2 refused"), "{text}");
         assert!(lines[0].contains("cache up to 20.0 GiB · audit FAILING"), "{text}");
         assert_eq!(lines[1], "site: the last look, 14d 23h ago, failed: Unreachable (no route)");
-        assert!(lines[2].starts_with("audit: disk full: "), "{text}");
-        assert_eq!(lines[3], "refused: x: Revoked (CVE\\u{1b}[2J)");
-        assert_eq!(lines[4], "and 1 more: mcpfs ls --all");
+        assert_eq!(
+            lines[2],
+            "stale: 50 % of registry.max_stale is over: hello stops starting in 15d 0h, at 2026-05-15T09:30:00Z; the \
+             last head that lists it was signed 15d 0h ago"
+        );
+        assert!(lines[3].starts_with("audit: disk full: "), "{text}");
+        assert_eq!(lines[4], "refused: x: Revoked (CVE\\u{1b}[2J)");
+        assert_eq!(lines[5], "and 1 more: mcpfs ls --all");
         let young = Status { head: None, servers: 1, ..status() };
         assert!(super::text(&young).contains(" · no head accepted yet · 1 server · "));
     }

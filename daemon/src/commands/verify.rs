@@ -189,7 +189,7 @@ pub fn verify(args: &Args) -> Result<Report, (Exit, String)> {
         ..SiteSettings::with_mirrors([url.to_string()])
     };
     let site = Site::new(settings, runtime.handle().clone())
-        .map_err(|error| (Exit::Usage, crate::daemon::with_cause(&error)))?;
+        .map_err(|error| (Exit::Usage, crate::refusal::with_cause(&error)))?;
     let walk = Walk {
         site,
         directory: directory.or_else(|| url.to_file_path().ok()),

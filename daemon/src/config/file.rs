@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::value::{Mirrors, PinValue, Places, Size, Span, runtimes};
 use super::{
     CacheConfig, Config, ConfigError, DowngradePolicy, MountConfig, NetworkConfig, Pins, Policy, RUNDIR_BYTES,
-    ReadsWanted, RegistryConfig, SandboxPolicy, TreeExec,
+    ReadsWanted, RegistryConfig, SandboxPolicy,
 };
 use crate::owned::{self, OwnedError};
 
@@ -145,12 +145,22 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     toml::from_str(text).map_err(explain)
 }
 
+/// Tables that are planned, and what holds without them: nobody may believe that they count.
+const NOT_YET: [(&str, &str); 3] = [
+    ("access", "every user of this host may open every server that is shown"),
+    ("credentials", "a server whose recipe declares credentials is not started"),
+    ("retention", "nothing is deleted from the audit"),
+];
+
 /// serde's message for a person: an unknown key with the nearest known one.
 fn explain(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let ("unknown field", [unknown, known @ ..]) = (message.get(..13).unwrap_or_default(), quoted.as_slice()) else {
         return message.to_owned();
     };
+    if let Some((name, instead)) = NOT_YET.iter().find(|(name, _)| name == unknown && known.contains(&"registry")) {
+        return format!("[{name}] is not in this version of mcpfs: {instead}; remove it");
+    }
     let nearest = known
         .iter()
         .map(|name| (strsim::jaro_winkler(unknown, name), name))
@@ -259,6 +269,11 @@ fn to_pins(written: BTreeMap<ServerName, PinValue>) -> Result<Pins, String> {
 }
 
 fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
+    if let Some(WrittenTreeExec::Deny) = written.tree_exec {
+        return Err("policy.tree_exec = \"deny\" is not enforced by this version of mcpfs: remove it. Files below \
+                    tree/ can be executed directly, and the audit records that as access"
+            .to_owned());
+    }
     for pattern in written.expose.iter().chain(&written.hide) {
         let stem = pattern.strip_suffix('*').unwrap_or(pattern);
         if stem.contains('*') || pattern.is_empty() {
@@ -274,10 +289,6 @@ fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
         downgrade: match written.downgrade {
             Some(WrittenDowngrade::PinOnly) => DowngradePolicy::PinOnly,
             Some(WrittenDowngrade::Allow) | None => DowngradePolicy::Allow,
-        },
-        tree_exec: match written.tree_exec {
-            Some(WrittenTreeExec::Deny) => TreeExec::Deny,
-            Some(WrittenTreeExec::Allow) | None => TreeExec::Allow,
         },
         expose: written.expose,
         hide: written.hide,

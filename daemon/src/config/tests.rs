@@ -67,7 +67,7 @@ other = "2@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
 sandbox = "off"
 allow_root = true
 downgrade = "pin-only"
-tree_exec = "deny"
+tree_exec = "allow"
 expose = ["a*"]
 hide = ["ab"]
 scanners = ["updatedb"]
@@ -162,4 +162,26 @@ fn files_that_others_can_write_are_refused() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(good)).unwrap();
     }
     assert!(matches!(Config::load(&dir.path().join("none")), Err(ConfigError::Incomplete { .. })));
+}
+
+/// What is read and not enforced would be worse than none.
+#[test]
+fn what_this_version_cannot_do_is_refused_by_name() {
+    for (more, words) in [
+        ("[policy]\ntree_exec = \"deny\"\n", ["tree_exec", "not enforced"]),
+        ("[access]\nhello = \"developers\"\n", ["[access] is not in this version", "every user"]),
+        ("[credentials]\nx = \"y\"\n", ["[credentials] is not in this version", "not started"]),
+        ("[retention]\naudit = \"90d\"\n", ["[retention] is not in this version", "nothing is deleted"]),
+    ] {
+        for files in [vec![("mcpfs.toml", format!("{URL}{more}"))], {
+            vec![("mcpfs.toml", URL.to_owned()), ("conf.d/50-more.toml", more.to_owned())]
+        }] {
+            let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let error = load(&files).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+    assert!(load(&[("mcpfs.toml", &format!("{URL}[policy]\ntree_exec = \"allow\"\n"))]).is_ok());
+    let error = load(&[("mcpfs.toml", &format!("{URL}access = 1\n"))]).unwrap_err().to_string();
+    assert!(error.contains("unknown key"), "in another table it is just unknown: {error}");
 }

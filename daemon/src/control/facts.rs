@@ -19,6 +19,9 @@ pub struct Status {
     pub trust_version: u64,
     /// The accepted head, if there is one.
     pub head: Option<Head>,
+    /// What `registry.max_stale` stops next if no newer head comes; none if nothing starts.
+    #[serde(default)]
+    pub next_stop: Option<NextStop>,
     /// The last look at the site.
     pub refreshed: Timestamp,
     /// Why the last look failed, if it did.
@@ -54,6 +57,19 @@ pub struct Head {
     pub issued: Timestamp,
     /// When it ends.
     pub expires: Timestamp,
+}
+
+/// The server that `registry.max_stale` stops next; others may stop with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStop {
+    /// Its name.
+    pub name: String,
+    /// When the last head that lists it was signed.
+    pub issued: Timestamp,
+    /// When it stops.
+    pub at: Timestamp,
+    /// Which share of `max_stale` is over, percent.
+    pub share: u8,
 }
 
 /// Why not.

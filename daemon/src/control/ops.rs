@@ -15,9 +15,9 @@ use tokio::net::UnixListener;
 
 use crate::audit::{AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
-use crate::config::{Config, PinsDefault, SandboxPolicy};
+use crate::config::SandboxPolicy;
 use crate::control::facts::{
-    Explained, Head, Page, ProcessFacts, Reason, Refreshed, RefusedName, ReleaseFacts, Row, Status,
+    Explained, Head, NextStop, Page, ProcessFacts, Reason, Refreshed, RefusedName, ReleaseFacts, Row, Status,
 };
 use crate::control::plan::{Terms, plan, stale_warning};
 use crate::control::protocol::{Fault, Launch, PAGE, Refused, Request, Target};
@@ -25,7 +25,7 @@ use crate::control::server::{self, Peer};
 use crate::daemon::Daemon;
 use crate::errno::advice_for;
 use crate::launch::Identity;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, with_cause};
 use crate::registry::{Admitted, Server, now};
 
 /// How long the registry may be asked before the caller is told that it takes too long;
@@ -141,7 +141,7 @@ impl Desk {
             }
         }
         self.daemon.audit.record(event).await.map_err(|error| {
-            Refused::new(error.code(), &error.to_string(), "tell your administrator: nothing starts unrecorded")
+            Refused::new(error.code(), &with_cause(&error), "tell your administrator: nothing starts unrecorded")
         })?;
         if let (Ok(_), Identity::Release { name, version, .. }) = (&decided, identity) {
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +179,8 @@ impl Desk {
 
     async fn server(&self, name: &ServerName) -> Result<Arc<Server>, Refused> {
         let (registry, wanted) = (self.daemon.registry.clone(), name.clone());
-        self.within(async move { registry.server(&wanted).await }).await?.ok_or_else(|| {
+        let found = self.within(async move { registry.server(&wanted).await }).await?;
+        found.map_err(|refusal| self.refused(&refusal, None, None))?.ok_or_else(|| {
             Refused::fault(
                 Fault::NotFound,
                 &format!("the registry has no server {name}"),
@@ -220,7 +221,8 @@ impl Desk {
         let terms = Terms { policy: &config.policy, runtimes: &config.runtimes, file, uid, args, tree: &tree };
         let decided = plan(&admitted.release, terms).map(|mut launch| {
             if fresh.stale {
-                launch.warning = stale_warning(admitted.head_issued, config.registry.max_stale, now());
+                launch.warning =
+                    stale_warning(admitted.head_issued, config.registry.max_stale, self.daemon.registry.time());
             }
             launch
         });
@@ -232,7 +234,8 @@ impl Desk {
         let refused = || {
             snapshot.servers.values().filter_map(|server| {
                 let refusal = server.selected.as_ref().err()?;
-                shown(&config, &server.name).then_some((server, refusal))
+                // What is hidden on purpose is no fault.
+                config.shows(&server.name).is_ok().then_some((server, refusal))
             })
         };
         let named = refused().take(PAGE);
@@ -244,6 +247,12 @@ impl Desk {
                 version: head.version,
                 issued: head.issued,
                 expires: head.expires,
+            }),
+            next_stop: self.daemon.registry.next_stop().map(|stop| NextStop {
+                name: stop.name.to_string(),
+                issued: stop.issued,
+                at: stop.at,
+                share: stop.share,
             }),
             refreshed: snapshot.refreshed.at,
             refresh_error: snapshot.refreshed.outcome.as_ref().err().map(reason),
@@ -292,7 +301,12 @@ impl Desk {
         let version: Option<Version> = version.map(str::parse).transpose().map_err(bad)?;
         let server = self.server(&name).await?;
         let found = match &version {
-            Some(version) => self.version(&server, version).await,
+            Some(version) => match self.version(&server, version).await {
+                Err(refused) if refused.outcome() == Some(Code::PinUnknown) => {
+                    return Err(self.no_such_version(&server, version));
+                }
+                found => found,
+            },
             None => server.selected.clone().map_err(|refusal| self.refused(&refusal, Some(&server), None)),
         };
         let open = match &found {
@@ -319,6 +333,19 @@ impl Desk {
             release: found.ok().map(|admitted| Box::new(release_facts(&admitted))),
             process: None,
         })
+    }
+
+    /// Nothing is known of a version that no release has; what a hidden name has is not said.
+    fn no_such_version(&self, server: &Server, version: &Version) -> Refused {
+        let name = &server.name;
+        let hidden = !self.daemon.config().policy.exposes(name);
+        let known = if hidden { Vec::new() } else { self.daemon.registry.versions(server) };
+        let known: Vec<String> = known.iter().map(Version::to_string).collect();
+        let advice = match known.as_slice() {
+            [] => format!("for what there is, see mcpfs explain {name}"),
+            known => format!("it has {}", known.join(", ")),
+        };
+        Refused::new(Code::PinUnknown, &format!("the registry has no version {version} of {name}"), advice)
     }
 
     async fn explain_path(&self, path: &Path) -> Result<Explained, Refused> {
@@ -415,12 +442,6 @@ fn reason(refusal: &Refusal) -> Reason {
 fn current(server: &Server) -> Option<String> {
     let now = server.selected.as_ref().ok()?;
     Some(format!("current is {}: restart your MCP host", now.version()))
-}
-
-/// Whether configuration means this name to be shown: what is hidden on purpose is no fault.
-fn shown(config: &Config, name: &ServerName) -> bool {
-    let listed = config.pins.default == PinsDefault::Catalogue || config.pins.by_name.contains_key(name);
-    listed && config.policy.exposes(name)
 }
 
 /// Server and version of an absolute path in the mount; it need not exist.

@@ -17,6 +17,7 @@ use mcpfs_trust::time::Timestamp;
 
 use crate::config::{Policy, SandboxPolicy};
 use crate::control::protocol::{Launch, Refused};
+use crate::registry::{STEPS, share};
 use crate::words::span;
 
 /// What the decision rests on besides the release.
@@ -141,13 +142,14 @@ fn unsafe_part(path: &Path) -> Option<(PathBuf, String)> {
 }
 
 /// The line that a start on stale word leaves: nothing before half of `max_stale` is over.
-pub(super) fn stale_warning(issued: Timestamp, max_stale: Duration, now: Timestamp) -> Option<String> {
-    let age = u64::try_from(now.unix().saturating_sub(issued.unix())).unwrap_or(0);
+pub(super) fn stale_warning(issued: Timestamp, max_stale: Duration, at: Timestamp) -> Option<String> {
+    let age = u64::try_from(at.unix().saturating_sub(issued.unix())).unwrap_or(0);
     let end = max_stale.as_secs();
-    let urgency = match age.saturating_mul(100) / end.max(1) {
-        0..50 => return None,
-        50..80 => "",
-        80..95 => "Tell your administrator. ",
+    let [half, soon, now] = STEPS;
+    let urgency = match share(issued, max_stale, at) {
+        over if over < half => return None,
+        over if over < soon => "",
+        over if over < now => "Tell your administrator. ",
         _ => "Tell your administrator now. ",
     };
     let left = span(end.saturating_sub(age));
@@ -164,14 +166,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::{DowngradePolicy, TreeExec};
+    use crate::config::DowngradePolicy;
 
     fn policy(sandbox: SandboxPolicy, allow_root: bool) -> Policy {
         Policy {
             sandbox,
             allow_root,
             downgrade: DowngradePolicy::Allow,
-            tree_exec: TreeExec::Allow,
             expose: vec![],
             hide: vec![],
             scanners: vec![],

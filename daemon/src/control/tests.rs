@@ -210,9 +210,9 @@ async fn what_people_ask() {
     assert_eq!((explained.version.as_deref(), explained.head_version), (Some("1.0.0"), Some(7)));
     assert_eq!(explained.release.as_ref().map(|release| release.statement), Some(host.statement));
     assert!(explained.refused.is_none() && !explained.stale);
-    let explained: facts::Explained =
-        host.ask(Request::Explain { target: Target::Name("hello@9".to_owned()) }).await.unwrap();
-    assert_eq!(explained.refused.map(|why| why.code).as_deref(), Some("PinUnknown"));
+    let unknown = host.ask::<facts::Explained>(Request::Explain { target: Target::Name("hello@9".to_owned()) }).await;
+    let ClientError::Refused(unknown) = unknown.unwrap_err() else { panic!("it answered") };
+    assert_eq!((unknown.code.as_str(), unknown.advice.as_str()), ("PinUnknown", "it has 1.0.0"));
 
     // Our own process becomes known as what it launched.
     let pid = Target::Pid(std::process::id());

@@ -20,7 +20,7 @@ use crate::audit::{AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
 use crate::content::ReleaseContent;
 use crate::errno::FsError;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, with_cause};
 use crate::registry::{Admitted, Freshness};
 
 /// What an open gives.
@@ -240,7 +240,7 @@ impl Vfs {
     async fn record(&self, event: AuditEvent) -> Result<(), FsError> {
         match self.audit.record(event).await {
             Ok(_row) => Ok(()),
-            Err(error) => Err(FsError::Unrecorded(error.to_string())),
+            Err(error) => Err(FsError::Unrecorded(with_cause(&error))),
         }
     }
 }

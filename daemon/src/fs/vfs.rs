@@ -125,7 +125,7 @@ impl Vfs {
         // What no server can be called will never be one: loaders that look for node_modules
         // or package.json beside a server ask once.
         let Some(name) = parse::<ServerName>(name) else { return Ok(Found::Nothing(Lifetime::Immutable)) };
-        Ok(match self.registry.server(&name).await {
+        Ok(match self.registry.server(&name).await? {
             Some(server) => {
                 let ino = Ino::server(server.slot, ServerPlace::Directory);
                 Found::Here(Attr::directory(ino), Lifetime::Changing)

@@ -11,11 +11,10 @@ use mcpfs_trust::error::{Code, VerifyError};
 use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::release::{Artefact, Release};
 use mcpfs_trust::root::TrustRoot;
-use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, Verified};
 
 use super::state::Known;
-use crate::config::{DowngradePolicy, Pins, PinsDefault, Policy};
+use crate::config::{self, DowngradePolicy, Pins, Policy};
 use crate::refusal::Refusal;
 
 /// What is known when a decision is taken about one name.
@@ -26,8 +25,8 @@ pub(super) struct Rules<'a> {
     pub(super) policy: &'a Policy,
     /// What `state.db` remembers of the name.
     pub(super) known: &'a Known,
-    /// When the head ended, if it has: nothing new is admitted then.
-    pub(super) expired: Option<Timestamp>,
+    /// Why nothing new is admitted, if so: the head expired, or the clock went back.
+    pub(super) closed: Option<VerifyError>,
 }
 
 /// A release that may be shown.
@@ -114,14 +113,7 @@ pub(super) fn decide(entry: &Entry, before: &[Version], rules: &Rules<'_>) -> De
 
 /// Whether policy lets this host show any version of `name`.
 pub(super) fn permitted(name: &ServerName, rules: &Rules<'_>) -> Result<(), Refusal> {
-    let refused = |why: String| Err(Refusal::new(Code::PolicyRefused, why));
-    if !rules.policy.exposes(name) {
-        return refused("policy.expose and policy.hide of this host do not show it".to_owned());
-    }
-    if rules.pins.default == PinsDefault::None && !rules.pins.by_name.contains_key(name) {
-        return refused(format!("this host shows pinned servers only: mcpfs pin {name} VERSION"));
-    }
-    Ok(())
+    config::shows(rules.policy, rules.pins, name).map_err(|why| Refusal::new(Code::PolicyRefused, why))
 }
 
 /// The release that `run` starts: the pinned one, else the catalogue's choice.
@@ -155,8 +147,8 @@ pub(super) fn admit(entry: &Entry, version: &Version, rules: &Rules<'_>) -> Resu
     let Some(layout) = listed.layout_for(&artefact.platform).cloned() else {
         return Err(VerifyError::malformed("entry", format!("no layout for {}", artefact.platform)).into());
     };
-    if let (Some(expires), false) = (rules.expired, rules.known.admitted.contains_key(version)) {
-        return Err(VerifyError::HeadExpired { expires }.into());
+    if let (Some(why), false) = (&rules.closed, rules.known.admitted.contains_key(version)) {
+        return Err(why.clone().into());
     }
     Ok(Chosen {
         statement: listed.envelope.statement(),

@@ -108,6 +108,14 @@ impl Registry {
         Ok(self.snapshot().servers.get(name).and_then(|server| server.find(version).cloned()))
     }
 
+    /// The versions that the server's entry lists, the selected one first; none if it is not here.
+    pub fn versions(&self, server: &Server) -> Vec<Version> {
+        let rows: Vec<AdmittedRow> = server.admitted.iter().filter_map(|one| Some(row(one, server.entry?))).collect();
+        let evidence = self.stored_evidence(&server.name, &rows).ok().flatten();
+        let listed = evidence.iter().flat_map(|evidence| evidence.entry().releases());
+        listed.map(|listed| listed.release.version.clone()).collect()
+    }
+
     /// Makes the slots of a server and its releases resolve to their newest meaning.
     pub(super) fn show(&self, server: &Arc<Server>) {
         let mut slots = self.0.slots.write().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +135,7 @@ impl Registry {
         while let Some(done) = pending.join_next().await {
             match done {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(Refusal::new(error.code(), error.to_string())),
+                Ok(Err(error)) => return Err(error.into()),
                 Err(error) => return Err(aborted(error)),
             }
         }
@@ -270,8 +278,7 @@ fn server(decided: Decided, slots: &mut impl Iterator<Item = u32>) -> Option<Arc
     let slot = slots.next()?;
     let (decision, evidence) = match decided {
         Decided::Unseen(name, refusal) => {
-            let selected = Err(refusal);
-            return Some(Arc::new(Server { name, slot, selected, admitted: Vec::new(), entry: None }));
+            return Some(Arc::new(Server::refused(name, slot, refusal)));
         }
         Decided::Seen(decision, evidence, _) => (decision, evidence),
     };
@@ -297,7 +304,14 @@ fn server(decided: Decided, slots: &mut impl Iterator<Item = u32>) -> Option<Arc
         Ok(version) => Ok(by_version.remove(&version)?),
         Err(refusal) => Err(refusal),
     };
-    Some(Arc::new(Server { name: decision.name, slot, selected, admitted, entry: Some(evidence.sha256) }))
+    Some(Arc::new(Server {
+        name: decision.name,
+        slot,
+        selected,
+        admitted,
+        entry: Some(evidence.sha256),
+        stopped: None,
+    }))
 }
 
 /// What is known of an admitted release, as a row of the state.

@@ -22,17 +22,20 @@
 //! `trust.json` must take effect at the next start).
 
 mod admit;
+mod clock;
 mod commit;
 mod refresh;
 mod snapshot;
+mod stale;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trees;
+mod unknown;
+mod wake;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
@@ -42,33 +45,21 @@ use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::SeenTrust;
 use tokio::sync::watch;
 
+pub(crate) use self::clock::now;
 pub use self::snapshot::{Admitted, Freshness, HeadFacts, Refreshed, Server, Slot, Snapshot, TrustFacts};
+pub use self::stale::NextStop;
+pub(crate) use self::stale::{STEPS, share};
 
+use self::clock::Clock;
 use self::refresh::Listing;
 use self::state::State;
 use self::trees::Trees;
+use self::unknown::UnknownNames;
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::content::{Content, ReleaseContent};
 use crate::refusal::Refusal;
 use crate::site::Site;
-
-/// Slots from here on belong to names that no catalogue has listed; they are not stored.
-const UNKNOWN_SLOTS: u32 = 0x8000_0000;
-/// How many such names a run remembers, so that nobody can fill the memory with names.
-const UNKNOWN_NAMES: usize = 1024;
-
-/// 1970.
-const START: Timestamp = match Timestamp::from_unix(0) {
-    Some(start) => start,
-    None => unreachable!(),
-};
-
-/// This host's clock. Everything below takes the time as an argument.
-pub(crate) fn now() -> Timestamp {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    START.plus(i64::try_from(seconds).unwrap_or(i64::MAX))
-}
 
 /// The registry as this host sees it. Clones share everything.
 #[derive(Debug, Clone)]
@@ -99,13 +90,16 @@ struct Shared {
     slots: RwLock<HashMap<u32, Slot>>,
     /// All revocations seen; the same as in `state`.
     revoked: RwLock<HashMap<(ServerName, Version), String>>,
-    /// Names asked for while no catalogue was there, and their slots.
-    unknown: Mutex<HashMap<ServerName, u32>>,
+    /// Names asked for while no catalogue was there.
+    unknown: Mutex<UnknownNames>,
+    clock: Clock,
     /// One reconciler at a time.
     reconciling: tokio::sync::Mutex<()>,
     /// One decision at a time for each of a few shares of the names.
     deciding: [tokio::sync::Mutex<()>; 16],
     nudge: tokio::sync::Notify,
+    /// The step of `max_stale`'s end that was announced last, percent.
+    announced: Mutex<u8>,
     /// Since when a mirror has served an older head than ours.
     lagging: Mutex<Option<Timestamp>>,
     changes: watch::Sender<u64>,
@@ -136,6 +130,11 @@ impl Registry {
     /// # Errors
     /// If state or audit cannot be read or written.
     pub async fn open(parts: Parts) -> Result<Self, Refusal> {
+        Self::open_by(parts, Clock::default()).await
+    }
+
+    /// The same by another clock.
+    async fn open_by(parts: Parts, clock: Clock) -> Result<Self, Refusal> {
         let Parts { config, trust: (root, seen), site, content, audit, state } = parts;
         state.set_trust(&root, &seen)?;
         let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
@@ -163,10 +162,12 @@ impl Registry {
             snapshot: RwLock::new(Arc::new(snapshot)),
             listing: RwLock::new(None),
             slots: RwLock::new(HashMap::new()),
-            unknown: Mutex::new(HashMap::new()),
+            unknown: Mutex::default(),
+            clock,
             reconciling: tokio::sync::Mutex::new(()),
             deciding: Default::default(),
             nudge: tokio::sync::Notify::new(),
+            announced: Mutex::new(0),
             lagging: Mutex::new(None),
             changes: watch::Sender::new(0),
             looked: watch::Sender::new(0),
@@ -193,19 +194,24 @@ impl Registry {
     /// A name whose entry has not been looked at yet is fetched and decided now, within the
     /// site's deadlines. Without any accepted catalogue every name answers, with the
     /// refusal of the last look at the site. `None` is "no such name".
-    pub async fn server(&self, name: &ServerName) -> Option<Arc<Server>> {
+    ///
+    /// # Errors
+    /// `AuditUnavailable` if the decision about a name could not be recorded or kept.
+    pub async fn server(&self, name: &ServerName) -> Result<Option<Arc<Server>>, Refusal> {
         if let Some(server) = self.snapshot().servers.get(name) {
-            return Some(Arc::clone(server));
+            return Ok(Some(Arc::clone(server)));
         }
         let Some(listing) = self.listing() else {
             self.first_look().await;
             return match self.listing() {
                 Some(_) => Box::pin(self.server(name)).await,
-                None => self.unknown(name),
+                None => Ok(Some(self.unknown(name))),
             };
         };
-        listing.find(name)?;
-        self.decide_one(name).await
+        match listing.find(name) {
+            Some(_) => self.decide_one(name).await,
+            None => Ok(None),
+        }
     }
 
     /// The release of this version. `None` is "no such version"; a refusal says why a
@@ -222,8 +228,13 @@ impl Registry {
         self.admit_one(&server, version).await.transpose()
     }
 
-    /// What a slot stands for. Every slot handed out in this run is found.
+    /// What a slot stands for. Every slot handed out in this run is found, but for those of
+    /// names that no catalogue listed and that nobody asked for lately.
     pub fn by_slot(&self, slot: u32) -> Option<Slot> {
+        if UnknownNames::holds(slot) {
+            let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+            return unknown.by_slot(slot).map(Slot::Server);
+        }
         self.0.slots.read().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
     }
 
@@ -265,8 +276,8 @@ impl Registry {
     /// [`Self::version`] refuses it to whoever comes next.
     ///
     /// # Errors
-    /// `Revoked`; `HeadExpired` past `max_stale`; `PolicyRefused` if the name was hidden;
-    /// `KeyNotAuthorised` if the trust root in force does not believe its keys any more.
+    /// `Revoked`; `HeadExpired` past `max_stale`; `PolicyRefused` if configuration does not
+    /// show the name any more; `KeyNotAuthorised` if the trust root in force does not believe its keys any more.
     pub fn check_open(&self, admitted: &Admitted) -> Result<Freshness, Refusal> {
         let latest = match self.by_slot(admitted.slot) {
             Some(Slot::Release(latest)) => latest,
@@ -277,34 +288,14 @@ impl Registry {
             return Err(Refusal::new(Code::Revoked, format!("{} {} was revoked: {reason}", key.0, key.1)));
         }
         let (settings, snapshot) = (self.settings(), self.snapshot());
-        if !settings.config.policy.exposes(&key.0) {
-            return Err(Refusal::new(Code::PolicyRefused, format!("policy of this host hides {}", key.0)));
-        }
+        settings.config.shows(&key.0).map_err(|why| Refusal::new(Code::PolicyRefused, why))?;
         check_keys(&latest, &settings.root)?;
-        let at = now();
+        let at = self.0.clock.now();
         self.check_age(&latest, &settings.config, at)?;
         let stale = snapshot.refreshed.stale
+            || self.0.clock.check().is_err()
             || snapshot.head.as_ref().is_none_or(|head| head.version != latest.head_version || at >= head.expires);
         Ok(Freshness { stale })
-    }
-
-    /// The hard stop at `max_stale` after the last head that listed a release.
-    fn check_age(&self, admitted: &Admitted, config: &Config, at: Timestamp) -> Result<(), Refusal> {
-        let limit = i64::try_from(config.registry.max_stale.as_secs()).unwrap_or(i64::MAX);
-        let end = admitted.head_issued.plus(limit);
-        if at < end {
-            return Ok(());
-        }
-        Err(Refusal::new(
-            Code::HeadExpired,
-            format!(
-                "the last head that lists {} {} was signed at {}, and registry.max_stale ended at {end}: \
-                 is the site reachable, and does its head still get signed?",
-                admitted.name(),
-                admitted.version(),
-                admitted.head_issued
-            ),
-        ))
     }
 
     /// The generation of the newest snapshot, and when there is a newer one.
@@ -328,8 +319,14 @@ impl Registry {
         let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
         let registry = root.registry.clone();
         *self.0.revoked.write().unwrap_or_else(PoisonError::into_inner) = self.0.state.revoked()?;
-        let settings = Arc::new(Settings { config, root, trust: trust.clone(), site });
-        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        let old = self.settings();
+        // The cache holds this site too, so it must become another one, not be replaced by one.
+        old.site.become_like(site);
+        let settings = Settings { config, root, trust: trust.clone(), site: old.site.clone() };
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        if old.root.registry != registry {
+            self.0.clock.forget();
+        }
         self.swap(|snapshot| {
             if snapshot.registry != registry {
                 snapshot.servers.clear();
@@ -367,24 +364,12 @@ impl Registry {
     }
 
     /// A name of which nothing can be known yet.
-    fn unknown(&self, name: &ServerName) -> Option<Arc<Server>> {
-        let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = unknown.len();
-        let slot = match unknown.get(name) {
-            Some(slot) => *slot,
-            None if next >= UNKNOWN_NAMES => return None,
-            None => *unknown.entry(name.clone()).or_insert(UNKNOWN_SLOTS + u32::try_from(next).unwrap_or(0)),
-        };
-        drop(unknown);
+    fn unknown(&self, name: &ServerName) -> Arc<Server> {
         let refusal = match &self.snapshot().refreshed.outcome {
             Err(refusal) => refusal.clone(),
             Ok(()) => Refusal::new(Code::Unreachable, "there is no catalogue yet"),
         };
-        let server =
-            Arc::new(Server { name: name.clone(), slot, selected: Err(refusal), admitted: Vec::new(), entry: None });
-        let mut slots = self.0.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.insert(slot, Slot::Server(Arc::clone(&server)));
-        Some(server)
+        self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner).answer(name, refusal)
     }
 
     /// The lock under which a single name is decided.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use mcpfs_trust::catalogue::{Bin, BinServer, Catalogue, bin_of};
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::Entry;
-use mcpfs_trust::error::Code;
+use mcpfs_trust::error::{Code, VerifyError};
 use mcpfs_trust::name::ServerName;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, AcceptedHead, Verified};
@@ -132,7 +132,7 @@ impl Registry {
         let _alone = self.0.reconciling.lock().await;
         let outcome = self.look().await;
         let recorded = self.record_look(outcome.clone()).await;
-        self.stop_at_max_stale();
+        self.apply_max_stale();
         self.0.looked.send_modify(|looks| *looks += 1);
         recorded.and(outcome)
     }
@@ -141,7 +141,9 @@ impl Registry {
     async fn look(&self) -> Result<(), Refusal> {
         let settings = self.settings();
         let (seen, _) = self.0.state.head()?;
-        let at = now();
+        // A clock that went back would let expired heads live.
+        self.0.clock.check()?;
+        let at = self.0.clock.now();
         let check = |bytes: Vec<u8>| verify::head(&bytes, &settings.root, &seen, at).map(|accepted| (accepted, bytes));
         let (accepted, bytes) = settings.site.get_checked(site::HEAD, limits::HEAD_BYTES, "head", check).await?;
         let known = self.listing();
@@ -247,6 +249,9 @@ impl Registry {
 
     /// Makes `listing` the one in force, and its head the word for all servers it lists unchanged.
     fn vouch(&self, listing: &Arc<Listing>) {
+        if let Some(signed) = listing.accepted.seen.signed_time {
+            self.0.clock.saw(signed);
+        }
         *self.0.listing.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(listing));
         self.swap(|snapshot| {
             snapshot.head = Some(listing.head.clone());
@@ -308,21 +313,24 @@ impl Registry {
     }
 
     /// Decides about one name now: the first lookup did not wait for the reconciler.
-    pub(super) async fn decide_one(&self, name: &ServerName) -> Option<Arc<Server>> {
+    ///
+    /// # Errors
+    /// If the decision cannot be recorded or kept: then there is none.
+    pub(super) async fn decide_one(&self, name: &ServerName) -> Result<Option<Arc<Server>>, Refusal> {
         let _alone = self.0.deciding[self.share(name)].lock().await;
-        let (settings, listing) = (self.settings(), self.listing()?);
-        if !self.snapshot().servers.contains_key(name) {
+        loop {
+            if let Some(server) = self.snapshot().servers.get(name) {
+                return Ok(Some(Arc::clone(server)));
+            }
+            let (settings, Some(listing)) = (self.settings(), self.listing()) else { return Ok(None) };
             let found = self.evidence(&settings, &listing, name).await;
-            let decided = self.decide(&settings, name.clone(), found);
-            let done = match decided {
-                Ok(decided) => self.commit(&settings, vec![decided]).await,
-                Err(refusal) => Err(refusal),
-            };
-            if let Err(refusal) = done {
-                tracing::error!(%name, %refusal, "a first lookup could not be decided");
+            let decided = self.decide(&settings, name.clone(), found)?;
+            self.commit(&settings, vec![decided]).await?;
+            // A reload in between asks for another decision, under what it brought.
+            if Arc::ptr_eq(&self.settings(), &settings) {
+                return Ok(self.snapshot().servers.get(name).cloned());
             }
         }
-        self.snapshot().servers.get(name).cloned()
     }
 
     /// The entry that the listing names, from `state.db` or the site.
@@ -377,17 +385,19 @@ impl Registry {
 
     /// This host's rules, with what it knows of a name.
     pub(super) fn rules<'a>(&'a self, settings: &'a Settings, known: &'a Known) -> Rules<'a> {
-        let (at, head) = (now(), self.snapshot().head.clone());
+        let (at, head) = (self.0.clock.now(), self.snapshot().head.clone());
+        let expired = match head {
+            Some(head) => (at >= head.expires).then_some(head.expires),
+            None => Some(at),
+        };
+        let expired = expired.map(|expires| VerifyError::HeadExpired { expires });
         Rules {
             root: &settings.root,
             platform: &self.0.platform,
             pins: &settings.config.pins,
             policy: &settings.config.policy,
             known,
-            expired: match head {
-                Some(head) => (at >= head.expires).then_some(head.expires),
-                None => Some(at),
-            },
+            closed: self.0.clock.check().err().or(expired),
         }
     }
 
@@ -430,26 +440,6 @@ impl Registry {
             self.note(edit);
         }
         recorded
-    }
-
-    /// Refuses servers whose last word is older than `max_stale`, so that their `run` says so.
-    fn stop_at_max_stale(&self) {
-        let (settings, at) = (self.settings(), now());
-        let ended = |server: &Server| {
-            let selected = server.selected.as_ref().ok()?;
-            self.check_age(selected, &settings.config, at).err()
-        };
-        if !self.snapshot().servers.values().any(|server| ended(server).is_some()) {
-            return;
-        }
-        self.swap(|snapshot| {
-            for server in snapshot.servers.values_mut() {
-                if let Some(refusal) = ended(server) {
-                    *server = Arc::new(Server { selected: Err(refusal), ..Server::clone(server) });
-                    self.show(server);
-                }
-            }
-        });
     }
 }
 

@@ -79,9 +79,16 @@ pub struct Server {
     pub(super) admitted: Vec<Arc<Admitted>>,
     /// Digest of the entry that this was decided from; none for a name that was never known.
     pub(super) entry: Option<Digest>,
+    /// What `run` started until `max_stale` ended: it does again if that is not so any more.
+    pub(super) stopped: Option<Arc<Admitted>>,
 }
 
 impl Server {
+    /// A name of which only the refusal is known.
+    pub(super) fn refused(name: ServerName, slot: u32, refusal: Refusal) -> Self {
+        Self { name, slot, selected: Err(refusal), admitted: Vec::new(), entry: None, stopped: None }
+    }
+
     /// The admitted versions, the selected one first if it is among them.
     pub fn admitted(&self) -> Vec<Arc<Admitted>> {
         self.admitted.clone()

@@ -66,6 +66,15 @@ pub enum StateError {
     /// SQLite failed.
     #[error("state.db")]
     Sqlite(#[from] rusqlite::Error),
+    /// It is a database, but not this one.
+    #[error(
+        "{path} is another program's database and not what mcpfs remembers: move it away (mcpfs then begins anew, \
+         and records that), or set `state` in the configuration"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// A newer mcpfs wrote it.
     #[error("{path} was written by a newer mcpfs (schema {found}, this one knows {SCHEMA_VERSION}): upgrade")]
     Newer {
@@ -381,9 +390,14 @@ fn connect(path: &Path) -> Result<(Connection, bool), StateError> {
         .map_err(|source| StateError::Io { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let owner: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let empty = || connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0));
+    if owner != APPLICATION_ID && !(owner == 0 && found == 0 && empty()?) {
+        return Err(StateError::Foreign { path: path.to_owned() });
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match found {
         SCHEMA_VERSION => {}
         0 => {

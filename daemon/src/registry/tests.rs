@@ -20,12 +20,16 @@ use mcpfs_trust::time::Timestamp;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::admit::{Rules, decide};
-use super::state::{Known, State};
-use super::{Parts, Registry, Slot, now};
+use super::clock::Clock;
+use super::state::State;
+use super::{Parts, Registry, now};
 use crate::audit::{Audit, AuditOptions};
-use crate::config::{Config, DowngradePolicy, Pins, PinsDefault, Policy, SandboxPolicy, TreeExec};
+use crate::config::Config;
 use crate::content::{Content, ContentSettings};
+
+mod closed;
+mod following;
+mod selection;
 
 /// The keys of RFC 8032, section 7.1: for tests only, as everybody has them.
 pub(crate) fn key(number: usize) -> SigningKey {
@@ -56,18 +60,6 @@ pub(crate) fn sign(payload: Vec<u8>, key: &SigningKey) -> Envelope {
     let sig = key.sign(&envelope.signed_bytes()).to_bytes();
     envelope.signatures.push(Signature { keyid: public(key).id(), sig });
     envelope
-}
-
-/// A registry with one server in memory: hello 2 selected, 1 and 0 earlier.
-struct Case {
-    entry: Entry,
-    root: TrustRoot,
-    pins: Pins,
-    policy: Policy,
-    known: Known,
-    expired: Option<Timestamp>,
-    before: Vec<Version>,
-    platform: &'static str,
 }
 
 fn version(text: &str) -> Version {
@@ -112,219 +104,6 @@ pub(crate) fn listed_as(
     let payload = Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE);
     let envelope = sign(payload, signer);
     Listed { release, envelope, status: Status::Active, reason: None, layout: vec![stored] }
-}
-
-impl Case {
-    fn new() -> Self {
-        let listed = |number| listed("hello", number, "any", &key(2));
-        Self {
-            entry: Entry { selected: listed("2"), earlier: vec![listed("1"), listed("0")] },
-            root: root("demo/cases", (1, 1, 1), &key(1), &key(2)),
-            pins: Pins::default(),
-            policy: Policy {
-                sandbox: SandboxPolicy::Off,
-                allow_root: false,
-                downgrade: DowngradePolicy::Allow,
-                tree_exec: TreeExec::Allow,
-                expose: vec![],
-                hide: vec![],
-                scanners: vec![],
-            },
-            known: Known::default(),
-            expired: None,
-            before: vec![],
-            platform: "linux/amd64",
-        }
-    }
-
-    fn listed(&mut self, number: &str) -> &mut Listed {
-        let mut all = std::iter::once(&mut self.entry.selected).chain(&mut self.entry.earlier);
-        all.find(|one| one.release.version.as_str() == number).unwrap()
-    }
-
-    fn status(&mut self, number: &str, status: Status) {
-        let one = self.listed(number);
-        (one.status, one.reason) = (status, Some("because".to_owned()));
-    }
-
-    fn pin(&mut self, text: &str) {
-        self.pins.by_name.insert("hello".parse().unwrap(), text.parse().unwrap());
-    }
-
-    /// The selected version or why none, the others shown, and the version that was gone back from.
-    fn decide(&self) -> String {
-        let platform = self.platform.parse().unwrap();
-        let rules = Rules {
-            root: &self.root,
-            platform: &platform,
-            pins: &self.pins,
-            policy: &self.policy,
-            known: &self.known,
-            expired: self.expired,
-        };
-        let decision = decide(&self.entry, &self.before, &rules);
-        let mut text = match &decision.selected {
-            Ok(version) => version.to_string(),
-            Err(refusal) => refusal.code.to_string(),
-        };
-        for chosen in &decision.chosen {
-            if decision.selected.as_ref() != Ok(&chosen.release.version) {
-                text += &format!(" +{}", chosen.release.version);
-            }
-        }
-        if let Some(last) = &decision.downgrade {
-            text += &format!(" back from {last}");
-        }
-        text
-    }
-}
-
-/// design.md sections 3 and 12.5 to 12.7: what a host shows of one entry.
-#[test]
-fn the_selection_matrix() {
-    let digest = |text: &str| Digest::of(text.as_bytes());
-    type Edit<'a> = &'a dyn Fn(&mut Case);
-    let cases: &[(&str, Edit<'_>, &str)] = &[
-        ("the catalogue's choice", &|_| {}, "2"),
-        ("what was shown stays", &|case| case.before = vec![version("1")], "2 +1"),
-        ("a pin overrides", &|case| case.pin("1"), "1"),
-        ("a pin of what is not there", &|case| case.pin("9"), "PinUnknown"),
-        ("a pin of the artefact", &|case| case.pin(&format!("1@sha256:{}", digest("1"))), "1"),
-        ("a pin of another artefact", &|case| case.pin(&format!("1@sha256:{}", digest("2"))), "PinDigestMismatch"),
-        ("pins only, without one", &|case| case.pins.default = PinsDefault::None, "PolicyRefused"),
-        (
-            "pins only, with one",
-            &|case| {
-                case.pins.default = PinsDefault::None;
-                case.pin("1");
-            },
-            "1",
-        ),
-        ("hidden", &|case| case.policy.hide = vec!["he*".to_owned()], "PolicyRefused"),
-        (
-            "hidden, and shown before",
-            &|case| {
-                case.policy.hide = vec!["hello".to_owned()];
-                case.before = vec![version("1")];
-            },
-            "PolicyRefused",
-        ),
-        ("yanked", &|case| case.status("2", Status::Yanked), "Yanked"),
-        (
-            "yanked, and pinned",
-            &|case| {
-                case.status("2", Status::Yanked);
-                case.pin("2");
-            },
-            "2",
-        ),
-        (
-            "yanked, and another is pinned",
-            &|case| {
-                case.status("2", Status::Yanked);
-                case.before = vec![version("2")];
-                case.pin("1");
-            },
-            "1",
-        ),
-        ("revoked", &|case| case.status("2", Status::Revoked), "Revoked"),
-        (
-            "revoked, and pinned; the other stays",
-            &|case| {
-                case.status("2", Status::Revoked);
-                case.before = vec![version("1")];
-                case.pin("2");
-            },
-            "Revoked +1",
-        ),
-        (
-            "revoked once is revoked for ever",
-            &|case| drop(case.known.revoked.insert(version("2"), "because".to_owned())),
-            "Revoked",
-        ),
-        (
-            "published with the same statement",
-            &|case| {
-                let statement = case.entry.selected.envelope.statement();
-                case.known.published.insert(version("2"), statement);
-            },
-            "2",
-        ),
-        (
-            "published with another",
-            &|case| {
-                case.known.published.insert(version("2"), Digest::EMPTY);
-            },
-            "ReleaseChanged",
-        ),
-        ("went back", &|case| case.known.selected = Some((version("3"), time(3))), "2 back from 3"),
-        ("went on", &|case| case.known.selected = Some((version("1"), time(1))), "2"),
-        (
-            "went back where only a pin may",
-            &|case| {
-                case.known.selected = Some((version("3"), time(3)));
-                case.policy.downgrade = DowngradePolicy::PinOnly;
-                case.before = vec![version("1")];
-            },
-            "PolicyRefused +1 back from 3",
-        ),
-        (
-            "a pin that goes back is no downgrade",
-            &|case| {
-                case.known.selected = Some((version("2"), time(2)));
-                case.policy.downgrade = DowngradePolicy::PinOnly;
-                case.pin("1");
-            },
-            "1",
-        ),
-        (
-            "another platform only",
-            &|case| case.entry.selected = listed("hello", "2", "linux/arm64", &key(2)),
-            "PlatformMissing",
-        ),
-        ("this platform", &|case| case.entry.selected = listed("hello", "2", "linux/amd64", &key(2)), "2"),
-        ("expired, never admitted", &|case| case.expired = Some(time(5)), "HeadExpired"),
-        (
-            "expired, admitted before",
-            &|case| {
-                case.expired = Some(time(5));
-                case.known.admitted.insert(version("2"), Digest::EMPTY);
-            },
-            "2",
-        ),
-        (
-            "signed by the head's key",
-            &|case| {
-                case.entry.selected = listed("hello", "2", "any", &key(1));
-                case.before = vec![version("1")];
-            },
-            "KeyNotAuthorised +1",
-        ),
-        (
-            "signed by an unknown key",
-            &|case| case.entry.selected = listed("hello", "2", "any", &key(3)),
-            "KeyNotAuthorised",
-        ),
-        (
-            "another server's statement",
-            &|case| {
-                let other = listed("other", "2", "any", &key(2));
-                case.entry.selected.envelope = other.envelope;
-            },
-            "EntryMismatch",
-        ),
-        (
-            "readable fields that lie",
-            &|case| "Does more.".clone_into(&mut case.listed("2").release.description),
-            "EntryMismatch",
-        ),
-        ("no scope covers it", &|case| case.root.release.retain(|_| false), "ScopeDenied"),
-    ];
-    for (what, edit, expected) in cases {
-        let mut case = Case::new();
-        edit(&mut case);
-        assert_eq!(case.decide(), *expected, "{what}");
-    }
 }
 
 /// A site in a directory, and a host's registry that follows it.
@@ -383,6 +162,11 @@ impl Live {
 
     /// A host that starts on what the last one left.
     async fn host(&self) -> (Registry, Audit) {
+        self.host_by(Clock::default()).await
+    }
+
+    /// The same by another clock.
+    async fn host_by(&self, clock: Clock) -> (Registry, Audit) {
         let config = Arc::new(Config::load(&self.dir.path().join("mcpfs.toml")).unwrap());
         let audit = Audit::open(&AuditOptions::at(self.dir.path().join("audit.db"))).unwrap();
         let (state, _) = State::open(&self.dir.path().join("state")).unwrap();
@@ -392,7 +176,16 @@ impl Live {
         let settings = ContentSettings::new(self.dir.path().join("cache"), self.dir.path().join("content"));
         let content = Content::open(settings, site.clone(), Handle::current(), events).unwrap();
         let parts = Parts { config, trust, site, content, audit: audit.clone(), state };
-        (Registry::open(parts).await.unwrap(), audit)
+        (Registry::open_by(parts, clock).await.unwrap(), audit)
+    }
+
+    /// Reads mcpfs.toml again, with `more` at its end, and puts it into force.
+    async fn reload(&self, registry: &Registry, more: &str) {
+        let text = std::fs::read_to_string(self.dir.path().join("mcpfs.toml")).unwrap();
+        self.write("mcpfs.toml", format!("{text}{more}").as_bytes());
+        let config = Arc::new(Config::load(&self.dir.path().join("mcpfs.toml")).unwrap());
+        let site = crate::daemon::site(&config, &Handle::current()).unwrap();
+        registry.reconfigure(config, registry.trust(), site).await.unwrap();
     }
 
     fn take_away_the_site(&self) {
@@ -401,7 +194,7 @@ impl Live {
 }
 
 async fn selected(registry: &Registry) -> Result<(String, bool), Code> {
-    let server = registry.server(&"hello".parse().unwrap()).await.unwrap();
+    let server = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap();
     let admitted = server.selected.clone().map_err(|refusal| refusal.code)?;
     let stale = registry.check_open(&admitted).map_err(|refusal| refusal.code)?.stale;
     Ok((admitted.version().to_string(), stale))
@@ -413,107 +206,4 @@ fn fresh(version: &str) -> Result<(String, bool), Code> {
 
 fn stale(version: &str) -> Result<(String, bool), Code> {
     Ok((version.to_owned(), true))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_follows_goes_offline_and_comes_back() {
-    let live = Live::new();
-    live.publish(&[Case::new().entry], 0);
-    let (registry, audit) = live.host().await;
-    registry.refresh_now().await.unwrap();
-    assert_eq!(selected(&registry).await, fresh("2"));
-    let hello = registry.server(&"hello".parse().unwrap()).await.unwrap();
-    assert!(registry.server(&"nobody".parse().unwrap()).await.is_none());
-    assert!(registry.version(&hello, &version("7")).await.is_none());
-    let first = registry.version(&hello, &version("1")).await.unwrap().unwrap();
-    assert!(matches!(registry.by_slot(first.slot), Some(Slot::Release(same)) if same.statement == first.statement));
-
-    // Without the site everything admitted runs on, stale.
-    live.take_away_the_site();
-    assert!(registry.refresh_now().await.is_err());
-    assert_eq!(selected(&registry).await, stale("2"));
-    audit.close();
-    drop(registry);
-
-    // A restart without the site shows what was admitted, under the same slots, and nothing else.
-    let (registry, _audit) = live.host().await;
-    assert_eq!(selected(&registry).await, stale("2"), "nothing says yet that it is still the newest");
-    let again = registry.server(&"hello".parse().unwrap()).await.unwrap();
-    let shown: Vec<_> = again.admitted().iter().map(|one| (one.version().to_string(), one.slot)).collect();
-    let slot = hello.selected.as_ref().unwrap().slot;
-    assert_eq!(shown, [("2".to_owned(), slot), ("1".to_owned(), first.slot)]);
-    assert!(registry.refresh_now().await.is_err());
-    assert_eq!(selected(&registry).await, stale("2"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn heads_never_go_back_and_revocations_are_final() {
-    let live = Live::new();
-    live.publish(&[Case::new().entry], 0);
-    let (registry, _audit) = live.host().await;
-    registry.refresh_now().await.unwrap();
-    let yesterday = std::fs::read(live.dir.path().join("site/head.json")).unwrap();
-    let hello = registry.server(&"hello".parse().unwrap()).await.unwrap();
-    let running = hello.selected.clone().unwrap();
-
-    let mut case = Case::new();
-    case.status("2", Status::Revoked);
-    live.publish(&[case.entry], 0);
-    registry.refresh_now().await.unwrap();
-    assert_eq!(selected(&registry).await, Err(Code::Revoked));
-    assert_eq!(registry.check_open(&running).unwrap_err().code, Code::Revoked);
-
-    live.write("site/head.json", &yesterday);
-    assert_eq!(registry.refresh_now().await.unwrap_err().code, Code::HeadRollback);
-    assert_eq!(registry.snapshot().head.as_ref().unwrap().version, 2);
-    assert!(!registry.snapshot().refreshed.stale, "a mirror that lags is no failure yet");
-
-    // Active again under a newer head: a revocation seen stays.
-    live.publish(&[Case::new().entry], 0);
-    registry.refresh_now().await.unwrap();
-    assert_eq!(selected(&registry).await, Err(Code::Revoked));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_is_missing_or_forged_under_a_newer_head() {
-    let live = Live::new();
-    live.publish(&[Case::new().entry], 0);
-    let (registry, _audit) = live.host().await;
-    registry.refresh_now().await.unwrap();
-    live.publish(&[], 0);
-    registry.refresh_now().await.unwrap();
-    assert_eq!(selected(&registry).await, stale("2"));
-
-    let mut case = Case::new();
-    case.entry.selected = listed("hello", "3", "any", &key(3));
-    case.entry.earlier.push(listed("hello", "2", "any", &key(2)));
-    live.publish(&[case.entry], 0);
-    registry.refresh_now().await.unwrap();
-    assert_eq!(selected(&registry).await, Err(Code::KeyNotAuthorised));
-    let hello = registry.server(&"hello".parse().unwrap()).await.unwrap();
-    assert_eq!(hello.admitted().len(), 1, "the version admitted before stays usable by path");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_any_catalogue_every_name_says_why() {
-    let live = Live::new();
-    live.write("site/head.json", b"<html>log in</html>");
-    let (registry, _audit) = live.host().await;
-    assert_eq!(registry.refresh_now().await.unwrap_err().code, Code::NotARegistry);
-    assert_eq!(selected(&registry).await, Err(Code::NotARegistry));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_hard_stop_at_max_stale() {
-    let live = Live::new();
-    live.publish(&[Case::new().entry], 3 * 86_400);
-    let (registry, _audit) = live.host().await;
-    registry.refresh_now().await.unwrap();
-    assert_eq!(selected(&registry).await, fresh("2"));
-    let text = std::fs::read_to_string(live.dir.path().join("mcpfs.toml")).unwrap();
-    live.write("mcpfs.toml", format!("{text}max_stale = \"2d\"\n").as_bytes());
-    let config = Arc::new(Config::load(&live.dir.path().join("mcpfs.toml")).unwrap());
-    let site = crate::daemon::site(&config, &Handle::current()).unwrap();
-    registry.reconfigure(config, registry.trust(), site).await.unwrap();
-    assert_eq!(selected(&registry).await, Err(Code::HeadExpired));
 }

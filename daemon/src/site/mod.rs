@@ -24,7 +24,7 @@ mod tests;
 pub(crate) mod toxic;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError, RwLock};
 use std::time::Duration;
 
 use mcpfs_trust::error::{Code, VerifyError, bounded};
@@ -82,9 +82,10 @@ pub enum SiteError {
     },
 }
 
-/// A registry's site. Clones share connections and what is known about mirrors.
+/// A registry's site. Clones share connections and what is known about mirrors, and stay
+/// the same site when one of them is told to become another.
 #[derive(Debug, Clone)]
-pub struct Site(Arc<Shared>);
+pub struct Site(Arc<RwLock<Arc<Shared>>>);
 
 #[derive(Debug)]
 struct Shared {
@@ -110,16 +111,27 @@ impl Site {
             return Err(SiteError::TokenInTheClear { url: open.address("") });
         }
         let client = client(&settings, mirrors.iter().any(Mirror::is_tls))?;
-        let site = Self(Arc::new(Shared { settings, mirrors, client, runtime, token: Mutex::new(None) }));
-        if let Some(path) = &site.0.settings.token_file {
-            site.0.store_token(read_setting("token file", path)?);
+        let shared = Shared { settings, mirrors, client, runtime, token: Mutex::new(None) };
+        if let Some(path) = &shared.settings.token_file {
+            shared.store_token(read_setting("token file", path)?);
         }
-        Ok(site)
+        Ok(Self(Arc::new(RwLock::new(Arc::new(shared)))))
+    }
+
+    /// Lets this site and all its clones be `other`: what is asked from now on is asked there.
+    /// A read under way ends where it began.
+    pub fn become_like(&self, other: Site) {
+        let other = other.shared();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = other;
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The mirrors' addresses without credentials, in configured order.
     pub fn mirrors(&self) -> Vec<String> {
-        self.0.mirrors.iter().map(|mirror| mirror.address("")).collect()
+        self.shared().mirrors.iter().map(|mirror| mirror.address("")).collect()
     }
 
     /// Reads `path`, called `what` in messages, of at most `limit` bytes.
@@ -164,18 +176,19 @@ impl Site {
         if !is_site_path(path) {
             return Err(Refusal::new(Code::Malformed, format!("{what}: {:?} is no path of a site", bounded(path))));
         }
+        let shared = self.shared();
         let allowed = match path.starts_with("objects/") || path.starts_with("artefacts/") {
-            true => self.0.settings.object_deadline,
-            false => self.0.settings.metadata_deadline,
+            true => shared.settings.object_deadline,
+            false => shared.settings.metadata_deadline,
         };
         let want = Want { path, limit, what, fresh: false };
         let mut faults = Faults::default();
-        match timeout_at(Instant::now() + allowed, self.0.rounds(want, &check, &mut faults)).await {
+        match timeout_at(Instant::now() + allowed, shared.rounds(want, &check, &mut faults)).await {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(faults.refusal(what)),
             Err(_) => {
                 let detail = format!("did not arrive within {} s", allowed.as_secs_f64());
-                faults.add(self.0.mirrors[0].address(path), Fault::lasting(Code::TooSlow, detail));
+                faults.add(shared.mirrors[0].address(path), Fault::lasting(Code::TooSlow, detail));
                 Err(faults.refusal(what))
             }
         }

@@ -212,3 +212,15 @@ fn settings_that_cannot_work_are_refused() {
     }
     assert!(matches!(Site::new(SiteSettings::default(), runtime.handle().clone()), Err(SiteError::NoMirror)));
 }
+
+#[tokio::test]
+async fn all_clones_become_the_other_site() {
+    let (old, new) = (server().await, server().await);
+    let site = site(&[&old]);
+    let clone = site.clone();
+    assert_eq!(read(&clone).await.as_deref(), Ok(BODY));
+    site.become_like(self::site(&[&new]));
+    assert_eq!(read(&clone).await.as_deref(), Ok(BODY));
+    assert_eq!((old.count("head.json"), new.count("head.json")), (1, 1));
+    assert_eq!(clone.mirrors().len(), 1);
+}

@@ -22,6 +22,9 @@ impl Registry {
     pub(in crate::registry) async fn restore(&self) -> Result<(), Refusal> {
         let settings = self.settings();
         let (seen, head) = self.0.state.head()?;
+        if let Some(signed) = seen.signed_time {
+            self.0.clock.saw(signed);
+        }
         if let Some(head) = head {
             match self.restored_listing(&settings, &seen, &head) {
                 Ok(listing) => self.vouch(&Arc::new(listing)),
@@ -51,7 +54,7 @@ impl Registry {
             }
         }
         self.commit(&settings, batch).await?;
-        self.stop_at_max_stale();
+        self.apply_max_stale();
         Ok(())
     }
 

@@ -131,3 +131,19 @@ fn a_lost_a_damaged_and_a_newer_file() {
     drop(state);
     assert!(matches!(State::open(dir.path()), Err(StateError::Newer { found: 99, .. })));
 }
+
+#[test]
+fn the_database_of_another_program_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    for sql in ["CREATE TABLE theirs (x)", "PRAGMA application_id = 77", "PRAGMA user_version = 1; CREATE TABLE t (x)"]
+    {
+        drop(std::fs::remove_file(&path));
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = State::open(dir.path()).unwrap_err();
+        assert!(matches!(error, StateError::Foreign { .. }), "{sql}: {error:?}");
+        assert!(error.to_string().contains("move it away"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{sql}: not a byte of it is changed");
+    }
+}

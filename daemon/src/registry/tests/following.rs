@@ -1,0 +1,107 @@
+//! A host that follows a real site.
+
+use mcpfs_trust::entry::Status;
+use mcpfs_trust::error::Code;
+
+use super::selection::Case;
+use super::{Live, fresh, key, listed, selected, stale, version};
+use crate::registry::Slot;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_follows_goes_offline_and_comes_back() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let (registry, audit) = live.host().await;
+    registry.refresh_now().await.unwrap();
+    assert_eq!(selected(&registry).await, fresh("2"));
+    let hello = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap();
+    assert!(registry.server(&"nobody".parse().unwrap()).await.unwrap().is_none());
+    assert!(registry.version(&hello, &version("7")).await.is_none());
+    let first = registry.version(&hello, &version("1")).await.unwrap().unwrap();
+    assert!(matches!(registry.by_slot(first.slot), Some(Slot::Release(same)) if same.statement == first.statement));
+
+    // Without the site everything admitted runs on, stale.
+    live.take_away_the_site();
+    assert!(registry.refresh_now().await.is_err());
+    assert_eq!(selected(&registry).await, stale("2"));
+    audit.close();
+    drop(registry);
+
+    // A restart without the site shows what was admitted, under the same slots, and nothing else.
+    let (registry, _audit) = live.host().await;
+    assert_eq!(selected(&registry).await, stale("2"), "nothing says yet that it is still the newest");
+    let again = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap();
+    let shown: Vec<_> = again.admitted().iter().map(|one| (one.version().to_string(), one.slot)).collect();
+    let slot = hello.selected.as_ref().unwrap().slot;
+    assert_eq!(shown, [("2".to_owned(), slot), ("1".to_owned(), first.slot)]);
+    assert!(registry.refresh_now().await.is_err());
+    assert_eq!(selected(&registry).await, stale("2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_never_go_back_and_revocations_are_final() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let (registry, _audit) = live.host().await;
+    registry.refresh_now().await.unwrap();
+    let yesterday = std::fs::read(live.dir.path().join("site/head.json")).unwrap();
+    let hello = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap();
+    let running = hello.selected.clone().unwrap();
+
+    let mut case = Case::new();
+    case.status("2", Status::Revoked);
+    live.publish(&[case.entry], 0);
+    registry.refresh_now().await.unwrap();
+    assert_eq!(selected(&registry).await, Err(Code::Revoked));
+    assert_eq!(registry.check_open(&running).unwrap_err().code, Code::Revoked);
+
+    live.write("site/head.json", &yesterday);
+    assert_eq!(registry.refresh_now().await.unwrap_err().code, Code::HeadRollback);
+    assert_eq!(registry.snapshot().head.as_ref().unwrap().version, 2);
+    assert!(!registry.snapshot().refreshed.stale, "a mirror that lags is no failure yet");
+
+    // Active again under a newer head: a revocation seen stays.
+    live.publish(&[Case::new().entry], 0);
+    registry.refresh_now().await.unwrap();
+    assert_eq!(selected(&registry).await, Err(Code::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_missing_or_forged_under_a_newer_head() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let (registry, _audit) = live.host().await;
+    registry.refresh_now().await.unwrap();
+    live.publish(&[], 0);
+    registry.refresh_now().await.unwrap();
+    assert_eq!(selected(&registry).await, stale("2"));
+
+    let mut case = Case::new();
+    case.entry.selected = listed("hello", "3", "any", &key(3));
+    case.entry.earlier.push(listed("hello", "2", "any", &key(2)));
+    live.publish(&[case.entry], 0);
+    registry.refresh_now().await.unwrap();
+    assert_eq!(selected(&registry).await, Err(Code::KeyNotAuthorised));
+    let hello = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(hello.admitted().len(), 1, "the version admitted before stays usable by path");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_catalogue_every_name_says_why() {
+    let live = Live::new();
+    live.write("site/head.json", b"<html>log in</html>");
+    let (registry, _audit) = live.host().await;
+    assert_eq!(registry.refresh_now().await.unwrap_err().code, Code::NotARegistry);
+    assert_eq!(selected(&registry).await, Err(Code::NotARegistry));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hard_stop_at_max_stale() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 3 * 86_400);
+    let (registry, _audit) = live.host().await;
+    registry.refresh_now().await.unwrap();
+    assert_eq!(selected(&registry).await, fresh("2"));
+    live.reload(&registry, "max_stale = \"2d\"\n").await;
+    assert_eq!(selected(&registry).await, Err(Code::HeadExpired));
+}
