@@ -7,9 +7,9 @@
 //! the way to it, those that the links of a chain lead through among them, so that nothing can
 //! be exchanged between the check and the read.
 
-use std::fs::{File, Metadata};
+use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 /// Links followed on the way to one file, as many as the kernel follows.
@@ -54,7 +54,9 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
     let unreadable = |source| OwnedError::Unreadable { path: path.to_owned(), source };
     let named = std::path::absolute(path).map_err(unreadable)?;
     let Walk { real, steps } = walk(&named).map_err(unreadable)?;
-    let file = File::open(&real).map_err(unreadable)?;
+    // A pipe would hold us until somebody writes into it; a file does not know the flag.
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(at_once).open(&real).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(OwnedError::Unsafe {
@@ -222,6 +224,10 @@ mod tests {
         set_mode(open.path(), 0o777);
         assert!(matches!(read(&dir.path().join("link"), 10), Err(OwnedError::Unsafe { .. })));
         assert!(matches!(read(dir.path(), 10), Err(OwnedError::Unsafe { .. })));
+        // Opening a pipe waits for its writer, if one does not say otherwise.
+        let (pipe, kind) = (dir.path().join("pipe"), rustix::fs::FileType::Fifo);
+        rustix::fs::mknodat(rustix::fs::CWD, pipe, kind, 0o600.into(), 0).unwrap();
+        assert!(matches!(read(&dir.path().join("pipe"), 10), Err(OwnedError::Unsafe { .. })));
         assert!(matches!(read(&dir.path().join("none"), 10), Err(OwnedError::Unreadable { .. })));
     }
 

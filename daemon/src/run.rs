@@ -176,6 +176,9 @@ async fn daemon(config: Arc<Config>, runtime: Handle) -> Result<(), Failure> {
     let refused = |error: &dyn std::error::Error| Failure::new(Exit::Refused, error);
     let mut signals = Signals::new().map_err(|error| refused(&error))?;
     let point = Mountpoint::prepare(&config.mount.at).map_err(|error| refused(&error))?;
+    for own in [&config.file, &config.trust, &config.state, &config.rundir, &config.cache.dir] {
+        point.leaves_out(own).map_err(|error| refused(&error))?;
+    }
 
     make_private(&config.state)?;
     let options = AuditOptions::at(config.state.join("audit.db"));

@@ -18,6 +18,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("host::a_stale_mount_is_cleared_at_start", a_stale_mount_is_cleared_at_start);
     suite.plain("host::a_busy_mount_point", a_busy_mount_point);
     suite.plain("host::a_missing_mount_point", a_missing_mount_point);
+    suite.plain("host::a_cache_below_the_mount_point", a_cache_below_the_mount_point);
     suite.plain("host::mount_detaches_by_itself", mount_detaches_by_itself);
     suite.plain("host::a_trust_root_that_others_can_write", a_trust_root_that_others_can_write);
     suite.plain("host::trust_roots_with_bad_keys", trust_roots_with_bad_keys);
@@ -58,6 +59,17 @@ fn a_missing_mount_point() {
     mount_refuses(&world.host).says(world.host.mcp().to_str().unwrap());
     std::fs::write(world.host.mcp(), "a file").unwrap();
     mount_refuses(&world.host).says("directory");
+}
+
+/// Else the daemon asks itself for its own files, and waits.
+fn a_cache_below_the_mount_point() {
+    let world = World::new(Reads::Cached);
+    std::os::unix::fs::symlink(world.host.mcp(), world.host.path("link")).unwrap();
+    for place in [world.host.at("cache"), world.host.path("link/a/b")] {
+        world.host.drop_in("50-cache", &format!("[cache]\ndir = \"{}\"\n", place.display()));
+        mount_refuses(&world.host).says("lies below the mount point");
+    }
+    assert_eq!(std::fs::read_dir(world.host.mcp()).unwrap().count(), 0);
 }
 
 fn mount_detaches_by_itself() {

@@ -64,6 +64,14 @@ pub enum MountError {
         /// The file system's type.
         kind: String,
     },
+    /// Something that the daemon itself needs would be hidden by the mount.
+    #[error("{} lies below the mount point {}, where mcpfs would wait for itself; put one of them elsewhere", path.display(), at.display())]
+    Inside {
+        /// What lies there.
+        path: PathBuf,
+        /// The mount point.
+        at: PathBuf,
+    },
     /// The kernel's door is closed.
     #[error("/dev/fuse does not exist; load the module (modprobe fuse), or in a container pass --device /dev/fuse")]
     NoDevice,

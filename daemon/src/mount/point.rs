@@ -55,6 +55,21 @@ impl Mountpoint {
         &self.path
     }
 
+    /// Checks that `path` does not lie below this mount point, links resolved: once it is
+    /// served, the daemon would wait for itself there.
+    ///
+    /// # Errors
+    /// `Inside`.
+    pub fn leaves_out(&self, path: &Path) -> Result<(), MountError> {
+        // What does not exist yet will be made below the nearest directory that does.
+        match path.ancestors().find_map(|above| above.canonicalize().ok()) {
+            Some(real) if real.starts_with(&self.path) => {
+                Err(MountError::Inside { path: path.to_owned(), at: self.path.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Mounts: as root by mount(2), otherwise by fusermount3.
     pub(super) fn mount(&self) -> Result<OwnedFd, MountError> {
         if is_root() { kernel::mount(&self.path) } else { fusermount::mount(&self.path) }
@@ -181,6 +196,23 @@ mod tests {
             let error = prepare(missing).unwrap_err();
             assert!(matches!(error, MountError::Missing(_)));
             assert!(error.to_string().contains("mkdir -p"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_ours_lies_below_the_mount_point() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(base.join("mcp")).unwrap();
+        fs::create_dir_all(base.join("mcp-cache")).unwrap();
+        std::os::unix::fs::symlink("mcp", base.join("link")).unwrap();
+        let point = Mountpoint::prepare(&base.join("mcp")).unwrap();
+        for outside in ["mcp-cache", "none/below", "mcp-cache/none", "."] {
+            point.leaves_out(&base.join(outside)).unwrap();
+        }
+        for inside in ["mcp", "mcp/cache", "mcp/a/b", "link/cache", "mcp-cache/../mcp/x"] {
+            let error = point.leaves_out(&base.join(inside)).unwrap_err();
+            assert!(matches!(error, MountError::Inside { .. }), "{inside}: {error}");
         }
     }
 
