@@ -17,6 +17,7 @@
 //! start in a millisecond); the server lives on the daemon's runtime.
 
 pub mod client;
+mod explain;
 pub mod facts;
 mod ops;
 mod plan;

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,11 +15,9 @@ use tokio::net::UnixListener;
 use crate::audit::{AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
 use crate::config::SandboxPolicy;
-use crate::control::facts::{
-    Explained, Head, NextStop, Page, ProcessFacts, Reason, Refreshed, RefusedName, ReleaseFacts, Row, Status,
-};
+use crate::control::facts::{Head, NextStop, Page, Reason, Refreshed, RefusedName, Row, Status};
 use crate::control::plan::{Terms, plan, stale_warning};
-use crate::control::protocol::{Fault, Launch, PAGE, Refused, Request, Target};
+use crate::control::protocol::{Fault, Launch, PAGE, Refused, Request};
 use crate::control::server::{self, Peer};
 use crate::daemon::Daemon;
 use crate::errno::advice_for;
@@ -44,19 +41,19 @@ pub async fn serve(listener: UnixListener, daemon: Daemon) {
     .await;
 }
 
-struct Desk {
-    daemon: Daemon,
+pub(super) struct Desk {
+    pub(super) daemon: Daemon,
     /// By process. `exec` keeps the number, so the launcher that asked is the server now.
-    started: Mutex<LruCache<u32, Started>>,
+    pub(super) started: Mutex<LruCache<u32, Started>>,
 }
 
 /// What a process became.
 #[derive(Debug, Clone)]
-struct Started {
+pub(super) struct Started {
     /// When the process began; with its number that names it for good.
-    start_us: Option<u64>,
-    name: ServerName,
-    version: Version,
+    pub(super) start_us: Option<u64>,
+    pub(super) name: ServerName,
+    pub(super) version: Version,
 }
 
 impl Desk {
@@ -83,7 +80,10 @@ impl Desk {
 
     /// Runs a future to its end, and waits for it within [`LOOKUP`]: a caller that gives up
     /// must not stop a decision halfway.
-    async fn within<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, Refused> {
+    pub(super) async fn within<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Refused> {
         match tokio::time::timeout(LOOKUP, self.daemon.runtime.spawn(work)).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(Refused::fault(Fault::Internal, "the daemon failed at this", "see its log")),
@@ -177,7 +177,7 @@ impl Desk {
         }
     }
 
-    async fn server(&self, name: &ServerName) -> Result<Arc<Server>, Refused> {
+    pub(super) async fn server(&self, name: &ServerName) -> Result<Arc<Server>, Refused> {
         let (registry, wanted) = (self.daemon.registry.clone(), name.clone());
         let found = self.within(async move { registry.server(&wanted).await }).await?;
         found.map_err(|refusal| self.refused(&refusal, None, None))?.ok_or_else(|| {
@@ -189,7 +189,7 @@ impl Desk {
         })
     }
 
-    async fn version(&self, server: &Arc<Server>, version: &Version) -> Result<Arc<Admitted>, Refused> {
+    pub(super) async fn version(&self, server: &Arc<Server>, version: &Version) -> Result<Arc<Admitted>, Refused> {
         let (registry, at, wanted) = (self.daemon.registry.clone(), Arc::clone(server), version.clone());
         match self.within(async move { registry.version(&at, &wanted).await }).await? {
             Some(Ok(admitted)) => Ok(admitted),
@@ -284,110 +284,6 @@ impl Desk {
         Page { servers, next }
     }
 
-    async fn explain(&self, peer: Peer, target: Target) -> Result<Explained, Refused> {
-        match target {
-            Target::Name(text) => {
-                let (name, version) = text.split_once('@').map_or((text.as_str(), None), |(n, v)| (n, Some(v)));
-                self.explain_name(name, version).await
-            }
-            Target::Path(path) => self.explain_path(&path).await,
-            Target::Pid(pid) => self.explain_process(peer, pid).await,
-        }
-    }
-
-    async fn explain_name(&self, name: &str, version: Option<&str>) -> Result<Explained, Refused> {
-        let bad = |error: mcpfs_trust::name::BadName| Refused::fault(Fault::BadRequest, &error.to_string(), "");
-        let name: ServerName = name.parse().map_err(bad)?;
-        let version: Option<Version> = version.map(str::parse).transpose().map_err(bad)?;
-        let server = self.server(&name).await?;
-        let found = match &version {
-            Some(version) => match self.version(&server, version).await {
-                Err(refused) if refused.outcome() == Some(Code::PinUnknown) => {
-                    return Err(self.no_such_version(&server, version));
-                }
-                found => found,
-            },
-            None => server.selected.clone().map_err(|refusal| self.refused(&refusal, Some(&server), None)),
-        };
-        let open = match &found {
-            Ok(admitted) => self
-                .daemon
-                .registry
-                .check_open(admitted)
-                .map_err(|refusal| self.refused(&refusal, Some(&server), Some(admitted.version()))),
-            Err(refused) => Err(refused.clone()),
-        };
-        let config = self.daemon.config();
-        let version_of = |admitted: &Arc<Admitted>| admitted.version().to_string();
-        let refused = open.as_ref().err();
-        Ok(Explained {
-            name: name.to_string(),
-            version: version.map(|version| version.to_string()).or(found.as_ref().ok().map(version_of)),
-            selected: server.selected.as_ref().ok().map(version_of),
-            admitted: server.admitted().iter().map(version_of).collect(),
-            refused: refused.map(|why| Reason { code: why.code.clone(), message: why.message.clone() }),
-            advice: refused.map(|why| why.advice.clone()),
-            pin: config.pins.by_name.get(&name).map(ToString::to_string),
-            head_version: found.as_ref().ok().map(|admitted| admitted.head_version),
-            stale: open.is_ok_and(|fresh| fresh.stale),
-            release: found.ok().map(|admitted| Box::new(release_facts(&admitted))),
-            process: None,
-        })
-    }
-
-    /// Nothing is known of a version that no release has; what a hidden name has is not said.
-    fn no_such_version(&self, server: &Server, version: &Version) -> Refused {
-        let name = &server.name;
-        let hidden = !self.daemon.config().policy.exposes(name);
-        let known = if hidden { Vec::new() } else { self.daemon.registry.versions(server) };
-        let known: Vec<String> = known.iter().map(Version::to_string).collect();
-        let advice = match known.as_slice() {
-            [] => format!("for what there is, see mcpfs explain {name}"),
-            known => format!("it has {}", known.join(", ")),
-        };
-        Refused::new(Code::PinUnknown, &format!("the registry has no version {version} of {name}"), advice)
-    }
-
-    async fn explain_path(&self, path: &Path) -> Result<Explained, Refused> {
-        let (name, version) = parts(path, &self.daemon.mount.at).ok_or_else(|| {
-            Refused::fault(
-                Fault::NotFound,
-                &format!("{} is no path of a server below {}", path.display(), self.daemon.mount.at.display()),
-                "for the names, see mcpfs ls",
-            )
-        })?;
-        self.explain_name(&name, version.as_deref()).await
-    }
-
-    /// Only for the process's own user and administrators: what runs is nobody else's business.
-    async fn explain_process(&self, peer: Peer, pid: u32) -> Result<Explained, Refused> {
-        let process = self.within(caller(Peer { pid, ..peer })).await?;
-        let unknown = |message: String| Err(Refused::fault(Fault::NotFound, &message, ""));
-        let Some(owner) = process.user_id else { return unknown(format!("there is no process {pid}")) };
-        if owner != peer.uid && !peer.administers() {
-            return Err(Refused::fault(
-                Fault::NotPermitted,
-                &format!("process {pid} belongs to another user"),
-                "ask as root",
-            ));
-        }
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).peek(&pid).cloned();
-        let (known_by, name, version) = match started {
-            Some(one) if one.start_us.is_some() && one.start_us == process.pid_start_us => {
-                ("launch", one.name.to_string(), Some(one.version.to_string()))
-            }
-            _ => {
-                let exe = process.process.as_deref().map(Path::new);
-                match exe.and_then(|exe| parts(exe, &self.daemon.mount.at)) {
-                    Some((name, version)) => ("exe", name, version),
-                    None => return unknown(format!("process {pid} was not launched by this daemon since it started")),
-                }
-            }
-        };
-        let explained = self.explain_name(&name, version.as_deref()).await?;
-        Ok(Explained { process: Some(ProcessFacts { pid, known_by: known_by.to_owned() }), ..explained })
-    }
-
     async fn refresh(&self) -> Refreshed {
         let registry = self.daemon.registry.clone();
         let looked = self.within(async move { registry.refresh_now().await }).await;
@@ -400,7 +296,7 @@ impl Desk {
     }
 
     /// A refusal in the words of the socket, with what to do about it.
-    fn refused(&self, refusal: &Refusal, server: Option<&Server>, version: Option<&Version>) -> Refused {
+    pub(super) fn refused(&self, refusal: &Refusal, server: Option<&Server>, version: Option<&Version>) -> Refused {
         let other = server.filter(|server| {
             server.selected.as_ref().is_ok_and(|now| version.is_some_and(|version| version != now.version()))
         });
@@ -422,7 +318,7 @@ fn administer(peer: Peer) -> Result<(), Refused> {
 }
 
 /// /proc and the user database may be slow, so this is not for a runtime thread.
-async fn caller(peer: Peer) -> Caller {
+pub(super) async fn caller(peer: Peer) -> Caller {
     let Peer { pid, uid, gid } = peer;
     tokio::task::spawn_blocking(move || Caller::of(pid, uid, gid)).await.unwrap_or_else(|_| Caller {
         request_uid: Some(uid),
@@ -444,20 +340,6 @@ fn current(server: &Server) -> Option<String> {
     Some(format!("current is {}: restart your MCP host", now.version()))
 }
 
-/// Server and version of an absolute path in the mount; it need not exist.
-fn parts(path: &Path, mount: &Path) -> Option<(String, Option<String>)> {
-    let mut below = path.strip_prefix(mount).ok()?.components().map(|part| match part {
-        Component::Normal(name) => name.to_str(),
-        _ => None,
-    });
-    let name = below.next()??.to_owned();
-    let version = match below.next() {
-        None | Some(Some("run")) => None,
-        Some(version) => Some(version?.to_owned()),
-    };
-    Some((name, version))
-}
-
 fn row(server: &Server) -> Row {
     let release = server.selected.as_ref().ok().map(|admitted| &admitted.release);
     Row {
@@ -474,41 +356,10 @@ fn release_ref(admitted: &Admitted) -> ReleaseRef {
     ReleaseRef::verified(&admitted.release, &admitted.artefact, admitted.statement, &admitted.keys, status)
 }
 
-fn release_facts(admitted: &Admitted) -> ReleaseFacts {
-    let release = &admitted.release;
-    ReleaseFacts {
-        statement: admitted.statement,
-        artefact: admitted.artefact.clone(),
-        keys: admitted.keys.clone(),
-        description: release.description.clone(),
-        maintainer: release.maintainer.clone(),
-        data_classification: release.data_classification.clone(),
-        scope: release.scope.clone(),
-        reviewers: release.reviewers.clone(),
-        reviewed_at: release.reviewed_at,
-        issued: release.issued,
-        source: release.source.clone(),
-        yanked: admitted.yanked.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-
-    #[test]
-    fn paths_of_the_mount() {
-        let of = |path: &str| parts(Path::new(path), Path::new("/mcp"));
-        let pair = |name: &str, version: Option<&str>| Some((name.to_owned(), version.map(str::to_owned)));
-        assert_eq!(of("/mcp/a"), pair("a", None));
-        assert_eq!(of("/mcp/a/run"), pair("a", None));
-        assert_eq!(of("/mcp/a/1.0/run"), pair("a", Some("1.0")));
-        assert_eq!(of("/mcp/a/1.0/tree/bin/x"), pair("a", Some("1.0")));
-        for none in ["/mcp", "/", "/mcpx/a", "/mcp/..", "/mcp/../etc", "mcp/a"] {
-            assert_eq!(of(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn administrators() {

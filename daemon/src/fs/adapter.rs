@@ -1,244 +1,25 @@
-//! FUSE requests in, FUSE replies out. Translation and nothing else.
-//!
-//! Every handler runs through `Mounted::answer`, which polls its future once here and, if it
-//! has to wait, moves it with the reply into a task. It catches panics at both places, so that
-//! none can end a thread that serves the mount, sees to it that every request gets a reply,
-//! and bounds how long that may take: a process that waits for an open cannot be killed.
+//! FUSE requests in, FUSE replies out. Translation and nothing else: what is decided is in
+//! `vfs` and `open`, how and when an answer goes out in `answer`, values are put in the
+//! kernel's form in `wire`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, OpenAccMode, OpenFlags, Request,
+    AccessFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    OpenAccMode, OpenFlags, Request,
 };
-use tokio::runtime::Handle as Runtime;
-use tracing::Instrument;
 
-use super::handle::{Backings, Handle, Handles};
+use super::answer::Mounted;
+use super::handle::Handle;
 use super::ino::Ino;
-use super::node::{Asker, Attr, FileKind, Found, Lifetime};
-use super::open::Opened;
-use super::vfs::{Listing, Vfs};
+use super::node::{Attr, Found, Lifetime};
+use super::vfs::Listing;
+use super::wire::{BLOCK, FOREVER, asker, attributes, fit, kind, nothing, read, send_sized, text_at, ttl};
 use crate::errno::{FsError, report};
-use crate::mount::{Backing, Reads};
-
-/// How long the kernel keeps what cannot change: about 34 years.
-const FOREVER: Duration = Duration::from_secs(1 << 30);
-/// How long it keeps what can, if no invalidation comes first.
-const BRIEFLY: Duration = Duration::from_secs(2);
-
-/// The last deadline of any request. The rooms behind have shorter ones of their own, and say
-/// better what was slow; this one holds whatever they do.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// The time of everything, counted from 1970: the second day of 1980. The same everywhere and for
-/// ever, and not before what a zip archive can hold.
-const AGE: Duration = Duration::from_secs(315_619_200);
-
-/// Preferred size of a read, bytes.
-const BLOCK: u32 = 4096;
-
-/// The file system as fuser serves it.
-#[derive(Debug)]
-pub struct Mounted(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    vfs: Arc<Vfs>,
-    runtime: Runtime,
-    backing: Arc<Backing>,
-    handles: Handles,
-    backings: Backings<BackingId>,
-}
-
-impl Mounted {
-    /// Serves `vfs`; what has to wait does so on `runtime`. `backing` is the mount's door to
-    /// passthrough.
-    pub fn new(vfs: Arc<Vfs>, runtime: Runtime, backing: Arc<Backing>) -> Self {
-        let (handles, backings) = (Handles::default(), Backings::default());
-        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings });
-        let idle = Arc::downgrade(&inner);
-        inner.vfs.content.when_scarce(move || {
-            if let Some(inner) = idle.upgrade() {
-                inner.backings.drop_idle();
-            }
-        });
-        Self(inner)
-    }
-
-    /// Answers one request: now, if `work` is ready at its first poll, or from a task.
-    fn answer<T, R>(
-        &self,
-        operation: &'static str,
-        reply: R,
-        work: impl Future<Output = Result<T, FsError>> + Send + 'static,
-        send: impl FnOnce(&Inner, R, Result<T, Errno>) + Send + 'static,
-    ) where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
-        let inner = Arc::clone(&self.0);
-        let finish = move |reply, outcome: Result<T, FsError>| {
-            let outcome = outcome.map_err(|error| report(operation, &error));
-            // A panic drops the reply, and fuser answers a dropped reply with an error.
-            if catch_unwind(AssertUnwindSafe(|| send(&inner, reply, outcome))).is_err() {
-                tracing::error!(operation, "panicked while replying");
-            }
-        };
-        let mut work: Pin<Box<dyn Future<Output = Result<T, FsError>> + Send>> = Box::pin(work);
-        let entered = self.0.runtime.enter();
-        let first = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
-        drop(entered);
-        match first {
-            Ok(Poll::Ready(outcome)) => finish(reply, outcome),
-            Err(_) => finish(reply, Err(FsError::Internal(format!("{operation} panicked")))),
-            // The task polls anew before it sleeps, so nothing that woke nobody is missed.
-            Ok(Poll::Pending) => {
-                let runtime = self.0.runtime.clone();
-                let span = tracing::debug_span!("fuse", operation);
-                self.0.runtime.spawn(
-                    async move {
-                        let mut task = runtime.spawn(work.in_current_span());
-                        let outcome = match tokio::time::timeout(DEADLINE, &mut task).await {
-                            Ok(Ok(outcome)) => outcome,
-                            Ok(Err(_)) => Err(FsError::Internal(format!("{operation} panicked"))),
-                            Err(_) => {
-                                task.abort();
-                                Err(FsError::Deadline { what: operation, seconds: DEADLINE.as_secs() })
-                            }
-                        };
-                        finish(reply, outcome);
-                    }
-                    .instrument(span),
-                );
-            }
-        }
-    }
-}
-
-impl Inner {
-    fn opened(&self, reply: fuser::ReplyOpen, ino: Ino, opened: Opened) {
-        // Flush says nothing to us, and would cost a round trip at every close.
-        let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        match opened {
-            Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
-            Opened::File(file) => match self.backing.reads() {
-                Reads::Cached => reply.opened(FileHandle(self.handles.insert(Handle::Cached(file))), cached),
-                Reads::Passthrough => match self.back(ino, &reply, &file) {
-                    // KEEP_CACHE must not go with it: the kernel would fail the open.
-                    Ok(id) => {
-                        let handle = FileHandle(self.handles.insert(Handle::Backed(ino)));
-                        reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
-                    }
-                    // Not read through us instead: an inode must never have two ways of reading.
-                    Err(error) => {
-                        let error = FsError::Internal(format!("the kernel refused a backing file: {error}"));
-                        reply.error(report("open", &error));
-                    }
-                },
-            },
-        }
-    }
-
-    fn back(&self, ino: Ino, reply: &fuser::ReplyOpen, file: &std::fs::File) -> std::io::Result<Arc<BackingId>> {
-        let found = file.metadata()?;
-        self.backings.open(ino, (found.dev(), found.ino()), || self.backing.open(reply, file))
-    }
-
-    fn close(&self, handle: FileHandle) {
-        if let Some(handle) = self.handles.remove(handle.0)
-            && let Handle::Backed(ino) = *handle
-        {
-            self.backings.close(ino);
-        }
-    }
-
-    /// The listing that a directory's handle stands for: the one taken when it was opened, so
-    /// that entries neither double nor vanish under a reader, or the unchangeable one.
-    async fn listing(self: Arc<Self>, ino: Ino, handle: FileHandle) -> Result<(Listing, Ino), FsError> {
-        let parent = self.vfs.parent(ino).await?;
-        match self.handles.get(handle.0).as_deref() {
-            Some(Handle::Listing(items)) => Ok((Listing::Items(Arc::clone(items)), parent)),
-            Some(Handle::Text(_) | Handle::Cached(_) | Handle::Backed(_)) => Err(FsError::BadHandle),
-            None => Ok((self.vfs.listing(ino).await?.0, parent)),
-        }
-    }
-}
-
-/// Up to `size` bytes at `offset`; fewer only at the end.
-fn read(file: &std::fs::File, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
-    let mut buffer = vec![0; size as usize];
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(FsError::Internal(format!("reading a cached file failed: {error}"))),
-        }
-    }
-    buffer.truncate(filled);
-    Ok(buffer)
-}
-
-fn text_at(text: &[u8], offset: u64, size: u32) -> &[u8] {
-    let rest = usize::try_from(offset).ok().and_then(|offset| text.get(offset..)).unwrap_or_default();
-    rest.get(..size as usize).unwrap_or(rest)
-}
-
-fn asker(request: &Request) -> Asker {
-    Asker { pid: request.pid(), uid: request.uid(), gid: request.gid() }
-}
-
-fn ttl(lifetime: Lifetime) -> Duration {
-    match lifetime {
-        Lifetime::Immutable => FOREVER,
-        Lifetime::Changing => BRIEFLY,
-    }
-}
-
-fn kind(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::Directory => FileType::Directory,
-        FileKind::File => FileType::RegularFile,
-        FileKind::Link => FileType::Symlink,
-    }
-}
-
-fn attributes(attr: &Attr) -> FileAttr {
-    let time = UNIX_EPOCH + AGE;
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind: kind(attr.kind),
-        perm: attr.mode,
-        // 1 for directories too: "not counted", so that find does not stop early.
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-/// An entry of inode 0 is a negative one that the kernel may keep.
-fn nothing() -> FileAttr {
-    FileAttr { ino: INodeNo(0), ..attributes(&Attr::file(Ino(0), false, 0)) }
-}
 
 fn read_only() -> Errno {
     report("write", &FsError::ReadOnly)
@@ -590,21 +371,5 @@ impl Filesystem for Mounted {
 
     fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: fuser::ReplyBmap) {
         reply.error(unsupported("bmap"));
-    }
-}
-
-/// Size 0 asks how long it is; anything else must be long enough.
-fn fit(value: Vec<u8>, size: u32) -> Result<Vec<u8>, FsError> {
-    match size == 0 || value.len() <= size as usize {
-        true => Ok(value),
-        false => Err(FsError::BufferTooSmall),
-    }
-}
-
-fn send_sized(reply: fuser::ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) => reply.data(&value),
-        Err(errno) => reply.error(errno),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Three layers, each testable without the one above: [`ino`] and `synth` are pure; [`Vfs`]
 //! decides (what is there, who may open it, what is recorded first) and knows no FUSE reply;
-//! [`adapter::Mounted`] only translates.
+//! `adapter` only translates, and [`answer::Mounted`] sees to it that each request is answered.
 //!
 //! **An operation is one future, polled once where it arrived.** Nearly all of them are
 //! answered from memory, and then that first poll, on the FUSE thread, is all there is. The
@@ -21,6 +21,7 @@
 
 mod access;
 pub mod adapter;
+mod answer;
 mod handle;
 pub mod ino;
 mod invalidate;
@@ -29,6 +30,7 @@ mod open;
 mod synth;
 mod trees;
 mod vfs;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -64,7 +66,7 @@ pub fn mount(
 ) -> Result<Session, MountError> {
     let backing = Arc::new(Backing::new(forced_cached));
     let registry = vfs.registry.clone();
-    let mounted = adapter::Mounted::new(Arc::new(vfs), runtime.clone(), Arc::clone(&backing));
+    let mounted = answer::Mounted::new(Arc::new(vfs), runtime.clone(), Arc::clone(&backing));
     let options = Options { cache: cache.to_owned(), threads: THREADS };
     let session = Session::start(point, mounted, &backing, &options)?;
     if let Err(error) = invalidate::follow(runtime.clone(), registry, session.notifier(), session.until_ended()) {

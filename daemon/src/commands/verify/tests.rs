@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-use mcpfs_trust::entry::StoredLayout;
-use mcpfs_trust::layout::Extent;
+use mcpfs_trust::chunk::Chunk;
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::entry::{Entry, PlatformLayout, StoredLayout};
+use mcpfs_trust::layout::{Extent, Layout};
+use mcpfs_trust::site;
 use mcpfs_trust::tree::TreeBuilder;
 
 use super::*;

@@ -1,0 +1,156 @@
+//! How a request is answered: at once, or from a task, and always.
+//!
+//! Every handler of the adapter runs through [`Mounted::answer`], which polls its future once
+//! on the FUSE thread and, if it has to wait, moves it with the reply into a task. It catches
+//! panics at both places, so that none can end a thread that serves the mount, sees to it that
+//! every request gets a reply, and bounds how long that may take: a process that waits for an
+//! open cannot be killed.
+
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fuser::{BackingId, Errno, FileHandle, FopenFlags};
+use tokio::runtime::Handle as Runtime;
+use tracing::Instrument;
+
+use super::handle::{Backings, Handle, Handles};
+use super::ino::Ino;
+use super::open::Opened;
+use super::vfs::{Listing, Vfs};
+use crate::errno::{FsError, report};
+use crate::mount::{Backing, Reads};
+
+/// The last deadline of any request. The rooms behind have shorter ones of their own, and say
+/// better what was slow; this one holds whatever they do.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The file system as fuser serves it.
+#[derive(Debug)]
+pub(super) struct Mounted(pub(super) Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) vfs: Arc<Vfs>,
+    runtime: Runtime,
+    pub(super) backing: Arc<Backing>,
+    pub(super) handles: Handles,
+    backings: Backings<BackingId>,
+}
+
+impl Mounted {
+    /// Serves `vfs`; what has to wait does so on `runtime`. `backing` is the mount's door to
+    /// passthrough.
+    pub(super) fn new(vfs: Arc<Vfs>, runtime: Runtime, backing: Arc<Backing>) -> Self {
+        let (handles, backings) = (Handles::default(), Backings::default());
+        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings });
+        let idle = Arc::downgrade(&inner);
+        inner.vfs.content.when_scarce(move || {
+            if let Some(inner) = idle.upgrade() {
+                inner.backings.drop_idle();
+            }
+        });
+        Self(inner)
+    }
+
+    /// Answers one request: now, if `work` is ready at its first poll, or from a task.
+    pub(super) fn answer<T, R>(
+        &self,
+        operation: &'static str,
+        reply: R,
+        work: impl Future<Output = Result<T, FsError>> + Send + 'static,
+        send: impl FnOnce(&Inner, R, Result<T, Errno>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let inner = Arc::clone(&self.0);
+        let finish = move |reply, outcome: Result<T, FsError>| {
+            let outcome = outcome.map_err(|error| report(operation, &error));
+            // A panic drops the reply, and fuser answers a dropped reply with an error.
+            if catch_unwind(AssertUnwindSafe(|| send(&inner, reply, outcome))).is_err() {
+                tracing::error!(operation, "panicked while replying");
+            }
+        };
+        let mut work: Pin<Box<dyn Future<Output = Result<T, FsError>> + Send>> = Box::pin(work);
+        let entered = self.0.runtime.enter();
+        let first = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+        drop(entered);
+        match first {
+            Ok(Poll::Ready(outcome)) => finish(reply, outcome),
+            Err(_) => finish(reply, Err(FsError::Internal(format!("{operation} panicked")))),
+            // The task polls anew before it sleeps, so nothing that woke nobody is missed.
+            Ok(Poll::Pending) => {
+                let runtime = self.0.runtime.clone();
+                let span = tracing::debug_span!("fuse", operation);
+                self.0.runtime.spawn(
+                    async move {
+                        let mut task = runtime.spawn(work.in_current_span());
+                        let outcome = match tokio::time::timeout(DEADLINE, &mut task).await {
+                            Ok(Ok(outcome)) => outcome,
+                            Ok(Err(_)) => Err(FsError::Internal(format!("{operation} panicked"))),
+                            Err(_) => {
+                                task.abort();
+                                Err(FsError::Deadline { what: operation, seconds: DEADLINE.as_secs() })
+                            }
+                        };
+                        finish(reply, outcome);
+                    }
+                    .instrument(span),
+                );
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn opened(&self, reply: fuser::ReplyOpen, ino: Ino, opened: Opened) {
+        // Flush says nothing to us, and would cost a round trip at every close.
+        let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+        match opened {
+            Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
+            Opened::File(file) => match self.backing.reads() {
+                Reads::Cached => reply.opened(FileHandle(self.handles.insert(Handle::Cached(file))), cached),
+                Reads::Passthrough => match self.back(ino, &reply, &file) {
+                    // KEEP_CACHE must not go with it: the kernel would fail the open.
+                    Ok(id) => {
+                        let handle = FileHandle(self.handles.insert(Handle::Backed(ino)));
+                        reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
+                    }
+                    // Not read through us instead: an inode must never have two ways of reading.
+                    Err(error) => {
+                        let error = FsError::Internal(format!("the kernel refused a backing file: {error}"));
+                        reply.error(report("open", &error));
+                    }
+                },
+            },
+        }
+    }
+
+    fn back(&self, ino: Ino, reply: &fuser::ReplyOpen, file: &std::fs::File) -> std::io::Result<Arc<BackingId>> {
+        let found = file.metadata()?;
+        self.backings.open(ino, (found.dev(), found.ino()), || self.backing.open(reply, file))
+    }
+
+    pub(super) fn close(&self, handle: FileHandle) {
+        if let Some(handle) = self.handles.remove(handle.0)
+            && let Handle::Backed(ino) = *handle
+        {
+            self.backings.close(ino);
+        }
+    }
+
+    /// The listing that a directory's handle stands for: the one taken when it was opened, so
+    /// that entries neither double nor vanish under a reader, or the unchangeable one.
+    pub(super) async fn listing(self: Arc<Self>, ino: Ino, handle: FileHandle) -> Result<(Listing, Ino), FsError> {
+        let parent = self.vfs.parent(ino).await?;
+        match self.handles.get(handle.0).as_deref() {
+            Some(Handle::Listing(items)) => Ok((Listing::Items(Arc::clone(items)), parent)),
+            Some(Handle::Text(_) | Handle::Cached(_) | Handle::Backed(_)) => Err(FsError::BadHandle),
+            None => Ok((self.vfs.listing(ino).await?.0, parent)),
+        }
+    }
+}
