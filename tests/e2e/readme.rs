@@ -37,6 +37,15 @@ fn commands(section: &str) -> Vec<String> {
     found
 }
 
+/// The one block of the page in this language.
+fn block(language: &str) -> String {
+    let text = std::fs::read_to_string(scratch::repository().join("README.md")).unwrap();
+    let mut blocks = text.split("\n```").filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n'));
+    let block = blocks.next().unwrap_or_else(|| panic!("README.md has no {language} block")).to_owned();
+    assert!(blocks.next().is_none(), "more than one {language} block");
+    block
+}
+
 fn shell(line: &str) -> Run {
     let bin = mcpfs_tests::binaries::bin("mcpfs");
     let path = format!("{}:{}", bin.parent().unwrap().display(), std::env::var("PATH").unwrap());
@@ -57,16 +66,28 @@ fn its_commands_work() {
             .dir(dir.path())
             .ok()
     };
+    let recipe = block("yaml");
     for version in ["1.0.0", "1.1.0"] {
-        let artefact = fixture::tar(&fixture::hello_tree(&artefacts, version));
-        let recipe = fixture::Recipe::new("hello", version, &artefact).with(fixture::HELLO_LAUNCH);
-        std::fs::write(dir.path().join("servers/hello.yaml"), recipe.yaml()).unwrap();
-        // Keys and trust root are made once.
-        let once = |line: &&String| version == "1.0.0" || !(line.contains(" keys ") || line.contains(" trust "));
-        publish.iter().filter(once).for_each(|line| drop(publisher(line)));
+        // The reader's own server, and the next version of it under the page's own words.
+        std::fs::rename(fixture::hello_tree(dir.path(), version), dir.path().join("hello")).unwrap();
+        for line in &publish {
+            // Keys and trust root are made once.
+            if version != "1.0.0" && (line.contains(" keys ") || line.contains(" trust ")) {
+                continue;
+            }
+            let ran = publisher(&line.replace("1.0.0", version));
+            if line.contains(" bundle ") {
+                let digest = ran.stdout.split(' ').next().unwrap();
+                assert!(recipe.contains("sha256: 3f9a…\n"), "{recipe}");
+                let recipe = recipe.replace("1.0.0", version).replace("3f9a…", digest);
+                std::fs::write(dir.path().join("servers/hello.yaml"), recipe).unwrap();
+            }
+        }
+        std::fs::remove_dir_all(dir.path().join("hello")).unwrap();
     }
     let site = Site::serve(&dir.path().join("site"));
     let host = Host::new(&dir.path().join("trust.json"), &site.url(), Reads::Cached);
+    the_configuration_is_complete(&host, &site.url());
     for line in commands("Use a registry") {
         if line == "mcpfs mount" {
             // The test's own mount, so that it is certainly stopped.
@@ -81,4 +102,18 @@ fn its_commands_work() {
         shell(&line.replacen("mcpfs", &format!("mcpfs --config {}", host.config().display()), 1)).ok();
         assert_eq!(McpClient::start(&host.at("hello/run")).initialize()["serverInfo"]["name"], "hello");
     }
+}
+
+/// mcpfs.toml as the page shows it, but for the address; and what it tells an MCP host.
+fn the_configuration_is_complete(host: &Host, url: &str) {
+    let page = block("toml");
+    let toml = page.replace("https://mcp.example.com/prod/", url);
+    assert_ne!(page, toml);
+    let place = scratch::dir();
+    std::fs::write(place.path().join("mcpfs.toml"), toml).unwrap();
+    std::fs::copy(host.trust(), place.path().join("trust.json")).unwrap();
+    let config = place.path().join("mcpfs.toml");
+    shell(&format!("mcpfs --config {} config check", config.display())).ok().says(url);
+    let settings: serde_json::Value = serde_json::from_str(&block("json")).unwrap();
+    assert_eq!(settings["mcpServers"]["hello"]["command"], "/mcp/hello/run");
 }
