@@ -14,7 +14,9 @@
 //! So a group's end depends on what is in it and not on where it lies: a file added in front
 //! moves one boundary, and the groups behind it keep their bytes and digests. A host that has
 //! the last version fetches what changed. Encoded trees and layouts are cut by FastCDC too
-//! (16 KiB, 64 KiB, 1 MiB), for the same reason.
+//! (16 KiB, 64 KiB, 1 MiB), for the same reason. What gives more pieces than an entry lists
+//! (above about 40 MiB, half a million files) is cut like a large content instead; a threshold
+//! in bytes was rejected, because it would move the cuts of trees that are published already.
 //!
 //! Every chunk is one zstd frame. Its plain digest decides whether it is published already;
 //! no digest that is frozen anywhere depends on a compressor.
@@ -73,7 +75,7 @@ pub enum PackError {
     #[error("content {0} is missing or is not what its digest says")]
     Content(Digest),
     /// More than an entry may list.
-    #[error("{what} would need {count} chunks; an entry lists at most {limit}")]
+    #[error("{what} would need {count} chunks; an entry lists at most {limit}: give the release fewer files")]
     TooMany {
         /// The tree or the layout.
         what: &'static str,
@@ -199,8 +201,11 @@ fn metadata(
     bytes: &[u8],
     put: &mut dyn FnMut(&[u8]) -> Result<Chunk, PackError>,
 ) -> Result<Vec<Chunk>, PackError> {
-    let (min, avg, max) = METADATA_CUT;
-    let pieces: Vec<_> = FastCDC::new(bytes, min, avg, max).collect();
+    let cut = |(min, avg, max)| FastCDC::new(bytes, min, avg, max).collect::<Vec<_>>();
+    let mut pieces = cut(METADATA_CUT);
+    if pieces.len() > limits::LISTED_CHUNKS {
+        pieces = cut(LARGE_CUT);
+    }
     if pieces.len() > limits::LISTED_CHUNKS {
         return Err(PackError::TooMany { what, count: pieces.len(), limit: limits::LISTED_CHUNKS });
     }

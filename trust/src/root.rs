@@ -40,8 +40,7 @@ pub struct TrustRoot {
 }
 
 /// Keys of which `threshold` different ones must sign.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
     /// Key ids.
     pub keys: Vec<Digest>,
@@ -50,8 +49,7 @@ pub struct Role {
 }
 
 /// Who may sign the names of one scope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReleaseRule {
     /// The names.
     pub scope: Scope,
@@ -72,8 +70,50 @@ struct Wire {
     epoch: u64,
     minimum_head: u64,
     keys: Vec<WireKey>,
-    head: Role,
-    release: Vec<ReleaseRule>,
+    head: WireRole,
+    release: Vec<WireRule>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRole {
+    keys: Vec<Digest>,
+    threshold: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRule {
+    scope: Scope,
+    require: Vec<WireRole>,
+}
+
+impl WireRole {
+    /// Zero is refused here, so that the message can say whose threshold it is.
+    fn read(self, what: &str) -> Result<Role, VerifyError> {
+        let threshold = NonZeroU32::new(self.threshold)
+            .ok_or_else(|| VerifyError::malformed("trust root", bad_threshold(what, 0, self.keys.len())))?;
+        Ok(Role { keys: self.keys, threshold })
+    }
+
+    fn write(role: &Role) -> Self {
+        Self { keys: role.keys.clone(), threshold: role.threshold.get() }
+    }
+}
+
+impl WireRule {
+    fn read(self) -> Result<ReleaseRule, VerifyError> {
+        let require = self.require.into_iter().map(|role| role.read(self.scope.as_str())).collect::<Result<_, _>>()?;
+        Ok(ReleaseRule { scope: self.scope, require })
+    }
+
+    fn write(rule: &ReleaseRule) -> Self {
+        Self { scope: rule.scope.clone(), require: rule.require.iter().map(WireRole::write).collect() }
+    }
+}
+
+fn bad_threshold(what: &str, threshold: u32, keys: usize) -> String {
+    format!("{what}: threshold is {threshold}; it must be from 1 to {keys}, the number of its keys")
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,7 +178,9 @@ impl TrustRoot {
             }
             keys.push((key, entry.comment));
         }
-        Self::new(wire.registry, (wire.version, wire.epoch, wire.minimum_head), keys, wire.head, wire.release)
+        let head = wire.head.read("head")?;
+        let release = wire.release.into_iter().map(WireRule::read).collect::<Result<_, _>>()?;
+        Self::new(wire.registry, (wire.version, wire.epoch, wire.minimum_head), keys, head, release)
     }
 
     /// The JSON text.
@@ -156,8 +198,8 @@ impl TrustRoot {
             epoch: self.epoch,
             minimum_head: self.minimum_head,
             keys: keys.collect(),
-            head: self.head.clone(),
-            release: self.release.clone(),
+            head: WireRole::write(&self.head),
+            release: self.release.iter().map(WireRule::write).collect(),
         })
     }
 
@@ -214,7 +256,7 @@ impl TrustRoot {
             return Err(unsafe_root(format!("{what}: one key stands there twice")));
         }
         if role.threshold.get() as usize > unique.len() {
-            return Err(unsafe_root(format!("{what}: threshold {} of {} keys", role.threshold, unique.len())));
+            return Err(unsafe_root(bad_threshold(what, role.threshold.get(), unique.len())));
         }
         match unique.iter().find(|id| !self.keys.contains_key(**id)) {
             Some(id) => Err(unsafe_root(format!("{what}: key {id} is not among the keys"))),

@@ -15,6 +15,7 @@ use std::path::Path;
 use cases::{Input, Vector};
 use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::layout::Layout;
+use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::tree::Tree;
 use mcpfs_trust::verify::{self, Floor, Pin, Seen, SeenTrust};
 
@@ -130,6 +131,24 @@ impl Input {
                 Ok(())
             }
             Self::Chunk { record, bytes } => record.decode(&bytes.0).map(drop),
+        }
+    }
+}
+
+/// An impossible threshold is told with its place and its range.
+#[test]
+fn an_impossible_threshold_is_named() {
+    let good: serde_json::Value = serde_json::from_slice(&support::root().encode()).unwrap();
+    let scope = good["release"][0]["scope"].as_str().unwrap();
+    for (role, what) in [("/head", "head"), ("/release/0/require/0", scope)] {
+        let keys = good.pointer(&format!("{role}/keys")).unwrap().as_array().unwrap().len();
+        for threshold in [0, keys + 1] {
+            let mut root = good.clone();
+            *root.pointer_mut(&format!("{role}/threshold")).unwrap() = threshold.into();
+            let said = TrustRoot::parse(&serde_json::to_vec(&root).unwrap()).unwrap_err().to_string();
+            let wanted =
+                format!("{what}: threshold is {threshold}; it must be from 1 to {keys}, the number of its keys");
+            assert!(said.contains(&wanted), "{said}");
         }
     }
 }

@@ -221,6 +221,41 @@ fn stored_chunks_decode_and_published_ones_are_reused() {
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }
 
+/// The coarse cut is for what the fine one cannot list, and for nothing else.
+#[test]
+fn metadata_of_any_allowed_size_is_listed() {
+    let chunk = |plain: &[u8]| {
+        let digest = Digest::of(&(plain.len() as u64).to_le_bytes());
+        Ok(Chunk { sha256: digest, size: 1, plain_sha256: digest, plain_size: plain.len() as u32 })
+    };
+    let cut = |bytes: &[u8]| metadata("the tree", bytes, &mut |plain| chunk(plain)).unwrap();
+    let bytes = noise(3, 72 << 20);
+    let average =
+        |chunks: &[Chunk]| chunks.iter().map(|one| u64::from(one.plain_size)).sum::<u64>() / chunks.len() as u64;
+    let (fine, coarse) = (cut(&bytes[..20 << 20]), cut(&bytes));
+    assert!(average(&fine) < 128 << 10, "{}", average(&fine));
+    assert!(average(&coarse) > 512 << 10, "{}", average(&coarse));
+    assert_eq!(coarse.iter().map(|one| one.plain_size as usize).sum::<usize>(), bytes.len());
+    assert!(coarse.iter().all(|one| u64::from(one.plain_size) <= limits::CHUNK_PLAIN_BYTES));
+    // The largest tree there may be, at this average.
+    assert!(limits::TREE_BYTES / average(&coarse) < limits::LISTED_CHUNKS as u64);
+}
+
+/// The cut of docs/format.md section 11, frozen: a second implementation must find these pieces,
+/// and another version of the library that cuts may not move them.
+#[test]
+fn pieces_are_frozen() {
+    let pieces = |bytes: &[u8], (min, avg, max)| {
+        FastCDC::new(bytes, min, avg, max).map(|piece| piece.length).collect::<Vec<_>>()
+    };
+    let bytes = noise(3, (6 << 20) + 1);
+    assert_eq!(pieces(&bytes, LARGE_CUT), [873_388, 1_173_834, 292_907, 1_996_209, 1_955_119]);
+    assert_eq!(
+        pieces(&bytes[..600_001], METADATA_CUT),
+        [132_528, 82_574, 38_643, 22_191, 104_049, 111_913, 107_381, 722]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
