@@ -24,31 +24,32 @@
 //! clean up after a crash), keeping compressed chunks (passthrough needs plain files), and
 //! locks between processes beyond one `flock` on the directory.
 
+mod draft;
+mod room;
+
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mcpfs_trust::digest::{Digest, Hasher};
-use mcpfs_trust::error::{Code, VerifyError};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use mcpfs_trust::error::Code;
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::index::{Area, Index, Name, on_disk};
+use super::index::{Area, Index, Name};
 use super::verified::{FileKey, VerifiedLog};
-use super::{ContentError, ContentEvent, Events, lease};
+use super::{ContentError, ContentEvent, Events};
 use crate::refusal::Refusal;
 
 /// Most files and bytes in quarantine; what does not fit is removed.
 const QUARANTINE_FILES: usize = 16;
 const QUARANTINE_BYTES: u64 = 64 << 20;
-/// Evicted beyond what is needed, as a share of the quota: a full cache sorts its index rarely.
-const SLACK: u64 = 20;
 /// How often, and how long each time, an open waits for a lease to end.
 const LEASE_TURNS: u32 = 200;
 const LEASE_PAUSE: Duration = Duration::from_millis(5);
@@ -79,37 +80,6 @@ impl std::fmt::Debug for Cas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cas").field("path", &self.path).field("quota", &self.quota).finish_non_exhaustive()
     }
-}
-
-/// A file being written; dropped, it never was.
-#[derive(Debug)]
-pub(super) struct Draft {
-    writer: File,
-    /// Where there are no files without a name.
-    name: Option<DraftName>,
-}
-
-/// A name below `tmp/`, removed when dropped.
-#[derive(Debug)]
-struct DraftName {
-    root: Arc<OwnedFd>,
-    name: String,
-}
-
-impl Drop for DraftName {
-    fn drop(&mut self) {
-        // Fails, as it should, once the draft has been renamed.
-        let _ = rustix::fs::unlinkat(&self.root, &*self.name, AtFlags::empty());
-    }
-}
-
-/// Reserved space, and the records of what was published into it. Dropping it writes the
-/// records and returns the rest of the space.
-#[derive(Debug)]
-pub(super) struct Batch {
-    cas: Arc<Cas>,
-    reserved: u64,
-    records: Vec<u8>,
 }
 
 impl Cas {
@@ -270,34 +240,6 @@ impl Cas {
         Ok(Some(file))
     }
 
-    /// Reserves space for files that together have `bytes` on disk, evicting if needed.
-    pub(super) fn batch(self: &Arc<Self>, bytes: u64) -> Result<Batch, Refusal> {
-        self.make_room(bytes)?;
-        Ok(Batch { cas: self.clone(), reserved: bytes, records: Vec::new() })
-    }
-
-    /// A new draft. Its space belongs to a batch.
-    pub(super) fn draft(&self) -> Result<Draft, Refusal> {
-        let mode = Mode::from_raw_mode(0o444);
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        if !self.named_drafts.load(Ordering::Relaxed) {
-            match rustix::fs::openat(&self.root, "tmp", flags | OFlags::TMPFILE, mode) {
-                Ok(fd) => return Ok(Draft { writer: fd.into(), name: None }),
-                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => self.named_drafts.store(true, Ordering::Relaxed),
-                Err(errno) => return Err(self.broken("write to", errno.into())),
-            }
-        }
-        let name = format!("tmp/{}", self.drafts.fetch_add(1, Ordering::Relaxed));
-        let fd = rustix::fs::openat(&self.root, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode)
-            .map_err(|errno| self.broken("write to", errno.into()))?;
-        Ok(Draft { writer: fd.into(), name: Some(DraftName { root: self.root.clone(), name }) })
-    }
-
-    /// Writes a piece of a draft.
-    pub(super) fn write(&self, draft: &Draft, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
-        draft.writer.write_all_at(bytes, offset).map_err(|error| self.broken("write to", error))
-    }
-
     fn open_file(&self, name: Name) -> Result<File, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         rustix::fs::openat(&self.root, place(name), flags, Mode::empty()).map(File::from)
@@ -313,33 +255,6 @@ impl Cas {
             }
         }
         self.open_file(name)
-    }
-
-    /// Opens a draft read-only and closes its writer.
-    fn reopen(&self, draft: Draft) -> io::Result<(File, Option<DraftName>)> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let reader = match &draft.name {
-            None => rustix::fs::open(format!("/proc/self/fd/{}", draft.writer.as_raw_fd()), flags, Mode::empty())
-                .inspect_err(|_| self.named_drafts.store(true, Ordering::Relaxed))?,
-            Some(draft) => rustix::fs::openat(&self.root, &*draft.name, flags | OFlags::NOFOLLOW, Mode::empty())?,
-        };
-        drop(draft.writer);
-        Ok((reader.into(), draft.name))
-    }
-
-    fn link(&self, reader: &File, draft: Option<&DraftName>, name: Name) -> Result<(), Errno> {
-        let to = place(name);
-        if let Some(draft) = draft {
-            return rustix::fs::renameat(&self.root, &*draft.name, &self.root, &to);
-        }
-        if !self.link_by_path.load(Ordering::Relaxed) {
-            match rustix::fs::linkat(reader, "", &self.root, &to, AtFlags::EMPTY_PATH) {
-                Err(Errno::NOENT | Errno::PERM) => self.link_by_path.store(true, Ordering::Relaxed),
-                done => return done,
-            }
-        }
-        let from = format!("/proc/self/fd/{}", reader.as_fd().as_raw_fd());
-        rustix::fs::linkat(CWD, from, &self.root, &to, AtFlags::SYMLINK_FOLLOW)
     }
 
     /// Moves the bad file `ino` away; another one of that name is somebody's good copy.
@@ -377,71 +292,6 @@ impl Cas {
         }
     }
 
-    /// Reserves `bytes` within the quota and above the free-space floor.
-    fn make_room(&self, bytes: u64) -> Result<(), Refusal> {
-        if self.scarcity(bytes) == 0 && self.index.reserve(bytes).is_ok() {
-            return Ok(());
-        }
-        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        for last in [false, true] {
-            let scarce = self.scarcity(bytes);
-            let missing = match self.index.reserve(bytes) {
-                Ok(()) if scarce == 0 => return Ok(()),
-                Ok(()) => {
-                    self.index.release(bytes);
-                    scarce
-                }
-                Err(excess) => excess.max(scarce),
-            };
-            if !last && bytes <= self.quota {
-                let target = missing + self.quota / SLACK;
-                let freed = self.evict(target);
-                if freed < missing
-                    && let Some(let_go) = self.let_go.get()
-                {
-                    let_go();
-                    self.evict(target - freed);
-                }
-            }
-        }
-        let detail = format!("no room for {bytes} bytes in the cache {}", self.path.display());
-        let advice = "what is open or pinned is not evicted; raise the quota or free space on its file system";
-        Err(Refusal::new(Code::CacheFull, format!("{detail}: {advice}")))
-    }
-
-    /// Removes what nobody uses, the least useful first, until `target` bytes are free. Returns
-    /// how many are.
-    fn evict(&self, target: u64) -> u64 {
-        let mut freed = 0;
-        for name in self.index.candidates() {
-            if freed >= target {
-                break;
-            }
-            let last_use = self.index.last_use(name);
-            let file = match self.open_file(name) {
-                Ok(file) => file,
-                Err(Errno::NOENT) => {
-                    self.index.missing(name, last_use);
-                    continue;
-                }
-                Err(_) => continue,
-            };
-            // The lease lasts until `file` is closed, so nobody opens it before it is gone.
-            if lease::take(&file) && rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()).is_ok() {
-                freed += self.index.forget(name);
-            }
-        }
-        freed
-    }
-
-    /// How many bytes the file system lacks to hold `bytes` more above the floor.
-    fn scarcity(&self, bytes: u64) -> u64 {
-        match rustix::fs::fstatvfs(&self.root) {
-            Ok(stat) => (self.free_floor + bytes).saturating_sub(stat.f_bavail.saturating_mul(stat.f_frsize)),
-            Err(_) => 0,
-        }
-    }
-
     /// What the file system says: it is full, or something is wrong with it.
     fn broken(&self, action: &str, error: io::Error) -> Refusal {
         let (code, advice) = match error.raw_os_error() {
@@ -450,58 +300,6 @@ impl Cas {
             _ => (Code::CacheFault, "check its directories and the disk below them"),
         };
         Refusal::new(code, format!("cannot {action} the cache {}: {error}; {advice}", self.path.display()))
-    }
-}
-
-impl Batch {
-    /// Writes and publishes a whole file, called `what` in errors.
-    pub(super) fn put(&mut self, name: Name, what: &'static str, bytes: &[u8]) -> Result<File, Refusal> {
-        let draft = self.cas.draft()?;
-        self.cas.write(&draft, 0, bytes)?;
-        self.publish(draft, name, what, bytes.len() as u64)
-    }
-
-    /// Verifies a complete draft and gives it its name.
-    pub(super) fn publish(&mut self, draft: Draft, name: Name, what: &'static str, size: u64) -> Result<File, Refusal> {
-        let cas = self.cas.clone();
-        let (reader, draft) = cas.reopen(draft).map_err(|error| cas.broken("read back from", error))?;
-        let found = hash(&reader, size).map_err(|error| cas.broken("read back from", error))?;
-        if found != Some(name.1) {
-            let found = found.unwrap_or(Digest::EMPTY);
-            return Err(VerifyError::DigestMismatch { what, expected: name.1, found }.into());
-        }
-        while let Err(errno) = cas.link(&reader, draft.as_ref(), name) {
-            if errno != Errno::EXIST {
-                return Err(cas.broken("write to", errno.into()));
-            }
-            // Somebody was faster, or the walk has not come to it. What fails goes to quarantine.
-            let there = cas.ready(name, size).map_or_else(|| cas.verify(name, size), |file| Ok(Some(file)))?;
-            if let Some(file) = there {
-                return Ok(file);
-            }
-        }
-        let stat = |file: &File| file.metadata().map_err(|error| cas.broken("stat a file of", error));
-        let mut metadata = stat(&reader)?;
-        if metadata.mode() & 0o777 != 0o444 {
-            let mode = Mode::from_raw_mode(0o444);
-            rustix::fs::fchmod(&reader, mode).map_err(|errno| cas.broken("protect a file of", errno.into()))?;
-            metadata = stat(&reader)?;
-        }
-        let key = FileKey::of(&metadata);
-        let reserved = self.reserved.checked_sub(on_disk(size));
-        self.reserved = reserved.unwrap_or(self.reserved);
-        cas.index.verify(name, key, reserved.is_some());
-        key.record(&name.1, &mut self.records);
-        Ok(reader)
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        self.cas.index.release(self.reserved);
-        if !self.records.is_empty() {
-            self.cas.append(&self.records);
-        }
     }
 }
 
