@@ -2,7 +2,7 @@
 //!
 //! Three layers, each testable without the one above: [`ino`] and `synth` are pure; [`Vfs`]
 //! decides (what is there, who may open it, what is recorded first) and knows no FUSE reply;
-//! `adapter` only translates, and [`answer::Mounted`] sees to it that each request is answered.
+//! `adapter` only translates, and `answer` sees to it that each request is answered.
 //!
 //! **An operation is one future, polled once where it arrived.** Nearly all of them are
 //! answered from memory, and then that first poll, on the FUSE thread, is all there is. The
