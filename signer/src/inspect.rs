@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use mcpfs_trust::entry::{Entry, Listed};
-use mcpfs_trust::error::bounded;
+use mcpfs_trust::error::{bounded, visible};
 use mcpfs_trust::name::{ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
@@ -110,14 +110,9 @@ fn one(entry: &Verified<Entry>, root: &TrustRoot, listed: &Listed, version: &Ver
     if let Value::Object(map) = &mut value {
         for (field, value) in map.iter() {
             let shown = match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
+                Value::String(text) => visible(text),
+                other => visible(&other.to_string()),
             };
-            // Registry text can hold anything printable; control characters are escaped.
-            let shown: String = shown
-                .chars()
-                .flat_map(|c| if c.is_control() { c.escape_debug().collect::<Vec<_>>() } else { vec![c] })
-                .collect();
             let _ = writeln!(text, "{field:<20} {shown}");
         }
         map.insert("status".to_owned(), json!(listed.status));

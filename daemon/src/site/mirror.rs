@@ -238,7 +238,8 @@ fn status(response: &Response, html: bool) -> Fault {
         StatusCode::NOT_FOUND | StatusCode::GONE => {
             Fault::lasting(Code::Unreachable, "not there (404); is the registry URL right, and was it published?")
         }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !html => {
+        // Web servers say this with a page, which does not make it a captive portal.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let detail = format!("access refused ({status}); check token and client certificate");
             let unauthorised = status == StatusCode::UNAUTHORIZED;
             Fault { unauthorised, ..Fault::lasting(Code::Unreachable, detail) }

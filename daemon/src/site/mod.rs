@@ -72,6 +72,12 @@ pub enum SiteError {
         /// Why.
         source: std::io::Error,
     },
+    /// A CA file in which there is no certificate: no server would be believed.
+    #[error("the CA file {path} holds no certificate; it is a PEM file, -----BEGIN CERTIFICATE-----")]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
     /// Certificates, keys or proxy were not accepted.
     #[error("cannot use the {what}")]
     Client {
@@ -339,7 +345,11 @@ fn client(settings: &SiteSettings, tls: bool) -> Result<Client, SiteError> {
     }
     if let Some(path) = &settings.ca_file {
         let pem = read_setting("CA file", path)?;
-        builder = builder.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(wrong("CA file"))?);
+        let authorities = Certificate::from_pem_bundle(&pem).map_err(wrong("CA file"))?;
+        if authorities.is_empty() {
+            return Err(SiteError::NoCertificate { path: path.clone() });
+        }
+        builder = builder.tls_certs_only(authorities);
     } else if !tls {
         // A host without any certificate authority can still read a plain site.
         builder = builder.tls_certs_only([]);

@@ -211,6 +211,10 @@ fn settings_that_cannot_work_are_refused() {
         assert!(matches!(refused, Err(SiteError::BadUrl { .. })), "{bad}");
     }
     assert!(matches!(Site::new(SiteSettings::default(), runtime.handle().clone()), Err(SiteError::NoMirror)));
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let without =
+        SiteSettings { ca_file: Some(empty.path().to_owned()), ..SiteSettings::with_mirrors(["https://localhost/"]) };
+    assert!(matches!(Site::new(without, runtime.handle().clone()), Err(SiteError::NoCertificate { .. })));
 }
 
 #[tokio::test]

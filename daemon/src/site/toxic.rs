@@ -143,7 +143,8 @@ async fn answer(stream: &mut TcpStream, body: Option<Vec<u8>>, trouble: Option<T
     let length = body.len();
     match trouble {
         None => whole(stream, length, "application/octet-stream", &body).await,
-        Some(Trouble::Status(code)) => status(stream, code, "").await,
+        // Web servers say it with a page.
+        Some(Trouble::Status(code)) => status(stream, code, "content-type: text/html\r\n").await,
         Some(Trouble::Redirect(to)) => status(stream, 302, &format!("location: {to}\r\n")).await,
         Some(Trouble::Html) => {
             let page = b"<!DOCTYPE html><title>Log in</title>";
