@@ -52,6 +52,8 @@ fn the_tree_equals_its_source(reads: Reads) {
     let (expected, found) = (listing(&source), listing(&shown));
     assert!(expected.len() > 320, "the fixture holds many files");
     assert_eq!(expected, found);
+    let cached = || world.host.mcpfs(["--json", "status"]).ok().json()["cache_bytes"].as_u64().unwrap();
+    let before = cached();
     for (path, what) in &expected {
         if what.ends_with("plain") || what.ends_with("executable") {
             let same = std::fs::read(source.join(path)).unwrap() == std::fs::read(shown.join(path)).unwrap();
@@ -64,6 +66,7 @@ fn the_tree_equals_its_source(reads: Reads) {
     assert_eq!(std::fs::read_dir(shown.join("to-many")).unwrap().count(), 300);
     // Again by another program, in another order, now that everything is cached.
     Run::new("diff").args(["-r", "--no-dereference"]).arg(&source).arg(&shown).ok();
+    assert!(cached() >= before + 320 * 4096, "status says what the cache holds: {before}, {}", cached());
 }
 
 fn files_map_and_execute(reads: Reads) {

@@ -40,10 +40,7 @@ fn text(status: &Status) -> String {
         head,
         format!("{} {servers}{refused}", status.servers),
         format!("reads {}", status.reads),
-        match status.cache_bytes {
-            Some(bytes) => format!("cache {} of {}", size(bytes), size(status.cache_quota)),
-            None => format!("cache up to {}", size(status.cache_quota)),
-        },
+        format!("cache {} of {}", size(status.cache_bytes), size(status.cache_quota)),
         match &status.audit_error {
             None => "audit ok".to_owned(),
             Some(_) => "audit FAILING".to_owned(),
@@ -114,7 +111,7 @@ mod tests {
             mount: "/mcp".into(),
             reads: "passthrough".to_owned(),
             takeover: false,
-            cache_bytes: Some(2_040_109_466),
+            cache_bytes: 2_040_109_466,
             cache_quota: 20 << 30,
             audit_error: None,
             sandbox: "off".to_owned(),
@@ -139,14 +136,13 @@ mod tests {
             refused: vec![RefusedName { name: "x".to_owned(), reason: reason("Revoked", "CVE\u{1b}[2J") }],
             refused_count: 2,
             audit_error: Some("disk full".to_owned()),
-            cache_bytes: None,
             next_stop: status().next_stop.map(|stop| NextStop { share: 50, ..stop }),
             ..status()
         };
         let text = text(&broken);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].contains("head 123461 (15d 0h old, EXPIRED 8d 0h ago) · 42 servers, 2 refused"), "{text}");
-        assert!(lines[0].contains("cache up to 20.0 GiB · audit FAILING"), "{text}");
+        assert!(lines[0].contains("cache 1.9 GiB of 20.0 GiB · audit FAILING"), "{text}");
         assert_eq!(lines[1], "site: the last look, 14d 23h ago, failed: Unreachable (no route)");
         assert_eq!(
             lines[2],

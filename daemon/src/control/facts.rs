@@ -38,8 +38,8 @@ pub struct Status {
     pub reads: String,
     /// Whether a new daemon can take the mount over.
     pub takeover: bool,
-    /// Bytes in the cache, if they are known.
-    pub cache_bytes: Option<u64>,
+    /// Bytes of the cache on disk, in whole blocks; still growing while a started daemon looks through it.
+    pub cache_bytes: u64,
     /// What it may hold, bytes.
     pub cache_quota: u64,
     /// Why the audit cannot be written, if it cannot.

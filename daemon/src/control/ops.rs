@@ -239,6 +239,7 @@ impl Desk {
             })
         };
         let named = refused().take(PAGE);
+        let cache = self.daemon.content.usage();
         Status {
             now: now(),
             registry: snapshot.registry.to_string(),
@@ -264,8 +265,8 @@ impl Desk {
             mount: self.daemon.mount.at.clone(),
             reads: self.daemon.mount.reads.to_string(),
             takeover: self.daemon.mount.takeover,
-            cache_bytes: None,
-            cache_quota: config.cache.quota,
+            cache_bytes: cache.cached,
+            cache_quota: cache.quota,
             audit_error: self.daemon.audit.health().failing,
             sandbox: match config.policy.sandbox {
                 SandboxPolicy::Required => "required",

@@ -35,6 +35,7 @@ const REGISTRY: &str = "demo/control";
 /// A daemon without a mount, its socket, and the statement of hello 1.0.0.
 struct Host {
     dir: tempfile::TempDir,
+    content: Content,
     statement: Digest,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -125,9 +126,10 @@ impl Host {
         let registry = Registry::open(parts).await.unwrap();
         registry.refresh_now().await.unwrap();
         let mount = MountFacts { at: PathBuf::from("/mcp"), reads: Reads::Cached, takeover: false };
-        let daemon = Daemon { registry, content, audit, mount, started: now(), runtime: Handle::current() };
+        let daemon =
+            Daemon { registry, content: content.clone(), audit, mount, started: now(), runtime: Handle::current() };
         let listener = crate::control::listen(&dir.path().join("run")).unwrap();
-        Self { serving: tokio::spawn(crate::control::serve(listener, daemon)), dir, statement }
+        Self { serving: tokio::spawn(crate::control::serve(listener, daemon)), dir, content, statement }
     }
 
     async fn ask<T: serde::de::DeserializeOwned + Send + 'static>(&self, request: Request) -> Result<T, ClientError> {
@@ -197,6 +199,9 @@ async fn what_people_ask() {
     assert_eq!((status.registry.as_str(), status.servers, status.refused_count), (REGISTRY, 1, 0));
     assert_eq!(status.head.map(|head| head.version), Some(7));
     assert_eq!((status.reads.as_str(), status.sandbox.as_str(), status.takeover), ("cached", "off", false));
+    let usage = host.content.usage();
+    assert_eq!((status.cache_bytes, status.cache_quota), (usage.cached, usage.quota));
+    assert!(usage.quota > 0);
 
     let page: facts::Page = host.ask(Request::List { all: true, after: None }).await.unwrap();
     assert_eq!(page.servers.len(), 1);
