@@ -141,7 +141,7 @@ fn process(proc: &str, pid: u32) -> Option<Caller> {
         host_app: host_app(proc, stat.parent),
         unit: read(&format!("{base}/cgroup")).and_then(|text| unit(&text)),
         pid: Some(tgid),
-        pid_start_us: Some(stat.start.saturating_mul(TICK_US)),
+        pid_start_us: Some(stat.start_us()),
         ..Caller::default()
     };
     // The number may have passed to another process while we read.
@@ -168,6 +168,24 @@ fn host_app(proc: &str, mut pid: u32) -> Option<String> {
     None
 }
 
+/// A process and its ancestors, nearest first: numbers, and starts in microseconds after boot.
+///
+/// It ends at the top, after [`DEPTH`] of them, where one has ended, and where a number has
+/// passed to another: `start_us` is not the start of `pid`, or a parent is younger than its child.
+pub(crate) fn lineage(proc: &str, pid: u32, start_us: u64) -> impl Iterator<Item = (u32, u64)> {
+    let first = Stat::read(proc, pid).filter(|stat| stat.start_us() == start_us).map(|stat| (pid, stat));
+    let parent = move |(_, child): &(u32, Stat)| {
+        let stat = Stat::read(proc, child.parent).filter(|stat| stat.start <= child.start)?;
+        Some((child.parent, stat))
+    };
+    std::iter::successors(first, parent).take(DEPTH).map(|(pid, stat)| (pid, stat.start_us()))
+}
+
+/// When process `pid` began, microseconds after boot; `None` if there is none.
+pub(crate) fn start_us(proc: &str, pid: u32) -> Option<u64> {
+    Some(Stat::read(proc, pid)?.start_us())
+}
+
 /// The fields of /proc/PID/stat that are used.
 #[derive(Debug, PartialEq)]
 struct Stat {
@@ -180,6 +198,10 @@ struct Stat {
 impl Stat {
     fn read(proc: &str, pid: u32) -> Option<Self> {
         Self::parse(&read(&format!("{proc}/{pid}/stat"))?)
+    }
+
+    fn start_us(&self) -> u64 {
+        self.start.saturating_mul(TICK_US)
     }
 
     /// `pid (comm) state ppid …`: comm may hold spaces and parentheses, so it ends at the last one.
@@ -248,12 +270,13 @@ fn user_name(uid: u32) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use std::path::Path;
 
-    fn fake(root: &Path, pid: u32, comm: &str, parent: u32, start: u64) {
+    /// Makes /proc of one process; `start` in clock ticks.
+    pub(crate) fn fake(root: &Path, pid: u32, comm: &str, parent: u32, start: u64) {
         let dir = root.join(pid.to_string());
         fs::create_dir_all(&dir).unwrap();
         let zeros = "0 ".repeat(17);

@@ -15,6 +15,7 @@ use crate::audit::{Audit, AuditEvent, BootFacts, EventKind};
 use crate::caller::Caller;
 use crate::config::{Config, ConfigError};
 use crate::content::Content;
+use crate::launched::Launches;
 use crate::mount::Reads;
 use crate::owned::{self, OwnedError};
 use crate::refusal::{Refusal, with_cause};
@@ -30,6 +31,8 @@ pub struct Daemon {
     pub content: Content,
     /// What is recorded.
     pub audit: Audit,
+    /// Which processes belong to which launch.
+    pub launches: Launches,
     /// The mount, as probed.
     pub mount: MountFacts,
     /// When this daemon started.

@@ -36,6 +36,7 @@ pub mod daemon;
 pub mod errno;
 pub mod fs;
 pub mod launch;
+pub mod launched;
 mod lock;
 pub mod mount;
 pub mod owned;

@@ -29,6 +29,7 @@ use crate::config::{Config, ReadsWanted};
 use crate::content::{Content, ContentEvent, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Vfs;
+use crate::launched::Launches;
 use crate::mount::{Mountpoint, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::{Opened, State};
@@ -234,7 +235,8 @@ async fn start(
     registry.clone().watch_clock();
 
     let listener = control::listen(&config.rundir).map_err(|error| refused(&error))?;
-    let vfs = Vfs::new(registry.clone(), content.clone(), audit.clone(), config.rundir.clone());
+    let launches = Launches::default();
+    let vfs = Vfs::new(registry.clone(), content.clone(), audit.clone(), launches.clone(), config.rundir.clone());
     let (cache, cached, handle) =
         (config.cache.dir.clone(), config.mount.reads == ReadsWanted::Cached, runtime.clone());
     let mounting = tokio::task::spawn_blocking(move || fs::mount(vfs, point, &cache, cached, &handle));
@@ -249,6 +251,7 @@ async fn start(
         registry,
         content,
         audit,
+        launches,
         mount: MountFacts { at: session.path().to_owned(), reads: session.reads(), takeover: false },
         started: now(),
         runtime: runtime.clone(),

@@ -212,6 +212,26 @@ fn what_cannot_start_says_so() {
 }
 
 #[test]
+fn what_cannot_start_is_reported() {
+    let host = Host::new(&identity());
+    let listener = UnixListener::bind(host.path("control.sock")).unwrap();
+    let answers = [answer_line(Ok(host.launch())), answer_line(Ok(()))];
+    let daemon = std::thread::spawn(move || {
+        answers.map(|answer| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = Vec::new();
+            BufReader::new(&stream).read_until(b'\n', &mut line).unwrap();
+            stream.write_all(&answer).unwrap();
+            Request::from_line(&line).unwrap()
+        })
+    });
+    refused(&host.alone(&[]));
+    let [_, report] = daemon.join().unwrap();
+    let Request::Unstarted { reason } = report else { panic!("{report:?}") };
+    assert!(reason.contains("tree/bin/server: No such file"), "{reason}");
+}
+
+#[test]
 fn a_planted_state_directory_is_refused() {
     let host = Host::new(&identity());
     host.script("tree/bin/server", "#!/bin/sh\necho started\n");

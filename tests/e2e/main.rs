@@ -20,6 +20,7 @@ mod flip;
 mod host;
 mod hostile;
 mod launch;
+mod launches;
 mod mirrors;
 mod parts;
 mod policy;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     signer::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);
+    launches::register(&mut suite);
     read::register(&mut suite);
     demo::register(&mut suite);
     docs::register(&mut suite);

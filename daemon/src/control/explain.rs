@@ -1,7 +1,7 @@
 //! `explain`: all that is known of a name, a path or a process.
 
 use std::path::{Component, Path};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
@@ -100,12 +100,10 @@ impl Desk {
                 "ask as root",
             ));
         }
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).peek(&pid).cloned();
-        let (known_by, name, version) = match started {
-            Some(one) if one.start_us.is_some() && one.start_us == process.pid_start_us => {
-                ("launch", one.name.to_string(), Some(one.version.to_string()))
-            }
-            _ => {
+        let launched = self.daemon.launches.of_process(pid, process.pid_start_us);
+        let (known_by, name, version) = match launched {
+            Some(one) => ("launch", one.name.to_string(), Some(one.version.to_string())),
+            None => {
                 let exe = process.process.as_deref().map(Path::new);
                 match exe.and_then(|exe| parts(exe, &self.daemon.mount.at)) {
                     Some((name, version)) => ("exe", name, version),

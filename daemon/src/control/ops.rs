@@ -1,11 +1,9 @@
 //! What each operation of the socket does with the running daemon.
 
 use std::future::Future;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
 use serde::Serialize;
@@ -22,18 +20,17 @@ use crate::control::server::{self, Peer};
 use crate::daemon::Daemon;
 use crate::errno::advice_for;
 use crate::launch::Identity;
+use crate::launched::Launched;
 use crate::refusal::{Refusal, with_cause};
 use crate::registry::{Admitted, Server, now};
 
 /// How long the registry may be asked before the caller is told that it takes too long;
 /// below the clients' own deadline, so that they hear it.
 const LOOKUP: Duration = Duration::from_secs(7);
-/// Started processes that `explain PID` remembers.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 
 /// Serves the socket of `daemon` until it is dropped.
 pub async fn serve(listener: UnixListener, daemon: Daemon) {
-    let desk = Arc::new(Desk { daemon, started: Mutex::new(LruCache::new(REMEMBERED)) });
+    let desk = Arc::new(Desk { daemon });
     server::serve(listener, move |peer, request| {
         let desk = Arc::clone(&desk);
         async move { desk.answer(peer, request).await }
@@ -43,23 +40,13 @@ pub async fn serve(listener: UnixListener, daemon: Daemon) {
 
 pub(super) struct Desk {
     pub(super) daemon: Daemon,
-    /// By process. `exec` keeps the number, so the launcher that asked is the server now.
-    pub(super) started: Mutex<LruCache<u32, Started>>,
-}
-
-/// What a process became.
-#[derive(Debug, Clone)]
-pub(super) struct Started {
-    /// When the process began; with its number that names it for good.
-    pub(super) start_us: Option<u64>,
-    pub(super) name: ServerName,
-    pub(super) version: Version,
 }
 
 impl Desk {
     async fn answer(&self, peer: Peer, request: Request) -> Result<Value, Refused> {
         match request {
             Request::Launch { identity, args } => to_value(self.launch(peer, &identity, &args).await?),
+            Request::Unstarted { reason } => to_value(self.unstarted(peer, &reason).await?),
             Request::Status {} => to_value(self.status()),
             Request::List { all, after } => to_value(self.list(all, after.as_deref())),
             Request::Explain { target } => to_value(self.explain(peer, target).await?),
@@ -140,14 +127,48 @@ impl Desk {
                 event = event.refused(refused.outcome().unwrap_or(Code::PolicyRefused), refused.message.clone());
             }
         }
-        self.daemon.audit.record(event).await.map_err(|error| {
+        let seq = self.daemon.audit.record(event).await.map_err(|error| {
             Refused::new(error.code(), &with_cause(&error), "tell your administrator: nothing starts unrecorded")
         })?;
-        if let (Ok(_), Identity::Release { name, version, .. }) = (&decided, identity) {
-            let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-            started.put(peer.pid, Started { start_us: caller.pid_start_us, name, version });
+        // By process: `exec` keeps the number, so the launcher that asked is the server now.
+        if let (Ok(_), Identity::Release { name, version, .. }) = (&decided, identity)
+            && let (Some(pid), Some(start_us)) = (caller.pid, caller.pid_start_us)
+        {
+            let launches = self.daemon.launches.clone();
+            if launches.add(pid, Launched { start_us, seq, name, version }) {
+                self.daemon.runtime.spawn_blocking(move || launches.sweep());
+            }
         }
         decided
+    }
+
+    /// The launcher's word that the process it runs in did not become its server. It speaks of
+    /// itself alone: the kernel says which process it is, and the table which launch.
+    async fn unstarted(&self, peer: Peer, reason: &str) -> Result<(), Refused> {
+        let caller = self.within(caller(peer)).await?;
+        let (pid, start_us) = (caller.pid.unwrap_or(0), caller.pid_start_us);
+        let Some(launched) = self.daemon.launches.take(pid, start_us) else {
+            return Err(Refused::fault(Fault::NotFound, "this process was not launched", ""));
+        };
+        let registry = self.daemon.registry.snapshot().registry.to_string();
+        let (name, version) = (launched.name, launched.version);
+        let server = self.server(&name).await;
+        let release = match server {
+            Ok(server) => self.version(&server, &version).await.ok().map(|admitted| release_ref(&admitted)),
+            Err(_) => None,
+        };
+        let release =
+            release.unwrap_or_else(|| ReleaseRef::unverified(Some(&registry), name.as_str(), Some(version.as_str())));
+        let mut event = AuditEvent::new(EventKind::Exit, caller)
+            .release(Arc::new(release))
+            .refused(Code::LaunchUnsupported, format!("it never started: {reason}"));
+        event.launch = Some(launched.seq);
+        self.daemon
+            .audit
+            .record(event)
+            .await
+            .map(drop)
+            .map_err(|error| Refused::new(error.code(), &with_cause(&error), ""))
     }
 
     /// The admitted release that an identity names, by its statement.

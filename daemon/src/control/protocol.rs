@@ -32,6 +32,11 @@ pub enum Request {
         #[serde(default)]
         args: Vec<String>,
     },
+    /// The launched process that says it could not become its server, and ends.
+    Unstarted {
+        /// What stopped it, for the audit: this user's word.
+        reason: String,
+    },
     /// The state of the mount.
     Status {},
     /// Up to [`PAGE`] servers, in name order.
@@ -254,6 +259,7 @@ mod tests {
         for request in [
             Request::Launch { identity: "a@1#00".to_owned(), args: vec!["--x=\n\u{1}\"".to_owned()] },
             Request::Launch { identity: "a@!".to_owned(), args: vec![] },
+            Request::Unstarted { reason: "No such file".to_owned() },
             Request::Status {},
             Request::List { all: true, after: Some("b".to_owned()) },
             Request::Explain { target: Target::Name("a@1.0".to_owned()) },

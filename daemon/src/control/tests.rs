@@ -25,6 +25,7 @@ use crate::control::client::{self, ClientError};
 use crate::control::facts;
 use crate::control::protocol::{Launch, Request, Target};
 use crate::daemon::{self, Daemon, MountFacts};
+use crate::launched::Launches;
 use crate::mount::Reads;
 use crate::registry::state::State;
 use crate::registry::tests::{key, root, sign};
@@ -126,8 +127,15 @@ impl Host {
         let registry = Registry::open(parts).await.unwrap();
         registry.refresh_now().await.unwrap();
         let mount = MountFacts { at: PathBuf::from("/mcp"), reads: Reads::Cached, takeover: false };
-        let daemon =
-            Daemon { registry, content: content.clone(), audit, mount, started: now(), runtime: Handle::current() };
+        let daemon = Daemon {
+            registry,
+            content: content.clone(),
+            audit,
+            launches: Launches::default(),
+            mount,
+            started: now(),
+            runtime: Handle::current(),
+        };
         let listener = crate::control::listen(&dir.path().join("run")).unwrap();
         Self { serving: tokio::spawn(crate::control::serve(listener, daemon)), dir, content, statement }
     }

@@ -138,7 +138,7 @@ impl Vfs {
                 Ok((opened.file, Cost { fetched: opened.fetched_bytes, duration_us }))
             }
             Err(refusal) => {
-                let event = event(EventKind::Fetch, admitted, &wanted.path, asker).await;
+                let event = self.event(EventKind::Fetch, admitted, &wanted.path, asker).await;
                 Err(self.record_refusal(event, refusal).await)
             }
         }
@@ -162,7 +162,7 @@ impl Vfs {
         cost: &Cost,
         asker: Asker,
     ) -> Result<(), FsError> {
-        let mut row = event(EventKind::Fetch, admitted, path, asker).await;
+        let mut row = self.event(EventKind::Fetch, admitted, path, asker).await;
         row.stale = Some(freshness.stale);
         row.bytes = Some(cost.fetched);
         row.duration_us = Some(cost.duration_us);
@@ -183,7 +183,7 @@ impl Vfs {
         if thread.is_some_and(|thread| self.accesses.known(thread, slot)) {
             return Ok(());
         }
-        let mut row = event(EventKind::Access, admitted, path, asker).await;
+        let mut row = self.event(EventKind::Access, admitted, path, asker).await;
         row.stale = Some(freshness.stale);
         row.bytes = Some(bytes);
         let process = match (row.caller.pid, row.caller.pid_start_us) {
@@ -210,7 +210,7 @@ impl Vfs {
         let below = String::from_utf8_lossy(below);
         let registry = self.registry.snapshot().registry.to_string();
         let release = ReleaseRef::unverified(Some(&registry), server.as_str(), None);
-        let mut event = AuditEvent::new(EventKind::Refusal, caller(asker).await).release(Arc::new(release));
+        let mut event = self.event_of(EventKind::Refusal, release, asker).await;
         event.path = Some(format!("{server}/{below}"));
         self.record_refusal(event, refusal).await
     }
@@ -223,7 +223,7 @@ impl Vfs {
         path: String,
         asker: Asker,
     ) -> FsError {
-        let event = event(EventKind::Refusal, admitted, &path, asker).await;
+        let event = self.event(EventKind::Refusal, admitted, &path, asker).await;
         self.record_refusal(event, refusal).await
     }
 
@@ -243,20 +243,30 @@ impl Vfs {
             Err(error) => Err(FsError::Unrecorded(with_cause(&error))),
         }
     }
-}
 
-async fn event(kind: EventKind, admitted: &Arc<Admitted>, path: &str, asker: Asker) -> AuditEvent {
-    let status = if admitted.yanked.is_some() { "yanked" } else { "active" };
-    let release =
-        ReleaseRef::verified(&admitted.release, &admitted.artefact, admitted.statement, &admitted.keys, status);
-    let mut event = AuditEvent::new(kind, caller(asker).await).release(Arc::new(release));
-    event.head_version = Some(admitted.head_version);
-    event.path = Some(path.to_owned());
-    event
-}
+    async fn event(&self, kind: EventKind, admitted: &Arc<Admitted>, path: &str, asker: Asker) -> AuditEvent {
+        let status = if admitted.yanked.is_some() { "yanked" } else { "active" };
+        let release =
+            ReleaseRef::verified(&admitted.release, &admitted.artefact, admitted.statement, &admitted.keys, status);
+        let mut event = self.event_of(kind, release, asker).await;
+        event.head_version = Some(admitted.head_version);
+        event.path = Some(path.to_owned());
+        event
+    }
 
-/// Reads /proc and the user database: not on a FUSE thread.
-async fn caller(Asker { pid, uid, gid }: Asker) -> Caller {
-    let known = tokio::task::spawn_blocking(move || Caller::of(pid, uid, gid)).await;
-    known.unwrap_or_else(|_| Caller { request_uid: Some(uid), group_id: Some(gid), ..Caller::default() })
+    async fn event_of(&self, kind: EventKind, release: ReleaseRef, asker: Asker) -> AuditEvent {
+        let Asker { pid, uid, gid } = asker;
+        let launches = self.launches.clone();
+        // Reads /proc and the user database: not on a FUSE thread.
+        let known = tokio::task::spawn_blocking(move || {
+            let caller = Caller::of(pid, uid, gid);
+            let launch = launches.row_of(caller.pid, caller.pid_start_us);
+            (caller, launch)
+        });
+        let nobody = || (Caller { request_uid: Some(uid), group_id: Some(gid), ..Caller::default() }, None);
+        let (caller, launch) = known.await.unwrap_or_else(|_| nobody());
+        let mut event = AuditEvent::new(kind, caller).release(Arc::new(release));
+        event.launch = launch;
+        event
+    }
 }

@@ -25,6 +25,7 @@ use crate::audit::{Audit, AuditOptions};
 use crate::config::Config;
 use crate::content::{Content, ContentSettings};
 use crate::errno::FsError;
+use crate::launched::Launches;
 use crate::registry::state::State;
 use crate::registry::tests::{key, root, sign};
 use crate::registry::{Parts, Registry, now};
@@ -136,7 +137,7 @@ impl Host {
         let parts = Parts { config, trust: (trust, seen), site, content: content.clone(), audit: audit.clone(), state };
         let registry = Registry::open(parts).await.unwrap();
         registry.refresh_now().await.unwrap();
-        Self { dir, head, vfs: Vfs::new(registry, content, audit, "/run/mcpfs".into()) }
+        Self { dir, head, vfs: Vfs::new(registry, content, audit, Launches::default(), "/run/mcpfs".into()) }
     }
 
     /// What a path leads to, as the kernel would walk it.

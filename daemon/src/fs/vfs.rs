@@ -17,6 +17,7 @@ use super::trees::Live;
 use crate::audit::Audit;
 use crate::content::{Content, ReleaseContent};
 use crate::errno::FsError;
+use crate::launched::Launches;
 use crate::registry::{Admitted, Registry, Server, Slot};
 
 /// Longest component, bytes, as statfs says.
@@ -32,6 +33,8 @@ pub struct Vfs {
     pub(super) registry: Registry,
     pub(super) content: Content,
     pub(super) audit: Audit,
+    /// Whose accesses belong to which launch.
+    pub(super) launches: Launches,
     /// Where the launcher and the socket are: the first line of every `run` names it.
     pub(super) rundir: PathBuf,
     pub(super) trees: Live<ReleaseContent>,
@@ -63,9 +66,9 @@ pub enum Listing {
 
 impl Vfs {
     /// A file system over these rooms; `rundir` as in the configuration.
-    pub fn new(registry: Registry, content: Content, audit: Audit, rundir: PathBuf) -> Self {
+    pub fn new(registry: Registry, content: Content, audit: Audit, launches: Launches, rundir: PathBuf) -> Self {
         let (trees, accesses) = (Live::default(), Accesses::default());
-        Self { registry, content, audit, rundir, trees, accesses }
+        Self { registry, content, audit, launches, rundir, trees, accesses }
     }
 
     /// The inode's place. An unknown slot is an inode of another mount's state: nothing we gave out.

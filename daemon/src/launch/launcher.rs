@@ -1,5 +1,6 @@
 //! What happens between the kernel reading `run` and the server's first instruction.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -55,21 +56,33 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(EXIT_REFUSED)
 }
 
-fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result<std::convert::Infallible, Refusal> {
+fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result<Infallible, Refusal> {
     let args = host_args.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>().map_err(|bad| {
         let reason = format!("the argument {} is not UTF-8", bounded(&bad.to_string_lossy()));
         local(reason, "Correct it in your MCP host's configuration")
     })?;
     let request = Request::Launch { identity: identity.to_string(), args: args.clone() };
     let launch: Launch = client::ask(rundir, &request)?;
+    let refusal = match execute(&launch, &args) {
+        Err(refusal) => refusal,
+        Ok(never) => match never {},
+    };
+    // The audit has a launch that says ok. If its correction does not arrive, the person's line
+    // still says what happened.
+    let report = Request::Unstarted { reason: refusal.reason.clone() };
+    let _ = client::ask::<serde_json::Value>(rundir, &report);
+    Err(refusal)
+}
 
+/// Becomes the server, once the daemon has said how.
+fn execute(launch: &Launch, args: &[String]) -> Result<Infallible, Refusal> {
     let home = home().ok_or_else(|| local("you have no home directory".to_owned(), "Set HOME"))?;
     let base = state::base(std::env::var_os("XDG_STATE_HOME").as_deref(), &home);
     let state = state::open(&base, &launch.state)
         .map_err(|error| local(chain(&error), "Its server keeps what it must remember there"))?;
     let places = Places { tree: &launch.tree, state: &state.path, home: &home };
     let mut command = Command::new(&launch.command);
-    command.args(launch.args.iter().map(|arg| expand(arg, places))).args(&args).env_clear().envs(environment(
+    command.args(launch.args.iter().map(|arg| expand(arg, places))).args(args).env_clear().envs(environment(
         std::env::vars_os(),
         &launch.env,
         places,
@@ -85,7 +98,7 @@ fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result
     // std gives the program the default signal mask and SIGPIPE.
     let error = command.exec();
     let reason = format!("cannot start {}: {error}", launch.command.display());
-    Err(Refusal { reason, advice: exec_advice(&error).to_owned(), explained: true })
+    Err(Refusal { reason, advice: exec_advice(&error, launch), explained: true })
 }
 
 impl From<ClientError> for Refusal {
@@ -99,11 +112,25 @@ fn local(reason: String, advice: &str) -> Refusal {
     Refusal { reason, advice: advice.to_owned(), explained: false }
 }
 
-fn exec_advice(error: &io::Error) -> &'static str {
+/// What to do about a failed exec; a runtime of the host is another matter than a file of the release.
+fn exec_advice(error: &io::Error, launch: &Launch) -> String {
+    let runtime = !launch.command.starts_with(&launch.tree);
     match error.kind() {
-        io::ErrorKind::NotFound => "Its release lacks the file, or this host lacks the interpreter that the file names",
-        io::ErrorKind::PermissionDenied => "It is not executable, or your user may not use this server",
-        _ => "The daemon's log says more",
+        io::ErrorKind::NotFound if runtime => {
+            "Install that runtime, or have your administrator correct it under [runtimes] in mcpfs.toml".to_owned()
+        }
+        io::ErrorKind::PermissionDenied if runtime => {
+            "Your user may not execute that runtime; your administrator names another under [runtimes] in mcpfs.toml"
+                .to_owned()
+        }
+        io::ErrorKind::NotFound => {
+            "Its release lacks the file, or this host lacks the interpreter that the file names".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "It is not executable, or your user may not use this server".to_owned(),
+        io::ErrorKind::StorageFull => {
+            "The cache of this host is full: your administrator frees disk space or raises cache.quota".to_owned()
+        }
+        _ => "The daemon's log and `mcpfs audit query` say more".to_owned(),
     }
 }
 
