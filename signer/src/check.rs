@@ -7,9 +7,11 @@
 //! Rules have stable ids ([`RULES`]); the digest of that table stands in the check record, so
 //! a record tells by which rules it was made.
 
+pub mod changes;
 mod content;
 pub mod finding;
 pub mod record;
+pub mod report;
 mod rules;
 
 #[cfg(test)]
@@ -21,14 +23,17 @@ use std::path::{Path, PathBuf};
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::RegistryName;
+use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
 use crate::fetch::{self, FetchPolicy};
 use crate::pack::{self, ChunkStore, KnownChunks};
 use crate::recipe::{ArtefactSource, Recipe};
+use crate::site::SiteFolder;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
 use crate::unpack;
 
+pub use changes::Changes;
 pub use finding::{Finding, Findings, Severity};
 pub use record::{CheckRecord, CheckedArtefact, Verdict};
 pub use rules::{RULES, Rule, policy_digest};
@@ -46,15 +51,39 @@ pub struct CheckOptions {
     pub level: i32,
     /// The time, for dates in the future.
     pub now: Timestamp,
+    /// The site whose selected release the new one is compared with.
+    pub published: Option<Published>,
+}
+
+/// A site, and what it is verified by.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The site.
+    pub site: SiteFolder,
+    /// The trust root of its hosts.
+    pub root: TrustRoot,
 }
 
 /// What a check gives.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Checked {
     /// Everything that was found.
     pub findings: Findings,
     /// The release, ready to be signed; `None` if there were errors.
     pub staging: Option<Staging>,
+    /// The recipe, if it could be read.
+    pub recipe: Option<Recipe>,
+    /// What differs from the published release, if one was asked for and is there.
+    pub changes: Option<Changes>,
+    /// What could be measured of a release that has errors.
+    measured: Vec<StagedArtefact>,
+}
+
+impl Checked {
+    /// The artefacts that could be measured, in platform order, whether or not there were errors.
+    pub fn artefacts(&self) -> &[StagedArtefact] {
+        self.staging.as_ref().map_or(&self.measured, |staging| &staging.artefacts)
+    }
 }
 
 /// Why a check could not be made at all.
@@ -77,13 +106,13 @@ pub enum CheckError {
     Temporary(#[source] std::io::Error),
 }
 
-/// Checks the recipe at `file` and keeps nothing.
+/// Checks the recipe at `file` and keeps nothing but what a report shows.
 ///
 /// # Errors
 /// Only what keeps it from checking; what is wrong with the release is a finding.
-pub fn check(file: &Path, options: &CheckOptions) -> Result<Findings, CheckError> {
+pub fn check(file: &Path, options: &CheckOptions) -> Result<Checked, CheckError> {
     let folder = tempfile::tempdir().map_err(CheckError::Temporary)?;
-    Ok(ingest(file, folder.path(), options)?.findings)
+    ingest(file, folder.path(), options)
 }
 
 /// Checks the recipe at `file` and, if there are no errors, leaves the release in `folder`.
@@ -93,21 +122,37 @@ pub fn check(file: &Path, options: &CheckOptions) -> Result<Findings, CheckError
 pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Checked, CheckError> {
     let shown = file.display().to_string();
     let bytes = read_recipe(file).map_err(|source| CheckError::Recipe { path: file.to_owned(), source })?;
-    let mut findings = Findings::new();
+    let mut checked = Checked::default();
     let places = Places::new(folder);
     places.make()?;
-    let staging = stage(&bytes, &shown, folder, options, &mut findings)?;
-    findings.sort();
-    let staging = match staging {
-        Some(mut staging) if !findings.has_errors() => {
-            staging.findings = findings.clone();
+    let staging = stage(&bytes, &shown, folder, options, &mut checked)?;
+    compare(options, &mut checked, staging.as_ref());
+    checked.findings.sort();
+    match staging {
+        Some(mut staging) if !checked.findings.has_errors() => {
+            staging.findings = checked.findings.clone();
             staging.record = staging.expected_record();
             staging.write()?;
-            Some(staging)
+            checked.staging = Some(staging);
         }
-        _ => None,
-    };
-    Ok(Checked { findings, staging })
+        Some(staging) => checked.measured = staging.artefacts,
+        None => {}
+    }
+    Ok(checked)
+}
+
+/// Compares with the published release, if one was asked for. A site that cannot be read is a
+/// finding: "nothing changed" must never mean "nobody looked".
+fn compare(options: &CheckOptions, checked: &mut Checked, staging: Option<&Staging>) {
+    let (Some(published), Some(recipe)) = (&options.published, &checked.recipe) else { return };
+    let artefacts = staging.map_or(&checked.measured, |staging| &staging.artefacts);
+    match changes::since(published, recipe, artefacts) {
+        Ok(changes) => checked.changes = Some(changes),
+        Err(error) => {
+            let finding = rules::PUBLISHED.find("name", chain(&error)).at(recipe.file(), Some(recipe.place("name")));
+            checked.findings.push(finding.fix("name the site and the trust root that hosts use, or mend the site"));
+        }
+    }
 }
 
 /// One byte more than the parser allows, so that it can say so.
@@ -122,8 +167,9 @@ fn stage(
     shown: &str,
     folder: &Path,
     options: &CheckOptions,
-    findings: &mut Findings,
+    checked: &mut Checked,
 ) -> Result<Option<Staging>, CheckError> {
+    let findings = &mut checked.findings;
     let Ok(text) = std::str::from_utf8(bytes) else {
         findings.push(rules::RECIPE.find("", "the file is not UTF-8").at(shown, None));
         return Ok(None);
@@ -141,10 +187,14 @@ fn stage(
     for (index, source) in recipe.artefact.iter().enumerate() {
         artefacts.extend(artefact(&recipe, source, &recipe.artefact_field(index), folder, options, findings));
     }
-    if artefacts.len() < recipe.artefact.len() {
+    artefacts.sort_by(|a: &StagedArtefact, b| a.platform.cmp(&b.platform));
+    let complete = artefacts.len() == recipe.artefact.len();
+    let recipe_file = format!("{}.yaml", recipe.name);
+    checked.recipe = Some(recipe);
+    if !complete {
+        checked.measured = artefacts;
         return Ok(None);
     }
-    artefacts.sort_by(|a, b| a.platform.cmp(&b.platform));
     let recipe_sha256 = Digest::of(bytes);
     let record = CheckRecord {
         schema: String::new(),
@@ -160,7 +210,7 @@ fn stage(
     };
     Ok(Some(Staging {
         folder: folder.to_owned(),
-        recipe_file: format!("{}.yaml", recipe.name),
+        recipe_file,
         recipe: text.to_owned(),
         recipe_sha256,
         artefacts,

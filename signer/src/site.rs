@@ -70,6 +70,8 @@ pub enum SiteError {
     Forked { version: u64 },
     #[error("a head may live for 1 hour to 30 days, not {seconds} seconds")]
     Lifetime { seconds: i64 },
+    #[error("{path} holds no published site: it has no head.json", path = path.display())]
+    NothingPublished { path: PathBuf },
     #[error("{name} is not in the registry")]
     NoServer { name: ServerName },
     #[error("{name} {version} is not in the registry; there is {present}")]
@@ -106,6 +108,11 @@ impl SiteFolder {
     /// Where it lies.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether the folder is there and holds nothing.
+    pub fn is_empty(&self) -> bool {
+        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_none())
     }
 
     /// Waits for the right to publish.

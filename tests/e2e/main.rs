@@ -10,6 +10,7 @@ use mcpfs_tests::suite::Suite;
 
 mod attacks;
 mod audit;
+mod check;
 mod clients;
 mod closed;
 mod demo;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     policy::register(&mut suite);
     publish::register(&mut suite);
     signer::register(&mut suite);
+    check::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);
     launches::register(&mut suite);

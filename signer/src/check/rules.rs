@@ -53,6 +53,7 @@ rules! {
     NAME_CASE = "name-case", Warning, "No two paths are equal but for case.";
     NAME_FORM = "name-form", Warning, "File names are in Unicode form NFC.";
     NAME_BIDI = "name-bidi", Warning, "File names have no invisible or direction-changing characters.";
+    PUBLISHED = "published", Error, "The site that the release is compared with can be read and verifies.";
 }
 
 /// The digest of the table: which rules a record was made by.

@@ -6,12 +6,12 @@ use super::*;
 use crate::staging::StagingError;
 
 /// A folder with `servers/`, and `files/` that artefacts come from.
-struct Place {
+pub(super) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("servers")).unwrap();
         fs::create_dir_all(folder.path().join("files/hello/bin")).unwrap();
@@ -21,24 +21,24 @@ impl Place {
         place
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    pub(super) fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    fn write(&self, below: &str, content: &[u8], mode: u32) {
+    pub(super) fn write(&self, below: &str, content: &[u8], mode: u32) {
         let path = self.path("files").join(below);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    fn digest(&self) -> Digest {
+    pub(super) fn digest(&self) -> Digest {
         let mut bytes = Vec::new();
         fetch::bundle(&self.path("files/hello"), &mut bytes).unwrap();
         Digest::of(&bytes)
     }
 
-    fn recipe(&self, more: &str) -> PathBuf {
+    pub(super) fn recipe(&self, more: &str) -> PathBuf {
         let text = format!(
             "name: hello\nversion: 1.0.0\nmaintainer: m@example.com\ndescription: says hello\n\
              data_classification: public\nreviewed_at: 2026-04-15\nreviewers: [r@example.com]\n\
@@ -48,27 +48,28 @@ impl Place {
         self.save("hello", &text)
     }
 
-    fn save(&self, name: &str, text: &str) -> PathBuf {
+    pub(super) fn save(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path("servers").join(format!("{name}.yaml"));
         fs::write(&path, text).unwrap();
         path
     }
 
-    fn options(&self) -> CheckOptions {
+    pub(super) fn options(&self) -> CheckOptions {
         CheckOptions {
             registry: Some("demo/test".parse().unwrap()),
             fetch: FetchPolicy { file_root: Some(self.path("files")), ..FetchPolicy::default() },
             known: KnownChunks::none(),
             level: 3,
             now: "2026-11-22T12:00:00Z".parse().unwrap(),
+            published: None,
         }
     }
 
-    fn check(&self, recipe: &Path) -> Findings {
-        check(recipe, &self.options()).unwrap()
+    pub(super) fn check(&self, recipe: &Path) -> Findings {
+        check(recipe, &self.options()).unwrap().findings
     }
 
-    fn ingest(&self, recipe: &Path, to: &str) -> Staging {
+    pub(super) fn ingest(&self, recipe: &Path, to: &str) -> Staging {
         let checked = ingest(recipe, &self.path(to), &self.options()).unwrap();
         checked.staging.unwrap_or_else(|| panic!("{}", checked.findings))
     }

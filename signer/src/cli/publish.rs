@@ -14,7 +14,8 @@ use mcpfs_trust::time::Timestamp;
 use serde_json::json;
 
 use super::{Cli, print};
-use crate::check::{CheckOptions, Findings, check as check_only};
+use crate::check::report::{Format, report};
+use crate::check::{self, CheckOptions, Findings, Published};
 use crate::fetch::{self, AllowedHost, FetchPolicy, Network};
 use crate::files;
 use crate::inspect as views;
@@ -62,6 +63,19 @@ pub(super) struct Check {
     /// Leave the checked release in this folder, for `publish --staging`
     #[arg(long, value_name = "DIR")]
     staging: Option<PathBuf>,
+    /// The form of the result: json is that of --json, sarif for code scanning, markdown for a
+    /// comment on a pull request [default: text]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Write the result in that form to this file, and show text on the terminal
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The published site's folder: shows what changed since the selected version
+    #[arg(long, value_name = "DIR", requires = "trust")]
+    site: Option<PathBuf>,
+    /// The trust root that hosts use, for --site
+    #[arg(long, value_name = "FILE", requires = "site")]
+    trust: Option<PathBuf>,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -154,19 +168,38 @@ pub(super) struct Inspect {
 }
 
 pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
-    let options = options(&args.fetch, args.registry.clone(), KnownChunks::none())?;
-    let findings = match &args.staging {
-        Some(folder) => match release::ingest(&args.file, folder, &options) {
-            Ok(staging) => staging.findings,
-            Err(ReleaseError::Findings { findings, .. }) => findings,
-            Err(error) => return Err(error.into()),
-        },
-        None => check_only(&args.file, &options)?,
+    let screen = match (cli.json, args.format, &args.out) {
+        (true, None | Some(Format::Json), _) | (true, _, Some(_)) => Format::Json,
+        (true, Some(_), None) => {
+            return Err(Usage("--json is --format json: give one of them, or --out FILE".to_owned()).into());
+        }
+        (false, format, None) => format.unwrap_or(Format::Text),
+        (false, _, Some(_)) => Format::Text,
     };
-    let summary = findings.summary();
-    print(cli, &json!({"findings": findings, "passed": !findings.has_errors()}), || format!("{findings}\n"));
-    match findings.has_errors() {
-        true => Err(anyhow::anyhow!("{} did not pass: {summary}", args.file.display())),
+    let published = match (&args.site, &args.trust) {
+        (Some(site), Some(trust)) => Some(Published { site: SiteFolder::new(site), root: trust_cmd::read(trust)? }),
+        _ => None,
+    };
+    let root = published.as_ref().map(|published| &published.root.registry);
+    let registry = match (&args.registry, root) {
+        (Some(registry), Some(root)) if registry != root => {
+            return Err(Usage(format!("--registry is {registry}, but --trust is of {root}")).into());
+        }
+        (registry, root) => registry.as_ref().or(root).cloned(),
+    };
+    let options = CheckOptions { published, ..options(&args.fetch, registry, KnownChunks::none())? };
+    let checked = match &args.staging {
+        Some(folder) => check::ingest(&args.file, folder, &options)?,
+        None => check::check(&args.file, &options)?,
+    };
+    let file = args.file.display().to_string();
+    if let Some(out) = &args.out {
+        let format = args.format.unwrap_or(Format::Text);
+        files::write_durably(out, report(format, &file, &checked).as_bytes(), true)?;
+    }
+    super::print_text(&report(screen, &file, &checked));
+    match checked.findings.has_errors() {
+        true => Err(anyhow::anyhow!("{file} did not pass: {}", checked.findings.summary())),
         false => Ok(()),
     }
 }
@@ -387,7 +420,7 @@ fn options(args: &FetchArgs, registry: Option<RegistryName>, known: KnownChunks)
         authorities: args.ca_file.iter().map(read).collect::<Result<_, _>>()?,
         ..FetchPolicy::default()
     };
-    Ok(CheckOptions { registry, fetch, known, level: ChunkStore::LEVEL, now: now()? })
+    Ok(CheckOptions { registry, fetch, known, level: ChunkStore::LEVEL, now: now()?, published: None })
 }
 
 /// What git says of the recipe, which must be the one that was checked.

@@ -1,0 +1,215 @@
+//! What differs from the published release: the first thing a reviewer wants to know.
+//!
+//! The other side is read as a host reads it: head, catalogue, entry and statement verify by
+//! the trust root of its hosts, and the tree by the statement. Changes are facts for the
+//! reviewer, not findings: they need the site, which signing does not look at again.
+
+use std::collections::BTreeMap;
+
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::entry::Listed;
+use mcpfs_trust::error::bounded;
+use mcpfs_trust::name::{Platform, Version};
+use mcpfs_trust::release::Release;
+use mcpfs_trust::tree::{Kind, NodeId, Tree};
+use mcpfs_trust::verify;
+use serde::Serialize;
+
+use super::Published;
+use crate::recipe::Recipe;
+use crate::site::state::at;
+use crate::site::{SiteError, SiteFolder};
+use crate::staging::StagedArtefact;
+
+/// Fields that differ from release to release by themselves, or are compared by content.
+const NOT_COMPARED: [&str; 5] = ["version", "reviewed_at", "artefact", "source", "issued"];
+/// Paths kept of one list; the rest are counted.
+const KEPT: usize = 500;
+
+/// What differs from the published release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// The selected version and its statement; `None` if the server is new.
+    pub previous: Option<Previous>,
+    /// Whether this version is published already. It never changes then.
+    pub published_already: bool,
+    /// Fields of the recipe.
+    pub fields: Vec<FieldChange>,
+    /// What is in the artefacts, by platform.
+    pub platforms: Vec<PlatformChanges>,
+}
+
+/// The release that is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Previous {
+    /// Its version.
+    pub version: Version,
+    /// The digest of its statement.
+    pub statement: Digest,
+}
+
+/// A field that differs. The values are as in the statement, as bounded JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldChange {
+    /// Its name.
+    pub field: String,
+    /// The published value; `None` if there was none.
+    pub before: Option<String>,
+    /// The new value; `None` if there is none.
+    pub after: Option<String>,
+}
+
+/// What differs in one platform's tree. Paths are bounded and escaped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlatformChanges {
+    /// The platform.
+    pub platform: Platform,
+    /// Files and links that are new.
+    pub added: Paths,
+    /// Files and links that are gone.
+    pub removed: Paths,
+    /// Files and links with another content, target or execute bit.
+    pub changed: Paths,
+    /// New executables, and files that became executable.
+    pub executables: Paths,
+}
+
+/// Some paths, and how many there are.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Paths {
+    /// All of them.
+    pub count: usize,
+    /// The first 500, in the order of their bytes.
+    pub paths: Vec<String>,
+}
+
+impl Paths {
+    fn push(&mut self, path: &str) {
+        self.count += 1;
+        if self.paths.len() < KEPT {
+            self.paths.push(bounded(path));
+        }
+    }
+}
+
+impl PlatformChanges {
+    /// Whether the trees are the same.
+    pub fn is_empty(&self) -> bool {
+        self.added.count + self.removed.count + self.changed.count == 0
+    }
+}
+
+/// What differs between the published release and the recipe with its measured artefacts.
+///
+/// # Errors
+/// If the site cannot be read or does not verify.
+pub(super) fn since(
+    published: &Published,
+    recipe: &Recipe,
+    artefacts: &[StagedArtefact],
+) -> Result<Changes, SiteError> {
+    let (site, root) = (&published.site, &published.root);
+    let state = site.published(root)?;
+    // An empty folder is a registry before its first release; anything else is a mistyped name.
+    if state.head.is_none() && !site.is_empty() {
+        return Err(SiteError::NothingPublished { path: site.root().to_owned() });
+    }
+    let Some(entry) = site.entry(&state, &recipe.name)? else {
+        return Ok(Changes { previous: None, published_already: false, fields: Vec::new(), platforms: Vec::new() });
+    };
+    let listed = &entry.selected;
+    let version = listed.release.version.clone();
+    let before = verify::release(&entry, &version, root, None).map_err(at(&format!("{} {version}", recipe.name)))?;
+    let fields = recipe.draft(&root.registry).map(|after| fields(&before, &after)).unwrap_or_default();
+    let mut platforms = Vec::with_capacity(artefacts.len());
+    for artefact in artefacts {
+        let old = published_tree(site, listed, &artefact.platform)?;
+        platforms.push(trees(&artefact.platform, old.as_ref(), &artefact.tree));
+    }
+    Ok(Changes {
+        previous: Some(Previous { version, statement: listed.envelope.statement() }),
+        published_already: entry.find(&recipe.version).is_some(),
+        fields,
+        platforms,
+    })
+}
+
+fn fields(before: &Release, after: &Release) -> Vec<FieldChange> {
+    let map = |release: &Release| match serde_json::to_value(release) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let (before, after) = (map(before), map(after));
+    let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let shown = |value: Option<&serde_json::Value>| value.map(|value| bounded(&value.to_string()));
+    let differing = names
+        .into_iter()
+        .filter(|name| !NOT_COMPARED.contains(&name.as_str()) && before.get(name.as_str()) != after.get(name.as_str()));
+    let change = |name: &String| FieldChange {
+        field: name.clone(),
+        before: shown(before.get(name)),
+        after: shown(after.get(name)),
+    };
+    differing.map(change).collect()
+}
+
+/// The tree of a listed release; `None` if it has none for this platform.
+fn published_tree(site: &SiteFolder, listed: &Listed, platform: &Platform) -> Result<Option<Tree>, SiteError> {
+    let (Some(artefact), Some(stored)) = (listed.release.artefact.for_platform(platform), listed.layout_for(platform))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Tree::decode(&site.chunks(&stored.tree)?, &artefact.tree).map_err(at("tree"))?))
+}
+
+fn trees(platform: &Platform, before: Option<&Tree>, after: &Tree) -> PlatformChanges {
+    let (before, after) = (before.map(leaves).unwrap_or_default(), leaves(after));
+    let mut changes = PlatformChanges {
+        platform: platform.clone(),
+        added: Paths::default(),
+        removed: Paths::default(),
+        changed: Paths::default(),
+        executables: Paths::default(),
+    };
+    for (path, leaf) in &after {
+        let old = before.get(path);
+        match old {
+            None => changes.added.push(path),
+            Some(old) if old != leaf => changes.changed.push(path),
+            Some(_) => {}
+        }
+        if leaf.is_executable() && !old.is_some_and(Leaf::is_executable) {
+            changes.executables.push(path);
+        }
+    }
+    for path in before.keys().filter(|path| !after.contains_key(*path)) {
+        changes.removed.push(path);
+    }
+    changes
+}
+
+/// A file or link, as far as it is compared.
+#[derive(PartialEq, Eq)]
+enum Leaf {
+    File { executable: bool, sha256: Digest },
+    Link { target: String },
+}
+
+impl Leaf {
+    const fn is_executable(&self) -> bool {
+        matches!(self, Self::File { executable: true, .. })
+    }
+}
+
+fn leaves(tree: &Tree) -> BTreeMap<String, Leaf> {
+    let leaf = |index| {
+        let id = NodeId(index);
+        let leaf = match tree.node(id)?.kind {
+            Kind::Directory => return None,
+            Kind::File { executable, sha256, .. } => Leaf::File { executable, sha256 },
+            Kind::Link { target } => Leaf::Link { target: target.to_owned() },
+        };
+        Some((tree.path(id), leaf))
+    };
+    (1..tree.len()).filter_map(leaf).collect()
+}

@@ -1,0 +1,112 @@
+//! One check in the form that its reader needs.
+//!
+//! | form | for |
+//! |---|---|
+//! | text | a terminal |
+//! | JSON | programs of one's own |
+//! | SARIF 2.1.0 | code scanning of a forge: findings at the lines of the recipe |
+//! | Markdown | a pull request's comment, from which a reviewer decides |
+//!
+//! All forms say the same; none of them decides anything.
+
+mod markdown;
+mod sarif;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::Checked;
+use super::changes::{Changes, Paths, PlatformChanges};
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Lines for a terminal
+    Text,
+    /// One JSON value
+    Json,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// A comment for a pull request
+    Markdown,
+}
+
+/// The report of a check of the recipe `file`, ending in a newline.
+pub fn report(format: Format, file: &str, checked: &Checked) -> String {
+    match format {
+        Format::Text => text(checked),
+        Format::Json => format!("{}\n", json(checked)),
+        Format::Sarif => sarif::report(checked),
+        Format::Markdown => markdown::report(file, checked),
+    }
+}
+
+fn json(checked: &Checked) -> serde_json::Value {
+    let mut value = json!({"findings": checked.findings, "passed": !checked.findings.has_errors()});
+    if let (Some(changes), Some(map)) = (&checked.changes, value.as_object_mut()) {
+        map.insert("changes".to_owned(), json!(changes));
+    }
+    value
+}
+
+fn text(checked: &Checked) -> String {
+    let mut text = format!("{}\n", checked.findings);
+    if let Some(changes) = &checked.changes {
+        text.push_str(&changes_text(changes));
+    }
+    text
+}
+
+/// Paths of one list that a terminal shows; JSON has more.
+const SHOWN: usize = 20;
+
+fn changes_text(changes: &Changes) -> String {
+    let Some(previous) = &changes.previous else { return "changes: the server is new\n".to_owned() };
+    let mut text = format!("changes since {} (statement {})\n", previous.version, previous.statement.short());
+    if changes.published_already {
+        text.push_str("· this version is published already, and a published version never changes\n");
+    }
+    for change in &changes.fields {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
+        let _ = writeln!(text, "· {}: {} -> {}", change.field, value(&change.before), value(&change.after));
+    }
+    for platform in &changes.platforms {
+        let counts = platform.counts();
+        let _ = writeln!(text, "· files ({}): {counts}", platform.platform);
+        for (mark, list) in [("+", &platform.added), ("-", &platform.removed), ("~", &platform.changed)] {
+            lines(&mut text, mark, list);
+        }
+        lines(&mut text, "new executable:", &platform.executables);
+    }
+    text
+}
+
+fn lines(text: &mut String, mark: &str, list: &Paths) {
+    let shown = list.paths.len().min(SHOWN);
+    for path in &list.paths[..shown] {
+        let _ = writeln!(text, "    {mark} {path}");
+    }
+    if list.count > shown {
+        let _ = writeln!(text, "    {mark} and {} more", list.count - shown);
+    }
+}
+
+impl PlatformChanges {
+    /// `3 added, 1 removed, 2 changed, 1 new executable`
+    fn counts(&self) -> String {
+        if self.is_empty() {
+            return "none changed".to_owned();
+        }
+        let executables = match self.executables.count {
+            0 => String::new(),
+            1 => ", 1 new executable".to_owned(),
+            count => format!(", {count} new executables"),
+        };
+        let (added, removed, changed) = (self.added.count, self.removed.count, self.changed.count);
+        format!("{added} added, {removed} removed, {changed} changed{executables}")
+    }
+}
