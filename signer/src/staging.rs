@@ -440,7 +440,7 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), StagingError> {
     fs::write(path, bytes).map_err(at(path))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, StagingError> {
+fn parse<T: serde::de::DeserializeOwned + Serialize>(path: &Path, what: &'static str) -> Result<T, StagingError> {
     let bytes = bounded_read(path, JSON_BYTES).map_err(at(path))?;
     json::parse(&bytes, JSON_BYTES, what).map_err(|source| StagingError::Format { path: path.to_owned(), source })
 }

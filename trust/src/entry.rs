@@ -5,6 +5,7 @@
 //! from it is refused. Only `status`, `reason` and `layout` are not signed by release keys:
 //! they are under the head.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -88,17 +89,26 @@ impl Entry {
     /// # Errors
     /// `Malformed`, `SizeExceeded` or `NotARegistry`.
     pub fn parse(bytes: &[u8]) -> Result<Self, VerifyError> {
-        let mut top: Map<String, Value> = json::parse(bytes, limits::ENTRY_BYTES, "entry")?;
-        let schema: String = take(&mut top, "schema")?.unwrap_or_default();
-        if schema != ENTRY_SCHEMA {
+        let Value::Object(mut top) = json::value(bytes, limits::ENTRY_BYTES, "entry")? else {
+            return Err(malformed("must be an object with named fields"));
+        };
+        if top.remove("schema").as_ref().and_then(Value::as_str) != Some(ENTRY_SCHEMA) {
             return Err(malformed(format!("schema is not {ENTRY_SCHEMA}")));
         }
-        let earlier: Vec<Map<String, Value>> = take(&mut top, "earlier")?.unwrap_or_default();
+        let earlier = match top.remove("earlier") {
+            None => Vec::new(),
+            Some(Value::Array(earlier)) if !earlier.is_empty() => earlier,
+            Some(_) => return Err(malformed("earlier: must be a list of releases; leave it out if there are none")),
+        };
         if earlier.len() >= limits::ENTRY_RELEASES {
             return Err(malformed(format!("more than {} releases", limits::ENTRY_RELEASES)));
         }
         let selected = Listed::from_map(top)?;
-        let earlier = earlier.into_iter().map(Listed::from_map).collect::<Result<Vec<_>, _>>()?;
+        let listed = |value| match value {
+            Value::Object(map) => Listed::from_map(map),
+            _ => Err(malformed("earlier: each must be an object with named fields")),
+        };
+        let earlier = earlier.into_iter().map(listed).collect::<Result<Vec<_>, _>>()?;
         let entry = Self { selected, earlier };
         entry.check()?;
         Ok(entry)
@@ -149,12 +159,12 @@ impl Listed {
     }
 
     fn from_map(mut map: Map<String, Value>) -> Result<Self, VerifyError> {
-        let missing = |field: &str| malformed(format!("{field} is missing"));
-        let envelope = take(&mut map, "signature")?.ok_or_else(|| missing("signature"))?;
+        let envelope = map.remove("signature").ok_or_else(|| missing("signature"))?;
+        let envelope = Envelope::deserialize(envelope).map_err(|error| malformed(format!("signature: {error}")))?;
         let status = take(&mut map, "status")?.ok_or_else(|| missing("status"))?;
         let layout = take(&mut map, "layout")?.ok_or_else(|| missing("layout"))?;
         let reason = take(&mut map, "reason")?;
-        let release = serde_json::from_value(Value::Object(map)).map_err(|error| malformed(error.to_string()))?;
+        let release = json::read(&Value::Object(map)).map_err(malformed)?;
         Ok(Self { release, envelope, status, reason, layout })
     }
 
@@ -205,8 +215,12 @@ fn malformed(detail: impl std::fmt::Display) -> VerifyError {
     VerifyError::malformed("entry", detail)
 }
 
-/// Takes one field out of an object.
-fn take<T: serde::de::DeserializeOwned>(map: &mut Map<String, Value>, field: &str) -> Result<Option<T>, VerifyError> {
-    let value = map.remove(field).map(serde_json::from_value).transpose();
+fn missing(field: &str) -> VerifyError {
+    malformed(format!("{field} is missing"))
+}
+
+/// Takes one field, in its one form, out of an object.
+fn take<T: DeserializeOwned + Serialize>(map: &mut Map<String, Value>, field: &str) -> Result<Option<T>, VerifyError> {
+    let value = map.remove(field).map(|value| json::read(&value)).transpose();
     value.map_err(|error| malformed(format!("{field}: {error}")))
 }

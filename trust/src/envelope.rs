@@ -5,7 +5,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::digest::Digest;
 use crate::error::VerifyError;
@@ -15,8 +17,8 @@ use crate::{json, limits};
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
 /// A signed payload that nothing has verified yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "Wire")]
 pub struct Envelope {
     /// The type that is signed with the payload.
     pub payload_type: String,
@@ -60,7 +62,7 @@ impl Envelope {
     /// # Errors
     /// `SizeExceeded`, `NotARegistry` or `Malformed`.
     pub fn parse(bytes: &[u8], limit: u64, what: &'static str) -> Result<Self, VerifyError> {
-        json::parse(bytes, limit, what)
+        Self::deserialize(json::value(bytes, limit, what)?).map_err(|error| VerifyError::malformed(what, error))
     }
 
     /// The JSON text, with a newline at its end.
@@ -79,7 +81,7 @@ impl Envelope {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
     payload_type: String,
@@ -87,7 +89,7 @@ struct Wire {
     signatures: Vec<WireSignature>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct WireSignature {
     keyid: Digest,
     sig: String,
@@ -106,22 +108,44 @@ impl From<Envelope> for Wire {
     }
 }
 
-impl TryFrom<Wire> for Envelope {
-    type Error = String;
+/// By hand: DSSE has readers ignore what they do not know and producers choose between two
+/// alphabets, so "written again it is the same", which keeps all else in one form
+/// ([`crate::json`]), does not hold here. The known fields are objects and texts, nothing else.
+impl<'de> Deserialize<'de> for Envelope {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_fields(Map::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
 
-    fn try_from(wire: Wire) -> Result<Self, String> {
-        if wire.signatures.len() > limits::SIGNATURES {
+impl Envelope {
+    fn from_fields(mut fields: Map<String, Value>) -> Result<Self, String> {
+        let payload_type = text(&mut fields, "payloadType")?;
+        let payload = decode(&text(&mut fields, "payload")?)?;
+        let Some(Value::Array(signatures)) = fields.remove("signatures") else {
+            return Err("signatures is missing or not a list".to_owned());
+        };
+        if signatures.len() > limits::SIGNATURES {
             return Err(format!("more than {} signatures", limits::SIGNATURES));
         }
-        let signature = |one: WireSignature| {
-            let sig = decode(&one.sig)?.try_into().map_err(|_| "a signature that is not 64 bytes")?;
-            Ok(Signature { keyid: one.keyid, sig })
-        };
-        Ok(Self {
-            payload_type: wire.payload_type,
-            payload: decode(&wire.payload)?,
-            signatures: wire.signatures.into_iter().map(signature).collect::<Result<_, String>>()?,
-        })
+        let signatures = signatures.into_iter().map(Signature::from_value).collect::<Result<_, _>>()?;
+        Ok(Self { payload_type, payload, signatures })
+    }
+}
+
+impl Signature {
+    fn from_value(value: Value) -> Result<Self, String> {
+        let Value::Object(mut fields) = value else { return Err("a signature that is not an object".to_owned()) };
+        let keyid = text(&mut fields, "keyid")?.parse().map_err(|error| format!("keyid: {error}"))?;
+        let sig = decode(&text(&mut fields, "sig")?)?.try_into().map_err(|_| "a signature that is not 64 bytes")?;
+        Ok(Self { keyid, sig })
+    }
+}
+
+/// Takes a text out of an object.
+fn text(fields: &mut Map<String, Value>, name: &str) -> Result<String, String> {
+    match fields.remove(name) {
+        Some(Value::String(text)) => Ok(text),
+        _ => Err(format!("{name} is missing or not a text")),
     }
 }
 

@@ -1,46 +1,135 @@
-//! Strict JSON: bounded, without duplicate keys, without trailing bytes.
+//! Strict JSON: bounded, without duplicate keys, without trailing bytes, in one form.
 //!
-//! serde rejects a duplicate *field* of a struct but keeps the last of two equal
-//! keys of a map, silently. Two readers of such a text can see different things,
-//! so every text is first walked by a visitor that refuses duplicates and depth
-//! (docs/format.md section 2), and only then given its type.
+//! serde is lenient in two ways that would let two readers see different things in one text:
+//!
+//! - It refuses a duplicate *field* of a struct but keeps the last of two equal keys of a map,
+//!   silently. So a visitor first walks every text and refuses duplicates and depth.
+//! - What it derives takes more than it writes: a list of values for an object, `{"active": null}`
+//!   for `"active"`, `null` or an empty list for a field that is absent. So what was read is
+//!   written again and has to be the same value. That is complete whatever the types are: two
+//!   texts that are read as one thing are one JSON value, but for white space, the order of
+//!   fields and the escapes of strings (docs/format.md section 2).
+//!
+//! A publisher writes with [`encode`] and [`encode_compact`], so nearly always the bytes are
+//! compared as they are written, and only a text in other white space is compared as a value.
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
+use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use crate::error::VerifyError;
 use crate::limits;
 
-/// Parses `bytes`, called `what` in errors, as strict JSON of at most `limit` bytes.
+/// Parses `bytes`, called `what` in errors, as strict JSON of at most `limit` bytes in its one form.
 ///
 /// # Errors
 /// `SizeExceeded` above `limit`, `NotARegistry` for what looks like HTML, else `Malformed`.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8], limit: u64, what: &'static str) -> Result<T, VerifyError> {
+pub fn parse<T: DeserializeOwned + Serialize>(bytes: &[u8], limit: u64, what: &'static str) -> Result<T, VerifyError> {
+    check(bytes, limit, what)?;
+    let typed: T = serde_json::from_slice(bytes).map_err(|error| VerifyError::malformed(what, error))?;
+    if !is_written(bytes, &typed) {
+        let given: Value = serde_json::from_slice(bytes).map_err(|error| VerifyError::malformed(what, error))?;
+        one_form(&given, &typed).map_err(|detail| VerifyError::malformed(what, detail))?;
+    }
+    Ok(typed)
+}
+
+/// Parses `bytes` as strict JSON of any shape; what is made of it has to look at its form.
+///
+/// # Errors
+/// As [`parse`].
+pub fn value(bytes: &[u8], limit: u64, what: &'static str) -> Result<Value, VerifyError> {
+    check(bytes, limit, what)?;
+    serde_json::from_slice(bytes).map_err(|error| VerifyError::malformed(what, error))
+}
+
+/// Reads a part of what [`value`] gave, in its one form.
+///
+/// # Errors
+/// Where it deviates, and what to do there.
+pub(crate) fn read<T: DeserializeOwned + Serialize>(given: &Value) -> Result<T, String> {
+    let typed = T::deserialize(given).map_err(|error| error.to_string())?;
+    one_form(given, &typed)?;
+    Ok(typed)
+}
+
+/// The size, and what no type sees: duplicates, depth, numbers, and what follows the value.
+fn check(bytes: &[u8], limit: u64, what: &'static str) -> Result<(), VerifyError> {
     if bytes.len() as u64 > limit {
         return Err(VerifyError::SizeExceeded { what, limit });
     }
-    let malformed = |error: serde_json::Error| VerifyError::malformed(what, error);
     let mut walker = serde_json::Deserializer::from_slice(bytes);
-    let walked = NoDuplicates(limits::JSON_DEPTH).deserialize(&mut walker).and_then(|()| walker.end());
-    match walked {
-        Ok(()) => serde_json::from_slice(bytes).map_err(malformed),
+    match NoDuplicates(limits::JSON_DEPTH).deserialize(&mut walker).and_then(|()| walker.end()) {
+        Ok(()) => Ok(()),
         Err(_) if looks_like_html(bytes) => Err(VerifyError::NotARegistry { what }),
-        Err(error) => Err(malformed(error)),
+        Err(error) => Err(VerifyError::malformed(what, error)),
+    }
+}
+
+/// Whether `bytes` are just what [`encode`] or [`encode_compact`] writes; nothing is kept of it.
+fn is_written<T: Serialize>(bytes: &[u8], typed: &T) -> bool {
+    /// What is still to be written; another byte than the next one is an error.
+    struct Expected<'a>(&'a [u8]);
+    impl io::Write for Expected<'_> {
+        fn write(&mut self, written: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.strip_prefix(written).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(written.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (mut pretty, mut compact) = (Expected(bytes), Expected(bytes));
+    serde_json::to_writer_pretty(&mut pretty, typed).is_ok() && pretty.0 == b"\n"
+        || serde_json::to_writer(&mut compact, typed).is_ok() && compact.0.is_empty()
+}
+
+/// Refuses a text that says `typed` in another form than `typed` is written in.
+fn one_form<T: Serialize>(given: &Value, typed: &T) -> Result<(), String> {
+    let written = serde_json::to_value(typed).map_err(|error| error.to_string())?;
+    let Some((path, advice)) = deviation(given, &written) else { return Ok(()) };
+    let path = path.trim_start_matches('.');
+    let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    Err(format!("{place}{advice} (docs/format.md section 2)"))
+}
+
+/// Where `given` is not `written`, and what to do there.
+fn deviation(given: &Value, written: &Value) -> Option<(String, &'static str)> {
+    let below =
+        |step: String, given, written| deviation(given, written).map(|(path, why)| (format!("{step}{path}"), why));
+    match (given, written) {
+        (Value::Object(given), Value::Object(written)) => {
+            let differing = given.iter().find_map(|(name, value)| match written.get(name) {
+                Some(other) => below(format!(".{name}"), value, other),
+                None => Some((format!(".{name}"), "leave it out, that says the same")),
+            });
+            let missing = || written.keys().find(|name| !given.contains_key(*name));
+            differing.or_else(|| missing().map(|name| (format!(".{name}"), "is missing")))
+        }
+        (Value::Array(given), Value::Array(written)) if given.len() == written.len() => {
+            let mut pairs = given.iter().zip(written).enumerate();
+            pairs.find_map(|(at, (given, written))| below(format!("[{at}]"), given, written))
+        }
+        _ if given == written => None,
+        (_, Value::Object(_)) => Some((String::new(), "must be an object with named fields")),
+        _ => Some((String::new(), "is not written in its one form")),
     }
 }
 
 /// Pretty JSON with a newline at its end: what people also read.
-pub fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
 
 /// Compact JSON: what is signed.
-pub fn encode_compact<T: serde::Serialize>(value: &T) -> Vec<u8> {
+pub fn encode_compact<T: Serialize>(value: &T) -> Vec<u8> {
     // Our types have text keys and no failing serialisers, so there is no error to give.
     serde_json::to_vec(value).unwrap_or_default()
 }
@@ -200,11 +289,12 @@ impl<'de> Visitor<'de> for NoDuplicates {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
 
     use super::*;
 
-    fn map(text: &str) -> Result<BTreeMap<String, serde_json::Value>, VerifyError> {
+    fn map(text: &str) -> Result<BTreeMap<String, Value>, VerifyError> {
         parse(text.as_bytes(), 1000, "test")
     }
 
@@ -219,6 +309,47 @@ mod tests {
         assert!(matches!(map(&" ".repeat(1001)), Err(VerifyError::SizeExceeded { .. })));
         assert!(matches!(map("\n<html>"), Err(VerifyError::NotARegistry { .. })));
         let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
-        assert!(matches!(parse::<serde_json::Value>(deep.as_bytes(), 1000, "t"), Err(VerifyError::Malformed { .. })));
+        assert!(matches!(value(deep.as_bytes(), 1000, "t"), Err(VerifyError::Malformed { .. })));
+    }
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Lenient {
+        word: Word,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        list: Vec<Lenient>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pair: Option<(u8, u8)>,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Word {
+        Yes,
+        Several(Vec<u8>),
+    }
+
+    #[test]
+    fn one_form_only() {
+        let lenient = |text: &str| parse::<Lenient>(text.as_bytes(), 1000, "test");
+        for good in [
+            r#"{"word":"yes"}"#,
+            r#"{ "pair": [1,2], "list": [{"word": {"several": [1]}}], "word": "\u0079es" }"#,
+            "{\n  \"word\": \"yes\"\n}\n",
+        ] {
+            assert!(lenient(good).is_ok(), "{good}: {:?}", lenient(good));
+        }
+        for (bad, said) in [
+            (r#"["yes",[],null]"#, "test: must be an object with named fields"),
+            (r#"{"word":{"yes":null}}"#, "word: is not written"),
+            (r#"{"word":"yes","list":[]}"#, "list: leave it out"),
+            (r#"{"word":"yes","pair":null}"#, "pair: leave it out"),
+            (r#"{"word":"yes","unread":1}"#, "unread: leave it out"),
+            (r#"{"word":"yes","list":[{"word":"yes"},["yes",[],null]]}"#, "list[1]: must be an object"),
+            (r#"{"word":"yes","list":[{"word":{"yes":null}}]}"#, "list[0].word: is not written"),
+        ] {
+            // serde alone takes it: otherwise this would test something else.
+            assert!(serde_json::from_str::<Lenient>(bad).is_ok(), "{bad}");
+            assert!(lenient(bad).unwrap_err().to_string().contains(said), "{bad}: {:?}", lenient(bad));
+        }
     }
 }

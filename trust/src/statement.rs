@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::error::{VerifyError, bounded};
@@ -64,29 +65,23 @@ struct Wire<P> {
     predicate: P,
 }
 
-/// The two type fields alone, so that a statement of another kind is told from a broken one.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Types {
-    #[serde(rename = "_type")]
-    kind: String,
-    predicate_type: String,
-}
-
 impl<P: Serialize + DeserializeOwned> Statement<P> {
     /// Parses a payload whose signatures have been counted already.
     ///
     /// # Errors
     /// `WrongPredicate` for a statement of another kind, `Malformed` for what is none.
     pub fn parse(payload: &[u8], predicate_type: &'static str) -> Result<Self, VerifyError> {
-        let limit = limits::SIGNED_BYTES as u64;
-        let types: Types = json::parse(payload, limit, "statement")?;
-        for (expected, found) in [(STATEMENT_TYPE, types.kind), (predicate_type, types.predicate_type)] {
+        let value = json::value(payload, limits::SIGNED_BYTES as u64, "statement")?;
+        // The two types first, so that a statement of another kind is told from a broken one.
+        for (field, expected) in [("_type", STATEMENT_TYPE), ("predicateType", predicate_type)] {
+            let Some(found) = value.get(field).and_then(Value::as_str) else {
+                return Err(VerifyError::malformed("statement", format!("{field} is missing or not a text")));
+            };
             if found != expected {
-                return Err(VerifyError::WrongPredicate { expected, found: bounded(&found) });
+                return Err(VerifyError::WrongPredicate { expected, found: bounded(found) });
             }
         }
-        let wire: Wire<P> = json::parse(payload, limit, "statement")?;
+        let wire: Wire<P> = json::read(&value).map_err(|error| VerifyError::malformed("statement", error))?;
         Ok(Self { subject: wire.subject, predicate: wire.predicate })
     }
 

@@ -204,7 +204,7 @@ impl Request {
         let bad = |message: String| Refused::fault(Fault::BadRequest, &message, "");
         // Bounded, without duplicate keys and not deep before any type is given to it.
         let mut value: serde_json::Value =
-            mcpfs_trust::json::parse(line, REQUEST_BYTES as u64, "request").map_err(|error| bad(error.to_string()))?;
+            mcpfs_trust::json::value(line, REQUEST_BYTES as u64, "request").map_err(|error| bad(error.to_string()))?;
         let Some(fields) = value.as_object_mut() else { return Err(bad("request: not a JSON object".to_owned())) };
         match fields.remove("v").and_then(|v| v.as_u64()) {
             Some(VERSION) => serde_json::from_value(value).map_err(|error| bad(format!("request: {error}"))),
@@ -233,8 +233,11 @@ pub fn answer_line<T: Serialize>(answer: Result<T, Refused>) -> Vec<u8> {
 /// What the daemon refused, or `BadRequest` if the line is no answer of this protocol.
 pub fn parse_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, Refused> {
     let bad = |message: &str| Refused::fault(Fault::BadRequest, message, "is daemon and program of one version?");
-    let answer: Answer<T> = mcpfs_trust::json::parse(line, ANSWER_BYTES as u64, "answer of the daemon")
+    let value = mcpfs_trust::json::value(line, ANSWER_BYTES as u64, "answer of the daemon")
         .map_err(|error| bad(&error.to_string()))?;
+    // A newer daemon's answer may have more fields than this program knows.
+    let answer: Answer<T> =
+        serde_json::from_value(value).map_err(|error| bad(&format!("answer of the daemon: {error}")))?;
     match answer {
         Answer { error: Some(error), .. } => Err(error),
         Answer { ok: Some(ok), v: VERSION, .. } => Ok(ok),

@@ -12,6 +12,7 @@ use mcpfs_trust::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 mod content;
+mod forms;
 mod metadata;
 
 /// One frozen input with its outcome: `ok` or the name of the error.
@@ -110,6 +111,7 @@ pub(crate) fn all() -> BTreeMap<String, Vector> {
     metadata::trust_roots(&mut add);
     metadata::heads(&mut add);
     metadata::releases(&mut add);
+    forms::all(&mut add);
     content::trees(&mut add);
     content::layouts_and_chunks(&mut add);
     all
