@@ -188,6 +188,18 @@ fn check_config(global: &Global) -> Exit {
             return Exit::of(refusal.code);
         }
     };
+    // The site is not asked, but all that it is asked with is there.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("mcpfs: cannot start: {error}");
+            return Exit::Refused;
+        }
+    };
+    if let Err(refusal) = crate::daemon::site(&config, runtime.handle()) {
+        eprintln!("mcpfs: {}: {}", config.file.display(), refusal.message);
+        return Exit::Usage;
+    }
     let mirrors: Vec<_> = config.registry.mirrors.iter().map(ToString::to_string).collect();
     if global.json {
         let facts = serde_json::json!({

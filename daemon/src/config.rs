@@ -30,6 +30,9 @@ use crate::owned::OwnedError;
 /// Longest `rundir`, bytes: the first line of every `run` carries it.
 pub const RUNDIR_BYTES: usize = 48;
 
+/// The smallest `cache.quota`, bytes: two chunks of the largest size.
+pub const LEAST_QUOTA: u64 = 8 << 20;
+
 /// A host's whole configuration, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -68,11 +71,11 @@ pub struct RegistryConfig {
     /// `max_stale`: how long what was admitted may run without a fresh head, counted from
     /// when that head was issued, "30d".
     pub max_stale: Duration,
-    /// `ca_file`: certificates (PEM) to trust instead of the system's.
+    /// `ca_file`: certificates (PEM) to trust instead of the system's; nobody else may write the file.
     pub ca_file: Option<PathBuf>,
-    /// `token_file`: a file whose first line is sent as a bearer token.
+    /// `token_file`: a file whose first line is sent as a bearer token; mode 0600, nobody else may read it.
     pub token_file: Option<PathBuf>,
-    /// `client_certificate`: a file with a certificate and its key (PEM), for mutual TLS.
+    /// `client_certificate`: a file with a certificate and its key (PEM), for mutual TLS; mode 0600.
     pub client_certificate: Option<PathBuf>,
     /// `proxy`: such as `http://proxy.example.com:3128`; the environment is not consulted.
     pub proxy: Option<String>,
@@ -101,7 +104,7 @@ pub enum ReadsWanted {
 pub struct CacheConfig {
     /// `dir`: /var/cache/mcpfs.
     pub dir: PathBuf,
-    /// `quota`: bytes, "20GiB".
+    /// `quota`: bytes, "20GiB"; at least 8 MiB.
     pub quota: u64,
 }
 

@@ -44,8 +44,10 @@ pub struct Daemon {
 /// The two facts that are probed once per mount, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountFacts {
-    /// The mount point.
+    /// The mount point, without links.
     pub at: PathBuf,
+    /// The mount point as it was configured: links may lead to it.
+    pub named: PathBuf,
     /// Who reads the cache's files.
     pub reads: Reads,
     /// Whether a successor can take over the session when this process dies.
@@ -133,7 +135,18 @@ pub fn trust(
         let advice = "trust.json comes from your own configuration management, owned by root";
         Refusal::new(Code::TrustRootUnsafe, format!("{}; {advice}", with_cause(&error)))
     })?;
-    let named = |refusal: Refusal| refusal.of(path.display());
+    let named = |refusal: Refusal| match refusal.code {
+        // Of a file nobody logs in to.
+        Code::NotARegistry => Refusal::new(
+            Code::Malformed,
+            format!(
+                "{} holds a web page (HTML) and not a trust root: perhaps the page of a log-in or of an error was \
+                 saved under its name. Get the file again from whoever keeps your registry",
+                path.display()
+            ),
+        ),
+        _ => refusal.of(path.display()),
+    };
     let root = TrustRoot::parse(&bytes).map_err(|error| named(error.into()))?;
     let seen = seen(&root)?;
     verify::trust_root(&bytes, seen.as_ref()).map_err(|error| named(error.into()))

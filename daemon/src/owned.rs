@@ -51,6 +51,31 @@ pub enum OwnedError {
 /// # Errors
 /// As [`OwnedError`]; a missing file is `Unreadable`.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
+    read_checked(path, limit, |_, _| Ok(()))
+}
+
+/// The same of a file that nobody else may read either.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_secret(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
+    read_checked(path, limit, |path, metadata| {
+        if metadata.mode() & 0o077 == 0 {
+            return Ok(());
+        }
+        Err(OwnedError::Unsafe {
+            path: path.to_owned(),
+            problem: format!("is a secret and can be read by others (mode {:04o})", metadata.mode() & 0o7777),
+            remedy: format!("chmod 600 {}", path.display()),
+        })
+    })
+}
+
+fn read_checked(
+    path: &Path,
+    limit: u64,
+    further: impl FnOnce(&Path, &Metadata) -> Result<(), OwnedError>,
+) -> Result<Vec<u8>, OwnedError> {
     let unreadable = |source| OwnedError::Unreadable { path: path.to_owned(), source };
     let named = std::path::absolute(path).map_err(unreadable)?;
     let Walk { real, steps } = walk(&named).map_err(unreadable)?;
@@ -66,6 +91,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
         });
     }
     check(&real, &metadata)?;
+    further(&real, &metadata)?;
     for holder in [named.parent(), real.parent()].into_iter().flatten() {
         check(holder, &holder.metadata().map_err(unreadable)?)?;
     }
@@ -194,6 +220,22 @@ mod tests {
         let error = read(&file, 10).unwrap_err().to_string();
         assert!(error.contains("chmod go-w"), "{error}");
         set_mode(dir.path(), 0o700);
+    }
+
+    #[test]
+    fn a_secret_is_nobody_elses_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "x").unwrap();
+        for mode in [0o644, 0o640, 0o604, 0o666] {
+            set_mode(&file, mode);
+            let error = read_secret(&file, 10).unwrap_err().to_string();
+            assert!(error.contains("by others") && error.contains("chmod "), "{mode:o}: {error}");
+        }
+        for mode in [0o600, 0o400] {
+            set_mode(&file, mode);
+            assert_eq!(read_secret(&file, 10).unwrap(), b"x");
+        }
     }
 
     #[test]

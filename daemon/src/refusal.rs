@@ -31,7 +31,12 @@ impl Refusal {
 
 impl From<VerifyError> for Refusal {
     fn from(error: VerifyError) -> Self {
-        Self { code: error.code(), message: bounded(&error.to_string()) }
+        // The code says the rest.
+        let message = match &error {
+            VerifyError::Revoked { reason } | VerifyError::Yanked { reason } => bounded(reason),
+            other => bounded(&other.to_string()),
+        };
+        Self { code: error.code(), message }
     }
 }
 

@@ -20,6 +20,7 @@ use mcpfs_trust::error::Code;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
@@ -185,7 +186,10 @@ async fn daemon(config: Arc<Config>, runtime: Handle) -> Result<(), Failure> {
     let options = AuditOptions::at(config.state.join("audit.db"));
     let audit = tokio::task::spawn_blocking(move || Audit::open(&options));
     let audit = audit.await.map_err(|error| refused(&error))?.map_err(|error| refused(&error))?;
-    let served = start(config, runtime, audit.clone(), point, &mut signals).await;
+    let mut background = JoinSet::new();
+    let served = start(config, runtime, audit.clone(), point, &mut signals, &mut background).await;
+    // What still follows the site would find the audit closed, and complain of that.
+    background.shutdown().await;
     // What is recorded must be on disk before this process is gone.
     drop(tokio::task::spawn_blocking(move || audit.close()).await);
     served
@@ -198,8 +202,10 @@ async fn start(
     audit: Audit,
     point: Mountpoint,
     signals: &mut Signals,
+    background: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
     let refused = |error: &dyn std::error::Error| Failure::new(Exit::Refused, error);
+    let named = config.mount.at.clone();
     let (state, opened) = State::open(&config.state).map_err(|error| refused(&error))?;
     let trust = match daemon::trust(&config.trust, |root| Ok(state.trust(&root.registry)?)) {
         Ok(trust) => trust,
@@ -213,7 +219,8 @@ async fn start(
     record_reset(&audit, &opened, &trust.0).await?;
 
     make_rundir(&config.rundir)?;
-    let site = daemon::site(&config, &runtime)?;
+    let site =
+        daemon::site(&config, &runtime).map_err(|refusal| Failure { exit: Exit::Usage, message: refusal.message })?;
     let settings = ContentSettings {
         quota: config.cache.quota,
         open_deadline: config.network.object,
@@ -231,7 +238,7 @@ async fn start(
         state,
     };
     let registry = Registry::open(parts).await?;
-    runtime.spawn(registry.clone().follow());
+    background.spawn(registry.clone().follow());
     registry.clone().watch_clock();
 
     let listener = control::listen(&config.rundir).map_err(|error| refused(&error))?;
@@ -252,7 +259,7 @@ async fn start(
         content,
         audit,
         launches,
-        mount: MountFacts { at: session.path().to_owned(), reads: session.reads(), takeover: false },
+        mount: MountFacts { at: session.path().to_owned(), named, reads: session.reads(), takeover: false },
         started: now(),
         runtime: runtime.clone(),
     };

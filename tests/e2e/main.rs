@@ -29,9 +29,11 @@ mod publish;
 mod read;
 mod readme;
 mod review;
+mod rules;
 mod servers;
 mod signer;
 mod simple_client;
+mod told;
 mod world;
 
 fn main() -> ExitCode {
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
     flip::register(&mut suite);
     clients::register(&mut suite);
     servers::register(&mut suite);
+    rules::register(&mut suite);
+    told::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     code

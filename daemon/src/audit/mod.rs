@@ -234,6 +234,8 @@ impl fmt::Debug for Audit {
 pub enum AuditError {
     #[error("there is no audit at {path}: has mcpfs run on this host, and is --db right?")]
     Missing { path: PathBuf },
+    #[error("there is no user {name:?} on this host, and the audit knows none; give a name, or a uid as a number")]
+    UnknownUser { name: String },
     #[error("no permission for {path}: the audit is readable by root and the daemon's user only; try sudo")]
     Denied { path: PathBuf },
     #[error(

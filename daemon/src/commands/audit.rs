@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use mcpfs_trust::error::Code;
+use mcpfs_trust::name::{ServerName, Version};
 
 use crate::audit::query::{AccessRow, Filter, Moment, Reader};
 use crate::audit::verify::{Anchor, Verification, verify};
@@ -48,7 +49,7 @@ pub struct Query {
     #[arg(long)]
     user: Option<String>,
     /// Of this server: NAME or NAME@VERSION
-    #[arg(long, value_name = "NAME[@VERSION]")]
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = server)]
     server: Option<String>,
     /// Of this kind
     #[arg(long, value_parser = PossibleValuesParser::new(EventKind::ALL.map(EventKind::as_str)))]
@@ -108,8 +109,13 @@ pub fn run(command: &AuditCommand, db: &Path, json: bool, out: &mut dyn Write) -
     let at = |other: &Option<PathBuf>| other.clone().unwrap_or_else(|| db.to_owned());
     let written = match command {
         AuditCommand::Query(query) => {
-            let rows = Reader::open(&at(&query.db))?.rows(&query.filter())?;
-            show(&rows, true, json, out).map(|()| 0)
+            let reader = Reader::open(&at(&query.db))?;
+            let rows = reader.rows(&query.filter())?;
+            let note = if rows.is_empty() { query.unseen(&reader)? } else { None };
+            match note {
+                Some(note) if !json => writeln!(out, "no rows: {note}").map(|()| 0),
+                _ => show(&rows, true, json, out).map(|()| 0),
+            }
         }
         AuditCommand::Tail(options) => return tail(options, &at(&options.db), json, out),
         AuditCommand::Verify(options) => report(&verify(&at(&options.db), &options.anchor)?, json, out),
@@ -148,7 +154,39 @@ fn outcome(text: &str) -> Result<String, String> {
     Err(format!("there is no such outcome; {meant}There are: {}", known.join(", ")))
 }
 
+/// What can stand behind `--server`: a name that no server can have must not look like a clean record.
+fn server(text: &str) -> Result<String, String> {
+    let (name, version) = text.split_once('@').map_or((text, None), |(name, version)| (name, Some(version)));
+    name.parse::<ServerName>().map_err(|error| error.to_string())?;
+    version.map(str::parse::<Version>).transpose().map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
 impl Query {
+    /// Whether what was asked for was never seen at all, in words; nobody and nothing must not look alike.
+    ///
+    /// # Errors
+    /// `UnknownUser` for a name that neither this host nor the audit knows.
+    fn unseen(&self, reader: &Reader) -> Result<Option<String>, AuditError> {
+        let never = |filter: Filter| Ok::<_, AuditError>(reader.rows(&Filter { limit: Some(1), ..filter })?.is_empty());
+        if let Some(user) = &self.user
+            && never(Filter { user: Some(user.clone()), ..Filter::default() })?
+        {
+            let number = user.parse::<u32>().is_ok();
+            // The user database may be slow or away; only its clear no counts.
+            if !number && matches!(nix::unistd::User::from_name(user), Ok(None)) {
+                return Err(AuditError::UnknownUser { name: clean(user, 64) });
+            }
+            return Ok(Some(format!("this audit has none of user {}", clean(user, 64))));
+        }
+        if let Some(server) = &self.server
+            && never(Filter { server: Some(server.clone()), ..Filter::default() })?
+        {
+            return Ok(Some(format!("this audit has none of server {server}; for the names, see mcpfs ls")));
+        }
+        Ok(None)
+    }
+
     fn filter(&self) -> Filter {
         Filter {
             since: self.since,
@@ -350,7 +388,11 @@ mod tests {
             (&row["seq"], &row["user_id"], &row["verification_outcome"]),
             (&2.into(), &0.into(), &"Revoked".into())
         );
-        assert_eq!(said("query --user nobody", &path, false).unwrap().1, "no rows\n");
+        assert_eq!(said("query --outcome Yanked", &path, false).unwrap().1, "no rows\n");
+        let unseen = said("query --user 4000000000", &path, false).unwrap().1;
+        assert_eq!(unseen, "no rows: this audit has none of user 4000000000\n");
+        let unknown = said("query --user nosuchuser-mcpfs", &path, false).unwrap_err();
+        assert!(unknown.contains("there is no user \"nosuchuser-mcpfs\""), "{unknown}");
         assert_eq!(said("tail -n 1", &path, true).unwrap().1.lines().count(), 1);
     }
 

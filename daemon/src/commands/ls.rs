@@ -1,10 +1,11 @@
 //! `mcpfs ls`: what can be started, and with `--all` what cannot and why.
 
-use mcpfs_trust::error::bounded;
+use mcpfs_trust::error::{Code, bounded};
 
 use super::{CommandError, Door};
-use crate::control::facts::{Page, Row};
-use crate::control::protocol::Request;
+use crate::control::client::ClientError;
+use crate::control::facts::{Page, Row, Status};
+use crate::control::protocol::{Refused, Request};
 
 /// Options of `mcpfs ls`.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,7 +18,7 @@ pub struct Args {
 /// All servers, page by page.
 ///
 /// # Errors
-/// If no daemon answers.
+/// If no daemon answers, or none of its looks at the site came to anything yet.
 pub fn run(door: &Door, args: &Args) -> Result<String, CommandError> {
     let mut rows: Vec<Row> = Vec::new();
     let mut after = None;
@@ -30,7 +31,32 @@ pub fn run(door: &Door, args: &Args) -> Result<String, CommandError> {
             _ => break,
         }
     }
+    if rows.is_empty()
+        && let Some(refused) = nothing(&door.ask(&Request::Status {})?)
+    {
+        return Err(ClientError::Refused(refused).into());
+    }
     Ok(door.show(&rows, |rows| table(rows)))
+}
+
+/// Why an empty list says nothing about the registry, if it does not.
+fn nothing(status: &Status) -> Option<Refused> {
+    if status.head.is_some() {
+        return None;
+    }
+    let never = format!("no head of {} was ever accepted, so nothing is known of its servers", status.registry);
+    Some(match &status.refresh_error {
+        Some(reason) => Refused {
+            code: reason.code.clone(),
+            message: format!("{never}: {}", bounded(&reason.message)),
+            advice: "once that is put right, mcpfs refresh looks again; mcpfs status says how it stands".to_owned(),
+        },
+        None => Refused::new(
+            Code::Unreachable,
+            &format!("{never}: the first look at the site is not over"),
+            "try again in a moment; mcpfs status says how it stands",
+        ),
+    })
 }
 
 fn table(rows: &[Row]) -> String {

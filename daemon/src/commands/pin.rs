@@ -170,10 +170,12 @@ fn take(door: &Door, change: &mut Change) -> Result<(), CommandError> {
 }
 
 fn text(change: &Change) -> String {
-    let old = change.before.as_deref().unwrap_or("nothing");
+    let (name, old) = (&change.name, change.before.as_deref().unwrap_or("nothing"));
     if change.dry_run {
         return match &change.after {
             Some(new) if Some(new) == change.before.as_ref() => format!("would stay at {new}\n"),
+            Some(new) if change.before.is_none() => format!("{name} starts nothing now, and would start {new}\n"),
+            None if change.before.is_none() => format!("{name} would start what the catalogue selects\n"),
             Some(new) => format!("would switch {old} → {new}; running servers keep {old}\n"),
             None => format!("would go back from {old} to what the catalogue selects\n"),
         };
@@ -181,6 +183,7 @@ fn text(change: &Change) -> String {
     match (&change.after, &change.refused) {
         (_, Some(reason)) => format!("{} starts nothing now: {}\n", change.name, bounded(reason)),
         (Some(new), None) if Some(new) == change.before.as_ref() => format!("{} stays at {new}\n", change.name),
+        (Some(new), None) if change.before.is_none() => format!("{name} starts {new} now\n"),
         (Some(new), None) => format!("switched {old} → {new}; running servers keep {old}\n"),
         (None, None) => format!("{} starts nothing now\n", change.name),
     }

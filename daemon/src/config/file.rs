@@ -1,19 +1,22 @@
 //! The shape of the TOML files, and how several become one [`Config`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mcpfs_trust::name::ServerName;
 use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
 
 use super::value::{Mirrors, PinValue, Places, Size, Span, runtimes};
 use super::{
-    CacheConfig, Config, ConfigError, DowngradePolicy, MountConfig, NetworkConfig, Pins, Policy, RUNDIR_BYTES,
-    ReadsWanted, RegistryConfig, SandboxPolicy,
+    CacheConfig, Config, ConfigError, DowngradePolicy, LEAST_QUOTA, MountConfig, NetworkConfig, Pins, PinsDefault,
+    Policy, RUNDIR_BYTES, ReadsWanted, RegistryConfig, SandboxPolicy,
 };
 use crate::owned::{self, OwnedError};
+use crate::words;
 
 /// Bytes of one configuration file.
 const FILE_BYTES: u64 = 1 << 20;
@@ -29,6 +32,7 @@ struct Partial {
     mount: PartialMount,
     cache: PartialCache,
     network: PartialNetwork,
+    #[serde(deserialize_with = "pins")]
     pins: BTreeMap<ServerName, PinValue>,
     policy: PartialPolicy,
     runtimes: BTreeMap<String, PathBuf>,
@@ -109,12 +113,51 @@ enum WrittenTreeExec {
     Deny,
 }
 
+/// The pins table. Its values are of two kinds by their key, which no type of a value can know.
+fn pins<'de, D: serde::Deserializer<'de>>(table: D) -> Result<BTreeMap<ServerName, PinValue>, D::Error> {
+    /// The value of `default`.
+    #[derive(Deserialize)]
+    #[serde(try_from = "String")]
+    struct Word(PinsDefault);
+
+    impl TryFrom<String> for Word {
+        type Error = &'static str;
+
+        fn try_from(text: String) -> Result<Self, Self::Error> {
+            PinsDefault::from_word(&text).map(Self).ok_or(DEFAULTS)
+        }
+    }
+
+    struct Table;
+
+    impl<'de> Visitor<'de> for Table {
+        type Value = BTreeMap<ServerName, PinValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table of names and versions")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut pins = BTreeMap::new();
+            while let Some(name) = map.next_key::<ServerName>()? {
+                let value = match name.as_str() {
+                    "default" => PinValue::Default(map.next_value::<Word>()?.0),
+                    _ => map.next_value()?,
+                };
+                pins.insert(name, value);
+            }
+            Ok(pins)
+        }
+    }
+    table.deserialize_map(Table)
+}
+
 /// Reads, checks and merges all files.
 pub(super) fn load(main: &Path) -> Result<Config, ConfigError> {
     let mut merged = read(main).map_err(|error| match error {
         ConfigError::File(OwnedError::Unreadable { path, source }) if source.kind() == ErrorKind::NotFound => {
-            let problem = "does not exist; write it ([registry] url = \"https://…\" is all it needs), \
-                           or name another one with --config";
+            let problem = "does not exist; write it (it needs [registry] url = \"https://…\", and [policy] sandbox = \
+                           \"off\", without which this version starts no server), or name another one with --config";
             ConfigError::Incomplete { path, problem: problem.to_owned() }
         }
         other => other,
@@ -248,15 +291,25 @@ fn complete(main: &Path, partial: Partial) -> Result<Config, String> {
         runtimes: runtimes().chain(written).collect(),
     };
     check_paths(&config)?;
+    if config.cache.quota < LEAST_QUOTA {
+        return Err(format!(
+            "cache.quota = {}: no server could start; the least is {}, and \"20GiB\" is what it is without the line",
+            words::size(config.cache.quota),
+            words::size(LEAST_QUOTA)
+        ));
+    }
     Ok(config)
 }
+
+/// What `pins.default` can be.
+const DEFAULTS: &str = "pins.default is \"catalogue\" (what the registry selects) or \"none\" (only what is pinned)";
 
 fn to_pins(written: BTreeMap<ServerName, PinValue>) -> Result<Pins, String> {
     let mut pins = Pins::default();
     for (name, value) in written {
         match (name.as_str(), value) {
             ("default", PinValue::Default(default)) => pins.default = default,
-            ("default", PinValue::Pin(_)) => return Err("pins.default is \"catalogue\" or \"none\"".to_owned()),
+            ("default", PinValue::Pin(_)) => return Err(DEFAULTS.to_owned()),
             (_, PinValue::Pin(pin)) => {
                 pins.by_name.insert(name, pin);
             }

@@ -121,9 +121,15 @@ impl TryFrom<OneOrMany> for Mirrors {
 
 /// A site's address as a directory: ending in `/`, so that paths can be joined to it.
 pub(crate) fn mirror(text: &str) -> Result<Url, String> {
-    let mut url = Url::parse(text).map_err(|error| format!("{text:?} is not an address: {error}"))?;
+    let mut url = Url::parse(text).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase if !text.is_empty() && !text.starts_with(['/', '.']) => {
+            format!("{text:?} is not a whole address: write https://{}/", text.trim_end_matches('/'))
+        }
+        error => format!("{text:?} is not an address ({error}); it is such as https://mcp.example.com/prod/"),
+    })?;
     if !matches!(url.scheme(), "https" | "http" | "file") {
-        return Err(format!("{text:?}: a site is reached by https:, http: or file:"));
+        let such = "it is such as https://mcp.example.com/prod/";
+        return Err(format!("{text:?}: a site is reached by https:, http: or file:; {such}"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("an address must not carry a password: use registry.token_file".to_owned());
@@ -142,10 +148,20 @@ impl TryFrom<String> for PinValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "catalogue" => Ok(Self::Default(PinsDefault::Catalogue)),
-            "none" => Ok(Self::Default(PinsDefault::None)),
-            _ => text.parse().map(Self::Pin),
+        match PinsDefault::from_word(&text) {
+            Some(default) => Ok(Self::Default(default)),
+            None => text.parse().map(Self::Pin),
+        }
+    }
+}
+
+impl PinsDefault {
+    /// By the word that is written in configuration.
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "catalogue" => Some(Self::Catalogue),
+            "none" => Some(Self::None),
+            _ => None,
         }
     }
 }

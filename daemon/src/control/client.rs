@@ -56,8 +56,10 @@ impl ClientError {
     /// What to do next, one sentence without a full stop; empty if there is nothing to say.
     pub fn advice(&self) -> &str {
         match self {
-            Self::NoDaemon { .. } => "start it with `systemctl start mcpfs` or `mcpfs mount`",
-            Self::Silent { .. } | Self::Broken { .. } => "see its log (`journalctl -u mcpfs`), or restart it",
+            Self::NoDaemon { .. } => "start it with `mcpfs mount`",
+            Self::Silent { .. } | Self::Broken { .. } => {
+                "see its log (mcpfs.log in its state directory, by default /var/lib/mcpfs), or restart it"
+            }
             Self::Refused(refused) => &refused.advice,
         }
     }

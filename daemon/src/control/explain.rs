@@ -78,10 +78,11 @@ impl Desk {
     }
 
     async fn explain_path(&self, path: &Path) -> Result<Explained, Refused> {
-        let (name, version) = parts(path, &self.daemon.mount.at).ok_or_else(|| {
+        let mount = &self.daemon.mount;
+        let (name, version) = parts(path, &mount.at).or_else(|| parts(path, &mount.named)).ok_or_else(|| {
             Refused::fault(
                 Fault::NotFound,
-                &format!("{} is no path of a server below {}", path.display(), self.daemon.mount.at.display()),
+                &format!("{} is no path of a server below {}", path.display(), mount.named.display()),
                 "for the names, see mcpfs ls",
             )
         })?;

@@ -126,7 +126,12 @@ impl Host {
         let parts = Parts { config, trust, site, content: content.clone(), audit: audit.clone(), state };
         let registry = Registry::open(parts).await.unwrap();
         registry.refresh_now().await.unwrap();
-        let mount = MountFacts { at: PathBuf::from("/mcp"), reads: Reads::Cached, takeover: false };
+        let mount = MountFacts {
+            at: PathBuf::from("/mcp"),
+            named: PathBuf::from("/link"),
+            reads: Reads::Cached,
+            takeover: false,
+        };
         let daemon = Daemon {
             registry,
             content: content.clone(),

@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(
             refusal_line(&name, &silent.into()),
             "mcpfs: x refused: the mcpfs daemon at /run/mcpfs/control.sock did not answer within 10 s. \
-             See its log (`journalctl -u mcpfs`), or restart it."
+             See its log (mcpfs.log in its state directory, by default /var/lib/mcpfs), or restart it."
         );
     }
 }

@@ -44,6 +44,9 @@ pub enum MountError {
     /// There is no such directory.
     #[error("the mount point {} does not exist; create it: mkdir -p {}", .0.display(), .0.display())]
     Missing(PathBuf),
+    /// The root directory, or a path that ends in dots.
+    #[error("{} cannot be a mount point; name an empty directory, such as /mcp", .0.display())]
+    Nameless(PathBuf),
     /// Something else than a directory.
     #[error("the mount point {} is not a directory", .0.display())]
     NotADirectory(PathBuf),

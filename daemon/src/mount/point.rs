@@ -98,7 +98,7 @@ fn look(path: &Path) -> Result<Option<MountEntry>, MountError> {
 fn resolve(at: &Path) -> Result<PathBuf, MountError> {
     let mut path = std::path::absolute(at).map_err(|error| MountError::io("the mount point has no path", at, error))?;
     for _ in 0..LINKS {
-        let name = last_name(&path).ok_or_else(|| MountError::NotADirectory(path.clone()))?.to_owned();
+        let name = last_name(&path).ok_or_else(|| MountError::Nameless(at.to_owned()))?.to_owned();
         let parent = path.parent().unwrap_or(Path::new("/"));
         let parent = match fs::canonicalize(parent) {
             Ok(parent) => parent,
@@ -191,7 +191,7 @@ mod tests {
         assert!(matches!(prepare("file"), Err(MountError::NotADirectory(_))));
         assert!(matches!(prepare("file/below"), Err(MountError::Io { .. })));
         assert!(matches!(prepare("loop"), Err(MountError::Io { .. })));
-        assert!(matches!(Mountpoint::prepare(Path::new("/")), Err(MountError::NotADirectory(_))));
+        assert!(matches!(Mountpoint::prepare(Path::new("/")), Err(MountError::Nameless(_))));
         for missing in ["none", "none/below"] {
             let error = prepare(missing).unwrap_err();
             assert!(matches!(error, MountError::Missing(_)));

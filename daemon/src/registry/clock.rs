@@ -82,6 +82,11 @@ impl Clock {
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Time since some start, which counts through sleep and which nobody can set: for spans within this run.
+    pub(super) fn running(&self) -> Duration {
+        (self.read)().running
+    }
+
     /// A head of this signed time was accepted. The newest counts, from now on.
     pub(super) fn saw(&self, signed: Timestamp) {
         let accepted = (self.read)().running;

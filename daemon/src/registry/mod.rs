@@ -36,12 +36,12 @@ mod wake;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::root::{Role, TrustRoot};
-use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::SeenTrust;
 use tokio::sync::watch;
 
@@ -100,8 +100,8 @@ struct Shared {
     nudge: tokio::sync::Notify,
     /// The step of `max_stale`'s end that was announced last, percent.
     announced: Mutex<u8>,
-    /// Since when a mirror has served an older head than ours.
-    lagging: Mutex<Option<Timestamp>>,
+    /// Since when a mirror has served an older head than ours, in the clock's running time.
+    lagging: Mutex<Option<Duration>>,
     changes: watch::Sender<u64>,
     /// Ticks when a look at the site has ended, however it went.
     looked: watch::Sender<u64>,
@@ -285,7 +285,7 @@ impl Registry {
         };
         let key = (latest.name().clone(), latest.version().clone());
         if let Some(reason) = self.0.revoked.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Err(Refusal::new(Code::Revoked, format!("{} {} was revoked: {reason}", key.0, key.1)));
+            return Err(Refusal::new(Code::Revoked, format!("{} {}: {reason}", key.0, key.1)));
         }
         let (settings, snapshot) = (self.settings(), self.snapshot());
         settings.config.shows(&key.0).map_err(|why| Refusal::new(Code::PolicyRefused, why))?;

@@ -36,8 +36,8 @@ const PARALLEL: usize = 8;
 const BATCH: usize = 32;
 /// Pause after a failure; doubled up to the configured interval.
 const RETRY: Duration = Duration::from_secs(15);
-/// How long a mirror may lag behind before everything counts as stale, seconds.
-const LAG_SECONDS: i64 = 15 * 60;
+/// How long a mirror may lag behind before everything counts as stale.
+const LAG: Duration = Duration::from_secs(15 * 60);
 
 /// What the accepted head names, verified down to the bins.
 #[derive(Debug)]
@@ -410,16 +410,16 @@ impl Registry {
 
     /// Records how a look ended, if that is news, and shows it.
     async fn record_look(&self, outcome: Result<(), Refusal>) -> Result<(), Refusal> {
-        let at = now();
+        let (at, running) = (now(), self.0.clock.running());
         let before = self.snapshot().refreshed.clone();
         let lagging = matches!(&outcome, Err(refusal) if refusal.code == Code::HeadRollback);
         let since = {
             let mut since = self.0.lagging.lock().unwrap_or_else(PoisonError::into_inner);
-            *since = lagging.then(|| since.unwrap_or(at));
+            *since = lagging.then(|| since.unwrap_or(running));
             *since
         };
         let stale = match since {
-            Some(since) => at >= since.plus(LAG_SECONDS),
+            Some(since) => running.saturating_sub(since) >= LAG,
             None => outcome.is_err(),
         };
         let code = |outcome: &Result<(), Refusal>| outcome.as_ref().err().map(|refusal| refusal.code);

@@ -199,7 +199,13 @@ async fn read_web(
     let mut response = pace.keep(request.send()).await?.map_err(transport)?;
     let html = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     if response.status() != StatusCode::OK {
-        return Err(status(&response, html));
+        let fault = status(&response, html);
+        // A web server that wants a certificate says so with a page, under a status that means nothing.
+        if response.status() == StatusCode::BAD_REQUEST && base.scheme() == "https" && wants_certificate(response).await
+        {
+            return Err(Fault::lasting(Code::Unreachable, format!("the server (400) {CERTIFICATE_WANTED}")));
+        }
+        return Err(fault);
     }
     let too_large = || Fault::lasting(Code::SizeExceeded, format!("larger than {} bytes", want.limit));
     if response.content_length().is_some_and(|claimed| claimed > want.limit) {
@@ -216,6 +222,24 @@ async fn read_web(
     Ok(Body { bytes, html })
 }
 
+/// What to do where mutual TLS was not fulfilled.
+const CERTIFICATE_WANTED: &str = "wants a client certificate of yours: set registry.client_certificate to a file with one that it accepts and its key";
+
+/// Whether the page of a refused request speaks of a client certificate: nginx's does, and names it either way
+/// ("No required SSL certificate was sent", "The SSL certificate error").
+async fn wants_certificate(mut response: Response) -> bool {
+    let mut page = Vec::new();
+    while page.len() < PAGE_BYTES
+        && let Ok(Some(piece)) = response.chunk().await
+    {
+        page.extend_from_slice(&piece);
+    }
+    String::from_utf8_lossy(&page).contains("SSL certificate")
+}
+
+/// How much of an error's page is looked at.
+const PAGE_BYTES: usize = 4096;
+
 /// An error below HTTP, with its causes but without its URL, which may hold a password.
 fn transport(error: reqwest::Error) -> Fault {
     let error = error.without_url();
@@ -228,6 +252,10 @@ fn transport(error: reqwest::Error) -> Fault {
             text = format!("{text}: {inner_text}");
         }
         cause = inner.source();
+    }
+    // The alert of TLS 1.3 for it.
+    if text.contains("CertificateRequired") {
+        return Fault::lasting(Code::Unreachable, format!("the server {CERTIFICATE_WANTED}"));
     }
     Fault::passing(code, bounded(&text))
 }

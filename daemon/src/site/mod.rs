@@ -35,12 +35,15 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
 
-use crate::refusal::Refusal;
+use crate::owned::{self, OwnedError};
+use crate::refusal::{Refusal, with_cause};
 use mirror::{Fault, Mirror, Pace, Want};
 pub use settings::SiteSettings;
 
 /// Redirects followed within one host.
 const REDIRECTS: usize = 4;
+/// Bytes of a file that the settings name; a bundle of all certificate authorities is a quarter of it.
+const SETTING_BYTES: u64 = 1 << 20;
 /// How long a bearer token is used before its file is read again.
 const TOKEN_AGE: Duration = Duration::from_secs(60);
 
@@ -71,6 +74,14 @@ pub enum SiteError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file that the settings name, which others could have written or, if it is a secret, read.
+    #[error("cannot use the {what}")]
+    Unsafe {
+        /// Which setting.
+        what: &'static str,
+        /// What is wrong with the file, and what to do.
+        source: OwnedError,
     },
     /// A CA file in which there is no certificate: no server would be believed.
     #[error("the CA file {path} holds no certificate; it is a PEM file, -----BEGIN CERTIFICATE-----")]
@@ -119,7 +130,7 @@ impl Site {
         let client = client(&settings, mirrors.iter().any(Mirror::is_tls))?;
         let shared = Shared { settings, mirrors, client, runtime, token: Mutex::new(None) };
         if let Some(path) = &shared.settings.token_file {
-            shared.store_token(read_setting("token file", path)?);
+            shared.store_token(read_secret("token file", path)?);
         }
         Ok(Self(Arc::new(RwLock::new(Arc::new(shared)))))
     }
@@ -274,9 +285,14 @@ impl Shared {
         let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match kept {
             Some((read, token)) if read.elapsed() < TOKEN_AGE => Some(token),
-            kept => match self.runtime.spawn_blocking(move || std::fs::read(path)).await {
+            kept => match self.runtime.spawn_blocking(move || owned::read_secret(&path, SETTING_BYTES)).await {
                 Ok(Ok(bytes)) => self.store_token(bytes),
-                _ => kept.map(|(_, token)| token),
+                Ok(Err(error)) => {
+                    let error = with_cause(&error);
+                    tracing::warn!(%error, "the token file cannot be used; the token read before stays");
+                    kept.map(|(_, token)| token)
+                }
+                Err(_) => kept.map(|(_, token)| token),
             },
         }
     }
@@ -355,7 +371,7 @@ fn client(settings: &SiteSettings, tls: bool) -> Result<Client, SiteError> {
         builder = builder.tls_certs_only([]);
     }
     if let Some(path) = &settings.client_certificate {
-        let pem = read_setting("client certificate", path)?;
+        let pem = read_secret("client certificate (it holds a key)", path)?;
         builder = builder.identity(Identity::from_pem(&pem).map_err(wrong("client certificate"))?);
     }
     builder.build().map_err(wrong("TLS settings of this host"))
@@ -374,5 +390,16 @@ fn stays(from: &Url, to: &Url) -> bool {
 }
 
 fn read_setting(what: &'static str, path: &Path) -> Result<Vec<u8>, SiteError> {
-    std::fs::read(path).map_err(|source| SiteError::Unreadable { what, path: path.to_owned(), source })
+    owned::read(path, SETTING_BYTES).map_err(|error| unusable(what, error))
+}
+
+fn read_secret(what: &'static str, path: &Path) -> Result<Vec<u8>, SiteError> {
+    owned::read_secret(path, SETTING_BYTES).map_err(|error| unusable(what, error))
+}
+
+fn unusable(what: &'static str, error: OwnedError) -> SiteError {
+    match error {
+        OwnedError::Unreadable { path, source } => SiteError::Unreadable { what, path, source },
+        source => SiteError::Unsafe { what, source },
+    }
 }

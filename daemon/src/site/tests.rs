@@ -165,11 +165,57 @@ async fn a_directory_is_a_site() {
     }
 }
 
+/// A secret as it should lie there.
+fn private(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Who can write a token sends us elsewhere; who can read it is us.
+#[tokio::test]
+async fn a_secret_that_others_can_reach_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    private(&file, "token");
+    let settings =
+        SiteSettings { token_file: Some(file.clone()), ..SiteSettings::with_mirrors(["https://localhost/"]) };
+    let certificate = SiteSettings { token_file: None, client_certificate: Some(file.clone()), ..settings.clone() };
+    let refused = |settings: &SiteSettings| match Site::new(settings.clone(), Handle::current()) {
+        Err(error @ SiteError::Unsafe { .. }) => with_cause(&error),
+        other => panic!("{other:?}"),
+    };
+    assert!(Site::new(settings.clone(), Handle::current()).is_ok());
+    for mode in [0o644, 0o666, 0o620] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        for settings in [&settings, &certificate] {
+            let said = refused(settings);
+            assert!(said.contains("by others") && said.contains("chmod "), "{mode:o}: {said}");
+        }
+    }
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(refused(&settings).contains(&directory.path().display().to_string()));
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    // A token that was good stays when its file is spoilt later; the new text is not believed.
+    let server = server().await;
+    let site =
+        Site::new(SiteSettings { token_file: Some(file.clone()), ..self::settings(&[&server]) }, Handle::current());
+    let site = site.unwrap();
+    std::fs::write(&file, "planted").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    server.once("head.json", [Trouble::Status(401)]);
+    assert!(read(&site).await.is_err());
+    assert!(read(&site).await.is_ok());
+    assert!(server.requests().iter().all(|request| !request.head.contains("planted")));
+}
+
 #[tokio::test]
 async fn secrets_stay_secret() {
     let directory = tempfile::tempdir().unwrap();
     let token_file = directory.path().join("token");
-    std::fs::write(&token_file, "s3cret-token\n").unwrap();
+    private(&token_file, "s3cret-token\n");
     let server = server().await;
     let with_token = SiteSettings { token_file: Some(token_file.clone()), ..settings(&[&server]) };
     assert_eq!(read(&Site::new(with_token.clone(), Handle::current()).unwrap()).await.as_deref(), Ok(BODY));
@@ -190,7 +236,7 @@ async fn secrets_stay_secret() {
 async fn a_refused_token_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let token_file = directory.path().join("token");
-    std::fs::write(&token_file, "old").unwrap();
+    private(&token_file, "old");
     let server = server().await;
     let site =
         Site::new(SiteSettings { token_file: Some(token_file.clone()), ..settings(&[&server]) }, Handle::current())
@@ -211,9 +257,10 @@ fn settings_that_cannot_work_are_refused() {
         assert!(matches!(refused, Err(SiteError::BadUrl { .. })), "{bad}");
     }
     assert!(matches!(Site::new(SiteSettings::default(), runtime.handle().clone()), Err(SiteError::NoMirror)));
-    let empty = tempfile::NamedTempFile::new().unwrap();
-    let without =
-        SiteSettings { ca_file: Some(empty.path().to_owned()), ..SiteSettings::with_mirrors(["https://localhost/"]) };
+    let directory = tempfile::tempdir().unwrap();
+    let empty = directory.path().join("ca.pem");
+    std::fs::write(&empty, "").unwrap();
+    let without = SiteSettings { ca_file: Some(empty), ..SiteSettings::with_mirrors(["https://localhost/"]) };
     assert!(matches!(Site::new(without, runtime.handle().clone()), Err(SiteError::NoCertificate { .. })));
 }
 

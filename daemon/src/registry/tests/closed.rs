@@ -49,6 +49,24 @@ fn set_by(set: &Arc<Mutex<(i64, u64)>>) -> Clock {
     })
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lag_is_counted_by_a_clock_that_nobody_sets() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let set = Arc::new(Mutex::new((0, 1000)));
+    let (registry, _audit) = live.host_by(set_by(&set)).await;
+    registry.refresh_now().await.unwrap();
+    let older = std::fs::read(live.dir.path().join("site/head.json")).unwrap();
+    live.publish(&[Case::new().entry], 0);
+    registry.refresh_now().await.unwrap();
+    live.write("site/head.json", &older);
+    for (wall, running, stale) in [(0, 1000, false), (DAY, 1899, false), (-60, 1900, true)] {
+        *set.lock().unwrap() = (wall, running);
+        assert_eq!(registry.refresh_now().await.unwrap_err().code, Code::HeadRollback);
+        assert_eq!(registry.snapshot().refreshed.stale, stale, "{running} s");
+    }
+}
+
 async fn first_version(registry: &Registry) -> Result<(), Code> {
     let server = registry.server(&hello()).await.unwrap().unwrap();
     registry.version(&server, &version("1")).await.unwrap().map(drop).map_err(|refusal| refusal.code)

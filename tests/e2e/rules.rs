@@ -1,0 +1,132 @@
+//! The rules of format.md section 13 that need a history, from outside: a real host that saw
+//! one thing and is then shown another.
+
+use base64::Engine as _;
+use mcpfs_tests::audit;
+use mcpfs_tests::fixture::{self, Recipe};
+use mcpfs_tests::forge;
+use mcpfs_tests::host::{Host, Reads};
+use mcpfs_tests::mount::Mount;
+use mcpfs_tests::registry::Registry;
+use mcpfs_tests::site::Site;
+use mcpfs_tests::suite::Suite;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("rules::two_heads_of_one_version", two_heads_of_one_version);
+    suite.plain("rules::a_head_of_another_epoch", a_head_of_another_epoch);
+    suite.plain("rules::a_trust_root_never_goes_back", a_trust_root_never_goes_back);
+    suite.plain("rules::two_trust_roots_of_one_version", two_trust_roots_of_one_version);
+    suite.plain("rules::a_published_version_never_changes", a_published_version_never_changes);
+}
+
+/// The version of the head that a host rests on.
+fn head(host: &Host) -> u64 {
+    host.mcpfs(["--json", "status"]).ok().json()["head"]["version"].as_u64().expect("a head")
+}
+
+fn two_heads_of_one_version() {
+    let world = World::new(Reads::Cached);
+    let _mount = Mount::start(&world.host);
+    let before = head(&world.host);
+    forge::resign_head(&world.copy.path(), &world.registry, |head| {
+        head["previous"] = json!("0".repeat(64));
+    });
+    world.host.mcpfs(["refresh"]).exits(1).says("HeadEquivocation");
+    audit::expect(&world.host, "HeadEquivocation", None);
+    assert_eq!(head(&world.host), before);
+    // What was admitted stays.
+    assert_eq!(std::fs::read(world.host.at("files/1.0.0/tree/twin")).unwrap(), b"deep\n");
+}
+
+fn a_head_of_another_epoch() {
+    let world = World::new(Reads::Cached);
+    let _mount = Mount::start(&world.host);
+    let before = head(&world.host);
+    forge::next_head(&world.copy.path(), &world.registry);
+    forge::resign_head(&world.copy.path(), &world.registry, |head| {
+        head["epoch"] = json!(head["epoch"].as_u64().expect("a number") + 1);
+    });
+    let ran = world.host.mcpfs(["refresh"]).exits(1).says("HeadRollback");
+    assert!(ran.text().contains("epoch"), "{ran}");
+    audit::expect(&world.host, "HeadRollback", None);
+    assert_eq!(head(&world.host), before);
+}
+
+/// Writes the host's trust root with a change.
+fn deploy(host: &Host, root: &Value, change: impl FnOnce(&mut Value)) {
+    let mut root = root.clone();
+    change(&mut root);
+    forge::write(&host.trust(), &root);
+}
+
+fn trust_version(host: &Host) -> u64 {
+    host.mcpfs(["--json", "status"]).ok().json()["trust_version"].as_u64().expect("a version")
+}
+
+fn a_trust_root_never_goes_back() {
+    let world = World::new(Reads::Cached);
+    let first = forge::read(&world.registry.trust());
+    let version = first["version"].as_u64().expect("a number");
+    deploy(&world.host, &first, |root| root["version"] = json!(version + 1));
+    let mount = Mount::start(&world.host);
+    assert_eq!(trust_version(&world.host), version + 1);
+    // While it runs: the older one is refused, and the newer one stays in force.
+    deploy(&world.host, &first, |_| ());
+    mount.reload();
+    audit::wait(&world.host, "TrustRollback", None);
+    assert_eq!(trust_version(&world.host), version + 1);
+    mount.stop();
+    // And at a start, which ends there.
+    let ran = world.host.mcpfs(["mount", "--foreground"]).run().says("TrustRollback");
+    assert_eq!(ran.code, 1, "{ran}");
+    let rows = audit::rows(&world.host);
+    let found = rows.iter().filter(|row| row.event == "trust" && row.outcome == "TrustRollback").count();
+    assert_eq!(found, 2, "{}", audit::listing(&rows));
+}
+
+fn two_trust_roots_of_one_version() {
+    let world = World::new(Reads::Cached);
+    Mount::start(&world.host).stop();
+    let first = forge::read(&world.registry.trust());
+    deploy(&world.host, &first, |root| {
+        root["minimum_head"] = json!(root["minimum_head"].as_u64().unwrap_or(0) + 1);
+    });
+    world.host.mcpfs(["mount", "--foreground"]).exits(1).says("TrustEquivocation");
+    audit::expect(&world.host, "TrustEquivocation", None);
+}
+
+fn a_published_version_never_changes() {
+    let registry = Registry::new();
+    registry.release(&registry.hello("1.0.0"));
+    let site = Site::serve(&registry.site());
+    let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
+    let _mount = Mount::start(&host);
+    host.mcpfs(["explain", "hello"]).ok().says("hello 1.0.0: admitted");
+    let seen = forge::read(&registry.site().join("head.json"));
+    let version = forge::payload(&seen)["predicate"]["version"].clone();
+
+    // Whoever has both keys begins again elsewhere and signs other content as 1.0.0, under a head
+    // that follows the one seen.
+    std::fs::remove_dir_all(registry.site()).unwrap();
+    let tree = fixture::hello_tree(&registry.artefacts(), "1.0.0");
+    std::fs::write(tree.join("more"), "other content\n").unwrap();
+    let recipe = Recipe::new("hello", "1.0.0", &fixture::tar(&tree)).with(fixture::HELLO_LAUNCH);
+    std::fs::write(registry.recipe("hello"), recipe.yaml()).unwrap();
+    registry.release_command("hello").env("MCPFS_SIGNER_STATE", registry.artefacts().join("another-signer")).ok();
+    let payload = base64::engine::general_purpose::STANDARD.decode(seen["payload"].as_str().unwrap()).unwrap();
+    let bytes = host.path("payload");
+    std::fs::write(&bytes, payload).unwrap();
+    let previous = fixture::sha256_of(&bytes);
+    forge::resign_head(&registry.site(), &registry, |head| {
+        head["version"] = json!(version.as_u64().expect("a number") + 1);
+        head["previous"] = json!(previous);
+    });
+    host.refresh();
+    host.mcpfs(["explain", "hello"]).run().says("ReleaseChanged");
+    audit::wait(&host, "ReleaseChanged", Some("hello"));
+    let ran = mcpfs_tests::command::Run::new(host.at("hello/run")).exits(77);
+    assert!(ran.stderr.contains("ReleaseChanged") && ran.stdout.is_empty(), "{ran}");
+}
