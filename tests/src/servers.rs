@@ -122,8 +122,16 @@ fn python() -> PathBuf {
 
 /// What starts server-everything from the disk: the native peer of a launch.
 pub fn native(tree: &Path) -> std::process::Command {
-    let mut command = std::process::Command::new(need("node", "nodejs"));
+    let mut command = node();
     command.arg(tree.join(EVERYTHING_MAIN)).arg("stdio");
+    command
+}
+
+/// Node for a peer of a launch, with as little environment as the launcher gives a server:
+/// a variable such as `NODE_EXTRA_CA_CERTS` alone makes its start a third longer.
+fn node() -> std::process::Command {
+    let mut command = std::process::Command::new(need("node", "nodejs"));
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
     command
 }
 
@@ -164,7 +172,7 @@ impl Wrapper {
     /// One launch from nothing, up to the server's answer to `initialize`.
     pub fn launch(&self, url: &str) -> Duration {
         let into = crate::scratch::dir();
-        let mut command = std::process::Command::new(need("node", "nodejs"));
+        let mut command = node();
         let script = repository().join("tests/servers/verify-and-launch.mjs");
         command.arg(script).arg(url).arg(into.path()).args(["node", EVERYTHING_MAIN, "stdio"]);
         let mut client = crate::mcp::McpClient::start_with(command);
