@@ -33,6 +33,7 @@ mod rules;
 mod servers;
 mod signer;
 mod simple_client;
+mod tls;
 mod told;
 mod world;
 
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     servers::register(&mut suite);
     rules::register(&mut suite);
     told::register(&mut suite);
+    tls::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     code

@@ -32,3 +32,4 @@ pub mod scratch;
 pub mod servers;
 pub mod site;
 pub mod suite;
+pub mod tls;
