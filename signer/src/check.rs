@@ -12,10 +12,10 @@ mod content;
 pub mod finding;
 pub mod record;
 pub mod report;
-mod rules;
+pub(crate) mod rules;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -28,6 +28,7 @@ use mcpfs_trust::time::Timestamp;
 
 use crate::fetch::{self, FetchPolicy};
 use crate::pack::{self, ChunkStore, KnownChunks};
+use crate::policy::Gate;
 use crate::recipe::{ArtefactSource, Recipe};
 use crate::site::SiteFolder;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
@@ -53,6 +54,8 @@ pub struct CheckOptions {
     pub now: Timestamp,
     /// The site whose selected release the new one is compared with.
     pub published: Option<Published>,
+    /// The policy and the waivers.
+    pub gate: Gate,
 }
 
 /// A site, and what it is verified by.
@@ -75,6 +78,8 @@ pub struct Checked {
     pub recipe: Option<Recipe>,
     /// What differs from the published release, if one was asked for and is there.
     pub changes: Option<Changes>,
+    /// The files that the verdict rests on besides recipe and artefacts, with their digests.
+    pub sources: Vec<String>,
     /// What could be measured of a release that has errors.
     measured: Vec<StagedArtefact>,
 }
@@ -127,6 +132,11 @@ pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Chec
     places.make()?;
     let staging = stage(&bytes, &shown, folder, options, &mut checked)?;
     compare(options, &mut checked, staging.as_ref());
+    checked.sources = options.gate.sources();
+    if let Some(recipe) = &checked.recipe {
+        options.gate.check(recipe, options.now, &mut checked.findings);
+        options.gate.settle(recipe, options.now, &mut checked.findings);
+    }
     checked.findings.sort();
     match staging {
         Some(mut staging) if !checked.findings.has_errors() => {
@@ -201,7 +211,7 @@ fn stage(
         recipe: recipe_sha256,
         artefacts: Vec::new(),
         verdict: Verdict::Fail,
-        policy: policy_digest(),
+        policy: options.gate.digest(),
         findings: Digest::EMPTY,
         checked_at: options.now,
         checker: String::new(),
@@ -216,6 +226,7 @@ fn stage(
         artefacts,
         findings: Findings::new(),
         record,
+        gate: options.gate.clone(),
     }))
 }
 

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::key::{KeyError, KeyUri, Keyring};
 use crate::pin::Pins;
+use crate::policy;
 use crate::site::SiteError;
 use crate::trust_cmd::{self, KeyFacts, NewRoot, TrustError};
 
@@ -65,8 +66,23 @@ enum Command {
     Revoke(publish::Withdraw),
     /// Show what a site says, verified on the way
     Inspect(publish::Inspect),
-    /// Print the JSON Schema of recipes, for editors
-    Schema,
+    /// Print a JSON Schema, for editors
+    Schema {
+        /// Of which file
+        #[arg(value_enum, default_value = "recipe")]
+        of: SchemaOf,
+    },
+}
+
+/// The files that have a JSON Schema.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SchemaOf {
+    /// servers/NAME.yaml
+    Recipe,
+    /// policy.yaml
+    Policy,
+    /// waivers.yaml
+    Waivers,
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,8 +189,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Yank(args) => publish::withdraw(cli, &mut keyring, args, Status::Yanked),
         Command::Revoke(args) => publish::withdraw(cli, &mut keyring, args, Status::Revoked),
         Command::Inspect(args) => publish::inspect(cli, args),
-        Command::Schema => {
-            print_text(&crate::recipe::json_schema());
+        Command::Schema { of } => {
+            print_text(&match of {
+                SchemaOf::Recipe => crate::recipe::json_schema(),
+                SchemaOf::Policy => policy::json_schema::<policy::Policy>(),
+                SchemaOf::Waivers => policy::json_schema::<policy::Waivers>(),
+            });
             Ok(())
         }
     }

@@ -19,6 +19,7 @@ pub mod key;
 pub mod log;
 pub mod pack;
 pub mod pin;
+pub mod policy;
 pub mod recipe;
 pub mod release;
 pub mod revoke;

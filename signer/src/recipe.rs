@@ -5,9 +5,9 @@
 //! [`Release::validate`], run here too, so that a reviewer meets on a line of the recipe what
 //! a host would meet in a statement.
 
-mod fields;
+pub(crate) mod fields;
 mod read;
-mod yaml;
+pub(crate) mod yaml;
 
 #[cfg(test)]
 mod tests;

@@ -101,7 +101,7 @@ pub fn publish(
     keys: &[Box<dyn SigningKey>],
     request: &str,
 ) -> Result<Released, ReleaseError> {
-    let recipe = staging.recheck()?;
+    let recipe = staging.recheck(publisher.now)?;
     let (site, now) = (publisher.site, publisher.now);
     let url =
         |platform: &Platform| recipe.artefact.iter().find(|own| own.platform == *platform).map(|own| own.url.as_str());

@@ -6,6 +6,8 @@
 //! recipe.yaml             the recipe's very bytes
 //! check.json              the check record
 //! findings.json           what the check found
+//! policy.yaml             the policy's very bytes, if there was one
+//! waivers.yaml            the waivers' very bytes, if there were any
 //! artefacts/<sha256>      the original files
 //! trees/<sha256>          encoded trees
 //! layouts/<sha256>        encoded layouts
@@ -29,13 +31,15 @@ use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::layout::Layout;
 use mcpfs_trust::name::Platform;
 use mcpfs_trust::release::{Artefact, TreeSummary};
+use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::tree::Tree;
 use mcpfs_trust::{json, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict};
-use crate::check::{self, Findings, Severity, policy_digest};
+use crate::check::{self, Finding, Findings, Severity};
 use crate::pack::{self, PackError};
+use crate::policy::{self, Gate};
 use crate::recipe::{Recipe, RecipeErrors};
 use crate::unpack;
 
@@ -62,6 +66,8 @@ pub struct Staging {
     pub findings: Findings,
     /// What was checked.
     pub record: CheckRecord,
+    /// The policy and waivers it was checked by.
+    pub gate: Gate,
 }
 
 /// One platform of a release.
@@ -113,6 +119,12 @@ pub enum StagingError {
     /// The recipe in it is wrong.
     #[error("the staged recipe is not valid")]
     Recipe(#[source] RecipeErrors),
+    /// The policy or waivers file cannot be used.
+    #[error("the policy cannot be applied")]
+    Policy(#[source] RecipeErrors),
+    /// It was checked by other demands than those that are made now.
+    #[error("this was checked by another {0} than the one that publishing names: check it again with the same files")]
+    OtherPolicy(&'static str),
     /// The artefact in it is refused.
     #[error("the staged artefact is refused")]
     Unpack(#[source] unpack::UnpackError),
@@ -168,10 +180,19 @@ impl Places {
                 _ => fs::create_dir(&path).map_err(at(&path))?,
             }
         }
-        match fs::remove_file(self.index()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&self.index())(error)),
-            _ => Ok(()),
+        for file in [self.index(), self.policy(), self.waivers()] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&file)(error)),
+                _ => {}
+            }
         }
+        Ok(())
+    }
+    fn policy(&self) -> PathBuf {
+        self.0.join("policy.yaml")
+    }
+    fn waivers(&self) -> PathBuf {
+        self.0.join("waivers.yaml")
     }
     fn index(&self) -> PathBuf {
         self.0.join("staging.json")
@@ -237,6 +258,11 @@ impl Staging {
         put(&places.recipe(), self.recipe.as_bytes())?;
         put(&places.findings(), &self.findings.json())?;
         put(&places.record(), &json::encode(&self.record))?;
+        for (path, text) in [(places.policy(), self.gate.policy_text()), (places.waivers(), self.gate.waivers_text())] {
+            if let Some(text) = text {
+                put(&path, text.as_bytes())?;
+            }
+        }
         let index = Index {
             schema: SCHEMA.to_owned(),
             recipe_file: self.recipe_file.clone(),
@@ -261,7 +287,10 @@ impl Staging {
         let recipe =
             String::from_utf8(recipe).map_err(|_| StagingError::Differs("the recipe is not UTF-8".to_owned()))?;
         let artefacts = index.artefacts.into_iter().map(|artefact| artefact.load(&places)).collect::<Result<_, _>>()?;
+        let gate = Gate::from_texts(optional_text(&places.policy())?, optional_text(&places.waivers())?)
+            .map_err(StagingError::Policy)?;
         Ok(Self {
+            gate,
             folder: folder.to_owned(),
             recipe_file: index.recipe_file,
             recipe,
@@ -284,14 +313,33 @@ impl Staging {
         Ok(Some(stored))
     }
 
+    /// Refuses a staging that was made by another policy or other waivers than those of `gate`.
+    ///
+    /// # Errors
+    /// `Policy` if the files of `gate` themselves are broken, `OtherPolicy` if they are others.
+    pub fn demand(&self, gate: &Gate) -> Result<(), StagingError> {
+        if let Some(errors) = gate.broken().first() {
+            return Err(StagingError::Policy(errors.clone()));
+        }
+        let same = [
+            (gate.policy_text() == self.gate.policy_text(), "policy"),
+            (gate.waivers_text() == self.gate.waivers_text(), "waivers file"),
+        ];
+        match same.into_iter().find(|(same, _)| !same) {
+            Some((_, what)) if !gate.is_empty() => Err(StagingError::OtherPolicy(what)),
+            _ => Ok(()),
+        }
+    }
+
     /// Recomputes everything from the recipe and the artefacts: digests, trees, chunks, layouts
     /// and the record, and asks the rules again. Returns the parsed recipe. This is what signing
     /// relies on. Two things are the checker's word alone: the time of the check, and that no
-    /// other recipe has a similar name.
+    /// other recipe has a similar name. Reviews and waivers must hold `now` too, not only when it
+    /// was checked.
     ///
     /// # Errors
     /// The first difference.
-    pub fn recheck(&self) -> Result<Recipe, StagingError> {
+    pub fn recheck(&self, now: Timestamp) -> Result<Recipe, StagingError> {
         let recipe = Recipe::parse(&self.recipe, &self.recipe_file).map_err(StagingError::Recipe)?;
         let differs = |what: String| Err(StagingError::Differs(what));
         if recipe.artefact.len() != self.artefacts.len() {
@@ -308,8 +356,21 @@ impl Staging {
             }
             self.recheck_artefact(staged, &recipe, &recipe.artefact_field(index), &mut findings)?;
         }
-        if let Some(error) = findings.all().iter().find(|finding| finding.severity == Severity::Error) {
-            return differs(format!("a rule finds {error}"));
+        let settled = |now| {
+            let mut findings = findings.clone();
+            self.gate.check(&recipe, now, &mut findings);
+            self.gate.settle(&recipe, now, &mut findings);
+            findings
+        };
+        let at_check = settled(self.record.checked_at);
+        for findings in [&at_check, &settled(now)] {
+            let open = |one: &&Finding| one.severity == Severity::Error && one.waiver.is_none();
+            if let Some(error) = findings.all().iter().find(open) {
+                return differs(format!("a rule finds {error}"));
+            }
+        }
+        if self.record.waivers != at_check.waivers() {
+            return differs("its check record names other waivers than those that apply".to_owned());
         }
         let expected = CheckRecord { checked_at: self.record.checked_at, ..self.expected_record() };
         if self.findings.has_errors() || self.record != expected {
@@ -333,12 +394,12 @@ impl Staging {
                 })
                 .collect(),
             verdict: if self.findings.has_errors() { Verdict::Fail } else { Verdict::Pass },
-            policy: policy_digest(),
+            policy: self.gate.digest(),
             findings: Digest::of(&self.findings.json()),
             checked_at: self.record.checked_at,
             checker: concat!("mcpfs-signer ", env!("CARGO_PKG_VERSION")).to_owned(),
-            waivers: Vec::new(),
-            sources: Vec::new(),
+            waivers: self.findings.waivers(),
+            sources: self.gate.sources(),
         }
     }
 
@@ -434,6 +495,17 @@ fn bounded_read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The text of a file that need not be there.
+fn optional_text(path: &Path) -> Result<Option<String>, StagingError> {
+    match bounded_read(path, policy::BYTES) {
+        Ok(bytes) => String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| StagingError::Differs(format!("{} is not UTF-8", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path)(error)),
+    }
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), StagingError> {

@@ -1,12 +1,13 @@
 //! What a reviewer reads before anything is signed.
 
 use mcpfs_tests::command::Run;
-use mcpfs_tests::registry::Registry;
+use mcpfs_tests::registry::{RELEASE_KEY, Registry};
 use mcpfs_tests::suite::Suite;
 use serde_json::Value;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("check::a_pull_request_is_told_what_changed", a_pull_request_is_told_what_changed);
+    suite.plain("check::policy_and_waivers_bind_the_signer", policy_and_waivers_bind_the_signer);
 }
 
 /// `check` of hello's recipe.
@@ -61,4 +62,42 @@ fn a_pull_request_is_told_what_changed() {
     std::fs::write(&head, signed).unwrap();
     compared(&registry).args(["--registry", "mcp.example.com/other"]).exits(2);
     compared(&registry).args(["--json", "--format", "sarif"]).exits(2);
+}
+
+fn policy_and_waivers_bind_the_signer() {
+    let registry = Registry::new();
+    std::fs::write(registry.recipe("hello"), registry.hello("1.0.0").yaml()).unwrap();
+    let beside = |name: &str| registry.site().with_file_name(name);
+    let (policy, waivers) = (beside("policy.yaml"), beside("waivers.yaml"));
+    assert_eq!(registry.recipe("hello").parent().unwrap().parent(), policy.parent());
+
+    // A broken policy, and one that is not met: nothing is signed.
+    std::fs::write(&policy, "reviewers:\n  minimun: 2\n").unwrap();
+    registry.release_command("hello").exits(1).says("did you mean minimum?");
+    std::fs::write(&policy, "reviewers: {minimum: 9}\n").unwrap();
+    registry.release_command("hello").exits(1).says("[policy-reviewers]");
+    let log: Value = check(&registry).args(["--format", "sarif"]).exits(1).json();
+    assert_eq!(log["runs"][0]["results"][0]["ruleId"], "policy-reviewers");
+    assert!(!registry.site().join("head.json").exists());
+
+    // Waived, it is staged; the comment shows it, and the host with the key demands the same files.
+    let text = "waivers:\n  - rule: policy-reviewers\n    server: hello\n    subject: reviewers\n    \
+                reason: nobody else is here\n    by: security@example.com\n    expires: 2199-12-31\n";
+    std::fs::write(&waivers, text).unwrap();
+    let staging = beside("staging");
+    let ran = check(&registry).arg("--staging").arg(&staging).args(["--format", "markdown"]).ok();
+    assert!(ran.stdout.contains("#### Waived") && ran.stdout.contains("nobody else is here"), "{ran}");
+    let publish = || {
+        registry.publishing("publish").arg("--staging").arg(&staging).arg("--key").arg(registry.hsm().uri(RELEASE_KEY))
+    };
+    publish().arg("--policy").arg(&policy).exits(1).says("another waivers file");
+    std::fs::write(beside("other.yaml"), "reviewers: {minimum: 8}\n").unwrap();
+    let other = publish().arg("--policy").arg(beside("other.yaml")).arg("--waivers").arg(&waivers);
+    other.exits(1).says("another policy");
+    assert!(!registry.site().join("head.json").exists());
+    publish().arg("--policy").arg(&policy).arg("--waivers").arg(&waivers).ok();
+    assert!(registry.site().join("head.json").exists());
+    for of in ["recipe", "policy", "waivers"] {
+        assert_eq!(registry.signer().args(["schema", of]).ok().json()["title"], format!("mcpfs {of}"));
+    }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::recipe::RecipeErrors;
 
 /// How much a finding weighs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing is signed while it stands.
@@ -42,7 +42,7 @@ pub struct Finding {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
-    /// The waiver that silences it, if a reviewer granted one (reserved; always absent in this version).
+    /// The waiver that lets it pass: until when, by whom, why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiver: Option<String>,
 }
@@ -130,30 +130,49 @@ impl Findings {
         &self.0
     }
 
+    /// All of them, to be weighed or waived.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Finding> {
+        self.0.iter_mut()
+    }
+
+    /// The waivers that were applied, as the check record holds them.
+    pub fn waivers(&self) -> Vec<String> {
+        let waived =
+            self.0.iter().filter_map(|one| Some(format!("{} {} {}", one.rule, one.subject, one.waiver.as_ref()?)));
+        waived.collect::<std::collections::BTreeSet<String>>().into_iter().collect()
+    }
+
     /// Whether something must not be signed.
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0
     }
 
-    /// How many weigh so much.
+    /// How many weigh so much and are not waived.
     pub fn count(&self, severity: Severity) -> usize {
-        self.0.iter().filter(|finding| finding.severity == severity).count()
+        self.0.iter().filter(|finding| finding.severity == severity && finding.waiver.is_none()).count()
     }
 
-    /// Puts errors first, then the recipe's lines in order.
+    /// Puts errors first and what is waived last, then the recipe's lines in order.
     pub fn sort(&mut self) {
-        self.0.sort_by(|a, b| (a.severity, &a.file, a.line, a.column).cmp(&(b.severity, &b.file, b.line, b.column)));
+        self.0.sort_by(|a, b| {
+            let key = |one: &Finding| (one.waiver.is_some(), one.severity, one.file.clone(), one.line, one.column);
+            key(a).cmp(&key(b))
+        });
     }
 
     /// `check: 1 error, 2 warnings`
     pub fn summary(&self) -> String {
-        let counts: Vec<String> =
+        let waived = self.0.iter().filter(|finding| finding.waiver.is_some()).count();
+        let mut counts: Vec<String> =
             [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Note, "note")]
                 .into_iter()
                 .map(|(severity, word)| (self.count(severity), word))
                 .filter(|(count, _)| *count > 0)
                 .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
                 .collect();
+        if waived > 0 {
+            counts.push(format!("{waived} waived"));
+        }
         if counts.is_empty() { "check: ok".to_owned() } else { format!("check: {}", counts.join(", ")) }
     }
 
@@ -192,7 +211,12 @@ impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.summary())?;
         for finding in &self.0 {
-            write!(f, "\n· {finding} [{}]", finding.rule)?;
+            let waived = if finding.waiver.is_some() { "waived " } else { "" };
+            write!(f, "\n· {waived}{finding} [{}]", finding.rule)?;
+            if let Some(waiver) = &finding.waiver {
+                write!(f, "\n    waived {waiver}")?;
+                continue;
+            }
             if let Some(fix) = &finding.fix {
                 write!(f, "\n    fix: {fix}")?;
             }

@@ -23,7 +23,7 @@ pub struct CheckRecord {
     pub artefacts: Vec<CheckedArtefact>,
     /// Pass only if no error was found.
     pub verdict: Verdict,
-    /// Digest of the rules, see [`super::policy_digest`].
+    /// Digest of the rules and the policy, see [`crate::policy::Gate::digest`].
     pub policy: Digest,
     /// Digest of the findings' JSON.
     pub findings: Digest,
@@ -31,10 +31,10 @@ pub struct CheckRecord {
     pub checked_at: Timestamp,
     /// Program and version that checked.
     pub checker: String,
-    /// Waivers that were applied (reserved; empty in this version).
+    /// Waivers that were applied, each with its rule, subject, last day, name and reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waivers: Vec<String>,
-    /// Databases that were asked, with their age (reserved; empty in this version).
+    /// The other files that the verdict rests on, with their digests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
 }

@@ -47,6 +47,9 @@ pub fn report(format: Format, file: &str, checked: &Checked) -> String {
 
 fn json(checked: &Checked) -> serde_json::Value {
     let mut value = json!({"findings": checked.findings, "passed": !checked.findings.has_errors()});
+    if let (false, Some(map)) = (checked.sources.is_empty(), value.as_object_mut()) {
+        map.insert("sources".to_owned(), json!(checked.sources));
+    }
     if let (Some(changes), Some(map)) = (&checked.changes, value.as_object_mut()) {
         map.insert("changes".to_owned(), json!(changes));
     }

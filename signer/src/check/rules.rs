@@ -26,7 +26,7 @@ pub struct Rule {
 
 macro_rules! rules {
     ($($name:ident = $id:literal, $severity:ident, $about:literal;)*) => {
-        $(pub(super) const $name: Rule = Rule { id: $id, severity: Severity::$severity, about: $about };)*
+        $(pub(crate) const $name: Rule = Rule { id: $id, severity: Severity::$severity, about: $about };)*
         /// All rules, in the order of docs/publishing.md.
         pub const RULES: &[Rule] = &[$($name),*];
     };
@@ -54,6 +54,15 @@ rules! {
     NAME_FORM = "name-form", Warning, "File names are in Unicode form NFC.";
     NAME_BIDI = "name-bidi", Warning, "File names have no invisible or direction-changing characters.";
     PUBLISHED = "published", Error, "The site that the release is compared with can be read and verifies.";
+    POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
+    POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
+    POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";
+    POLICY_DATA = "policy-data", Error, "Data class and lawful basis are ones that the policy allows.";
+    POLICY_REVIEW_AGE = "policy-review-age", Error, "The review is not older than the policy allows.";
+    POLICY_HOST = "policy-host", Error, "Artefacts come from places that the policy allows.";
+    WAIVER_REFUSED = "waiver-refused", Error, "A waiver names a rule that may be waived, and somebody who may review.";
+    WAIVER_EXPIRED = "waiver-expired", Warning, "No waiver is past its last day.";
+    WAIVER_UNUSED = "waiver-unused", Warning, "Each waiver covers something.";
 }
 
 /// The digest of the table: which rules a record was made by.
@@ -67,8 +76,23 @@ pub fn policy_digest() -> Digest {
 
 impl Rule {
     /// A finding of this rule.
-    pub(super) fn find(&self, subject: &str, message: impl Display) -> Finding {
+    pub(crate) fn find(&self, subject: &str, message: impl Display) -> Finding {
         Finding::new(self.severity, self.id, subject, message)
+    }
+}
+
+/// Errors that may be waived: the company's own demands, and what an author may mean after all.
+/// All others are what the format demands, or say that something could not be looked at.
+const WAIVABLE_ERRORS: &[Rule] =
+    &[LAUNCH_ARGUMENT, POLICY_REVIEWER, POLICY_REVIEWERS, POLICY_DATA, POLICY_REVIEW_AGE, POLICY_HOST];
+
+impl Rule {
+    /// Whether a waiver may let its findings pass. What is said of waivers themselves stands.
+    pub(crate) fn may_be_waived(&self) -> bool {
+        match self.severity {
+            Severity::Error => WAIVABLE_ERRORS.contains(self),
+            _ => ![WAIVER_EXPIRED, WAIVER_UNUSED].contains(self),
+        }
     }
 }
 

@@ -5,13 +5,17 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use super::*;
 use crate::staging::StagingError;
 
+pub(crate) fn now() -> Timestamp {
+    "2026-11-22T12:00:00Z".parse().unwrap()
+}
+
 /// A folder with `servers/`, and `files/` that artefacts come from.
-pub(super) struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("servers")).unwrap();
         fs::create_dir_all(folder.path().join("files/hello/bin")).unwrap();
@@ -21,24 +25,24 @@ impl Place {
         place
     }
 
-    pub(super) fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    pub(super) fn write(&self, below: &str, content: &[u8], mode: u32) {
+    pub(crate) fn write(&self, below: &str, content: &[u8], mode: u32) {
         let path = self.path("files").join(below);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    pub(super) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let mut bytes = Vec::new();
         fetch::bundle(&self.path("files/hello"), &mut bytes).unwrap();
         Digest::of(&bytes)
     }
 
-    pub(super) fn recipe(&self, more: &str) -> PathBuf {
+    pub(crate) fn recipe(&self, more: &str) -> PathBuf {
         let text = format!(
             "name: hello\nversion: 1.0.0\nmaintainer: m@example.com\ndescription: says hello\n\
              data_classification: public\nreviewed_at: 2026-04-15\nreviewers: [r@example.com]\n\
@@ -48,28 +52,29 @@ impl Place {
         self.save("hello", &text)
     }
 
-    pub(super) fn save(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn save(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path("servers").join(format!("{name}.yaml"));
         fs::write(&path, text).unwrap();
         path
     }
 
-    pub(super) fn options(&self) -> CheckOptions {
+    pub(crate) fn options(&self) -> CheckOptions {
         CheckOptions {
             registry: Some("demo/test".parse().unwrap()),
             fetch: FetchPolicy { file_root: Some(self.path("files")), ..FetchPolicy::default() },
             known: KnownChunks::none(),
             level: 3,
-            now: "2026-11-22T12:00:00Z".parse().unwrap(),
+            now: now(),
             published: None,
+            gate: Gate::default(),
         }
     }
 
-    pub(super) fn check(&self, recipe: &Path) -> Findings {
+    pub(crate) fn check(&self, recipe: &Path) -> Findings {
         check(recipe, &self.options()).unwrap().findings
     }
 
-    pub(super) fn ingest(&self, recipe: &Path, to: &str) -> Staging {
+    pub(crate) fn ingest(&self, recipe: &Path, to: &str) -> Staging {
         let checked = ingest(recipe, &self.path(to), &self.options()).unwrap();
         checked.staging.unwrap_or_else(|| panic!("{}", checked.findings))
     }
@@ -96,7 +101,7 @@ fn a_clean_release_is_staged_and_read_back() {
     assert_eq!(read.recipe, staging.recipe);
     assert_eq!(read.artefacts[0].tree, staging.artefacts[0].tree);
     assert_eq!(read.artefacts[0].listed, staging.artefacts[0].listed);
-    let recipe = read.recheck().unwrap();
+    let recipe = read.recheck(now()).unwrap();
     assert_eq!(recipe.name.as_str(), "hello");
     for chunk in read.artefacts[0].all_chunks() {
         let stored = read.chunk(&chunk).unwrap().expect("nothing is published yet");
@@ -135,7 +140,7 @@ fn published_chunks_are_not_stored_again() {
     assert_eq!(again.artefacts[0].listed, first.artefacts[0].listed);
     assert_eq!(fs::read_dir(place.path("again/chunks")).unwrap().count(), 0);
     assert_eq!(again.chunk(&again.artefacts[0].layout.chunks[0]).unwrap(), None);
-    again.recheck().unwrap();
+    again.recheck(now()).unwrap();
 }
 
 #[test]
@@ -149,7 +154,7 @@ fn nothing_in_staging_is_trusted() {
         drop(staging);
         let error = match Staging::read(&folder) {
             Err(error) => error,
-            Ok(read) => match read.recheck() {
+            Ok(read) => match read.recheck(now()) {
                 Err(error) => error,
                 Ok(_) => panic!("{what}: not noticed"),
             },
@@ -216,7 +221,7 @@ fn a_forged_verdict_is_found_out() {
     forged.recipe_sha256 = Digest::of(forged.recipe.as_bytes());
     forged.record = forged.expected_record();
     forged.write().unwrap();
-    let error = Staging::read(&place.path("staging")).unwrap().recheck().unwrap_err().to_string();
+    let error = Staging::read(&place.path("staging")).unwrap().recheck(now()).unwrap_err().to_string();
     assert!(error.contains("a rule finds error L5 lawful_basis: missing"), "{error}");
 }
 
@@ -415,7 +420,7 @@ fn rules_of_the_content() {
     // Warnings do not keep a release from being staged, and the record names them.
     let staging = place.ingest(&place.recipe(""), "staging");
     assert_eq!(staging.record.findings, Digest::of(&findings.json()));
-    staging.recheck().unwrap();
+    staging.recheck(now()).unwrap();
 }
 
 #[test]
@@ -488,7 +493,7 @@ fn several_platforms_in_one_release() {
     let staging = place.ingest(&path, "staging");
     let platforms: Vec<&str> = staging.artefacts.iter().map(|artefact| artefact.platform.as_str()).collect();
     assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
-    Staging::read(&place.path("staging")).unwrap().recheck().unwrap();
+    Staging::read(&place.path("staging")).unwrap().recheck(now()).unwrap();
 }
 
 #[test]

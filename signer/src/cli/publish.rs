@@ -22,6 +22,7 @@ use crate::inspect as views;
 use crate::key::{Keyring, SigningKey};
 use crate::log::{Row, SignerState};
 use crate::pack::{ChunkStore, KnownChunks};
+use crate::policy::Gate;
 use crate::recipe::Recipe;
 use crate::release::{self, ReleaseError, Released};
 use crate::revoke;
@@ -53,6 +54,23 @@ struct FetchArgs {
     ca_file: Vec<PathBuf>,
 }
 
+/// The company's own demands.
+#[derive(Debug, Args)]
+struct GateArgs {
+    /// What releases must be here: reviewers, data, hosts [default: policy.yaml beside servers/]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Findings that may pass, with reason and last day [default: waivers.yaml beside servers/]
+    #[arg(long, value_name = "FILE")]
+    waivers: Option<PathBuf>,
+}
+
+impl GateArgs {
+    fn load(&self, recipe: Option<&Path>) -> Gate {
+        Gate::load(recipe, self.policy.as_deref(), self.waivers.as_deref())
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The recipe: servers/NAME.yaml
@@ -76,6 +94,8 @@ pub(super) struct Check {
     /// The trust root that hosts use, for --site
     #[arg(long, value_name = "FILE", requires = "site")]
     trust: Option<PathBuf>,
+    #[command(flatten)]
+    gate: GateArgs,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -120,6 +140,8 @@ pub(super) struct ReleaseArgs {
     #[arg(long = "key", value_name = "URI")]
     keys: Vec<String>,
     #[command(flatten)]
+    gate: GateArgs,
+    #[command(flatten)]
     fetch: FetchArgs,
 }
 
@@ -139,6 +161,8 @@ pub(super) struct PublishArgs {
     /// A key that signs the release; may be repeated
     #[arg(long = "key", value_name = "URI")]
     keys: Vec<String>,
+    #[command(flatten)]
+    gate: GateArgs,
 }
 
 #[derive(Debug, Args)]
@@ -187,7 +211,8 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         }
         (registry, root) => registry.as_ref().or(root).cloned(),
     };
-    let options = CheckOptions { published, ..options(&args.fetch, registry, KnownChunks::none())? };
+    let gate = args.gate.load(Some(&args.file));
+    let options = CheckOptions { published, gate, ..options(&args.fetch, registry, KnownChunks::none())? };
     let checked = match &args.staging {
         Some(folder) => check::ingest(&args.file, folder, &options)?,
         None => check::check(&args.file, &options)?,
@@ -247,7 +272,8 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
             None => KnownChunks::none(),
         };
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let options = options(&args.fetch, Some(registry), known)?;
+        let gate = args.gate.load(Some(&args.file));
+        let options = CheckOptions { gate, ..options(&args.fetch, Some(registry), known)? };
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
                 eprintln!("{findings}");
@@ -275,6 +301,7 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
     at_site(keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let staging = Staging::read(folder)?;
+        staging.demand(&args.gate.load(args.recipe.as_deref()))?;
         show_findings(&staging.findings);
         let origin = match &args.recipe {
             Some(recipe) => origin(recipe, &staging)?,
@@ -420,7 +447,15 @@ fn options(args: &FetchArgs, registry: Option<RegistryName>, known: KnownChunks)
         authorities: args.ca_file.iter().map(read).collect::<Result<_, _>>()?,
         ..FetchPolicy::default()
     };
-    Ok(CheckOptions { registry, fetch, known, level: ChunkStore::LEVEL, now: now()?, published: None })
+    Ok(CheckOptions {
+        registry,
+        fetch,
+        known,
+        level: ChunkStore::LEVEL,
+        now: now()?,
+        published: None,
+        gate: Gate::default(),
+    })
 }
 
 /// What git says of the recipe, which must be the one that was checked.

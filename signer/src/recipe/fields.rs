@@ -9,19 +9,19 @@ use super::{Position, Problem};
 
 /// Where each field stands (by dotted path, list items by index) and what is wrong so far.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
-    pub(super) places: BTreeMap<String, Position>,
-    pub(super) problems: Vec<Problem>,
+pub(crate) struct Reading {
+    pub(crate) places: BTreeMap<String, Position>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl Reading {
     /// Notes a problem of `field`.
-    pub(super) fn problem(&mut self, at: Position, field: &str, message: impl Into<String>) {
+    pub(crate) fn problem(&mut self, at: Position, field: &str, message: impl Into<String>) {
         self.problems.push(Problem { at, field: field.to_owned(), message: message.into() });
     }
 
     /// The fields of a mapping; unknown ones are problems with a suggestion.
-    pub(super) fn fields(&mut self, node: &Node, path: &str, known: &'static [&'static str]) -> Option<Fields> {
+    pub(crate) fn fields(&mut self, node: &Node, path: &str, known: &'static [&'static str]) -> Option<Fields> {
         let Value::Map(entries) = &node.value else {
             self.problem(node.at, path, format!("expected a mapping, found {}", node.value.kind()));
             return None;
@@ -38,7 +38,7 @@ impl Reading {
     }
 
     /// A text of one field.
-    pub(super) fn text(&mut self, node: &Node, field: &str) -> Option<String> {
+    pub(crate) fn text(&mut self, node: &Node, field: &str) -> Option<String> {
         match &node.value {
             Value::Text(text) => Some(text.clone()),
             other => {
@@ -49,7 +49,7 @@ impl Reading {
     }
 
     /// A text of one field, parsed.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&mut self, node: &Node, field: &str) -> Option<T> {
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&mut self, node: &Node, field: &str) -> Option<T> {
         match self.text(node, field)?.parse() {
             Ok(value) => Some(value),
             Err(error) => {
@@ -60,7 +60,7 @@ impl Reading {
     }
 
     /// A list of texts; the place of each is kept as `field[0]`, `field[1]`, …
-    pub(super) fn texts(&mut self, node: &Node, field: &str) -> Vec<String> {
+    pub(crate) fn texts(&mut self, node: &Node, field: &str) -> Vec<String> {
         let Value::List(items) = &node.value else {
             self.problem(node.at, field, format!("expected a list, found {}", node.value.kind()));
             return Vec::new();
@@ -75,7 +75,7 @@ impl Reading {
     }
 
     /// A mapping of texts to texts.
-    pub(super) fn pairs(&mut self, node: &Node, field: &str) -> BTreeMap<String, String> {
+    pub(crate) fn pairs(&mut self, node: &Node, field: &str) -> BTreeMap<String, String> {
         let Value::Map(entries) = &node.value else {
             self.problem(node.at, field, format!("expected a mapping, found {}", node.value.kind()));
             return BTreeMap::new();
@@ -92,7 +92,7 @@ impl Reading {
     }
 
     /// One of a few words.
-    pub(super) fn word<T: Copy>(&mut self, node: &Node, field: &str, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn word<T: Copy>(&mut self, node: &Node, field: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(node, field)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
@@ -104,7 +104,7 @@ impl Reading {
 }
 
 /// A mapping's fields, already checked for unknown ones.
-pub(super) struct Fields {
+pub(crate) struct Fields {
     at: Position,
     path: String,
     entries: Vec<(Key, Node)>,
@@ -112,18 +112,18 @@ pub(super) struct Fields {
 
 impl Fields {
     /// The dotted path of one field.
-    pub(super) fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         join(&self.path, name)
     }
 
     /// A field that may be absent; an empty value (`field:`) counts as absent.
-    pub(super) fn optional(&self, name: &str) -> Option<&Node> {
+    pub(crate) fn optional(&self, name: &str) -> Option<&Node> {
         let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
         (!matches!(node.value, Value::Null)).then_some(node)
     }
 
     /// A field that must be there.
-    pub(super) fn required(&self, name: &str, reading: &mut Reading) -> Option<&Node> {
+    pub(crate) fn required(&self, name: &str, reading: &mut Reading) -> Option<&Node> {
         let found = self.optional(name);
         if found.is_none() {
             let empty = self.entries.iter().find(|(key, _)| key.name == name).map(|(key, _)| key.at);

@@ -9,28 +9,37 @@ mod words;
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 use serde_saphyr::{Location, Spanned};
 
 use super::{Position, Recipe};
 
-const RECIPE_BYTES: usize = Recipe::BYTES;
 /// Deepest nesting; the format has four levels.
 const DEPTH: usize = 12;
-/// Most values in one recipe: every list full still stays below it.
-const NODES: usize = 4096;
+
+/// How much one document may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Bytes.
+    pub(crate) bytes: usize,
+    /// Values.
+    pub(crate) nodes: usize,
+}
+
+/// A recipe: with every list full it still stays below.
+const RECIPE: Bounds = Bounds { bytes: Recipe::BYTES, nodes: 4096 };
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) at: Position,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: Position,
+    pub(crate) value: Value,
 }
 
 /// What a value is. A plain scalar keeps its spelling: `1.20` is a version, not a number.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Text(String),
@@ -40,21 +49,21 @@ pub(super) enum Value {
 
 /// A key and where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Key {
-    pub(super) at: Position,
-    pub(super) name: String,
+pub(crate) struct Key {
+    pub(crate) at: Position,
+    pub(crate) name: String,
 }
 
 /// Why a text is not such YAML.
 #[derive(Debug)]
-pub(super) struct BadYaml {
-    pub(super) at: Position,
-    pub(super) problem: String,
+pub(crate) struct BadYaml {
+    pub(crate) at: Position,
+    pub(crate) problem: String,
 }
 
 impl Value {
     /// What it is, for errors.
-    pub(super) const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "true or false",
@@ -65,26 +74,31 @@ impl Value {
     }
 }
 
+/// Reads a recipe's document.
+pub(crate) fn parse(text: &str) -> Result<Node, BadYaml> {
+    parse_bounded(text, RECIPE)
+}
+
 /// Reads one document.
-pub(super) fn parse(text: &str) -> Result<Node, BadYaml> {
-    if text.len() > RECIPE_BYTES {
+pub(crate) fn parse_bounded(text: &str, Bounds { bytes, nodes }: Bounds) -> Result<Node, BadYaml> {
+    if text.len() > bytes {
         return Err(BadYaml {
             at: Position::START,
-            problem: format!("{} bytes; a recipe has at most {RECIPE_BYTES}", text.len()),
+            problem: format!("{} bytes; a recipe has at most {bytes}", text.len()),
         });
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_reader_input_bytes: Some(RECIPE_BYTES),
+            max_reader_input_bytes: Some(bytes),
             max_depth: DEPTH,
             flow_nesting_limit: DEPTH,
-            max_nodes: NODES,
-            max_events: NODES * 4,
+            max_nodes: nodes,
+            max_events: nodes * 4,
             max_anchors: 0,
             max_aliases: 0,
             max_merge_keys: 0,
             max_documents: 1,
-            max_total_scalar_bytes: RECIPE_BYTES,
+            max_total_scalar_bytes: bytes,
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
         merge_keys: MergeKeyPolicy::Error,
@@ -196,9 +210,6 @@ impl<'de> Deserialize<'de> for Raw {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
-                    if entries.len() > NODES {
-                        return Err(A::Error::custom("too many keys"));
-                    }
                 }
                 Ok(Raw::Map(entries))
             }

@@ -34,6 +34,9 @@ pub(super) fn report(file: &str, checked: &Checked) -> String {
     if let Some(recipe) = &checked.recipe {
         signed(&mut page, recipe, checked.artefacts());
     }
+    if !checked.sources.is_empty() {
+        page.line(&format!("- **Checked by:** {}", texts(&checked.sources)));
+    }
     findings(&mut page, checked);
     if let Some(changes) = &checked.changes {
         since(&mut page, changes);

@@ -116,7 +116,15 @@ impl Signer {
         let known = release::known_chunks(&self.site, &self.root, &name).unwrap_or(KnownChunks::none());
         let fetch = FetchPolicy { file_root: Some(self.folder.path().to_owned()), ..FetchPolicy::default() };
         let registry = Some(self.root.registry.clone());
-        let options = CheckOptions { registry, fetch, known, level: 3, now: at_second(second), published: None };
+        let options = CheckOptions {
+            registry,
+            fetch,
+            known,
+            level: 3,
+            now: at_second(second),
+            published: None,
+            gate: Default::default(),
+        };
         let staged = tempfile::tempdir().unwrap();
         let staging = release::ingest(recipe, staged.path(), &options)?;
         let keys = keys(release_keys);
