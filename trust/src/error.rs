@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::digest::Digest;
+pub use crate::text::{bounded, visible};
 use crate::time::Timestamp;
 
 /// The outcome codes, in the order of docs/format.md section 12.
@@ -403,40 +404,5 @@ impl VerifyError {
             Self::PlatformMissing { .. } => Code::PlatformMissing,
             Self::TrustRootUnsafe { .. } => Code::TrustRootUnsafe,
         }
-    }
-}
-
-/// Hostile text made fit for a terminal: as [`visible`], at most 200 characters.
-pub fn bounded(text: &str) -> String {
-    let end = text.char_indices().nth(200).map_or(text.len(), |(end, _)| end);
-    visible(&text[..end])
-}
-
-/// Text in which nothing hides: control characters, and those that are invisible or turn the
-/// direction of what follows, are escaped.
-pub fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                out.extend(c.escape_unicode());
-            }
-            c if c.is_control() => out.extend(c.escape_debug()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_hides_in_shown_text() {
-        assert_eq!(bounded("a\u{202e}fdp.exe"), "a\\u{202e}fdp.exe");
-        assert_eq!(bounded("\u{feff}x\n\u{1b}[31m"), "\\u{feff}x\\n\\u{1b}[31m");
-        assert_eq!(bounded(&"\u{e9}".repeat(300)), "\u{e9}".repeat(200));
-        assert_eq!(visible(&"\u{e9}".repeat(300)), "\u{e9}".repeat(300));
     }
 }

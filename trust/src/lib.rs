@@ -40,6 +40,7 @@ pub mod release;
 pub mod root;
 pub mod site;
 pub mod statement;
+pub mod text;
 mod threshold;
 pub mod time;
 pub mod tree;

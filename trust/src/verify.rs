@@ -15,7 +15,7 @@ use crate::chunk;
 use crate::digest::Digest;
 use crate::entry::{Entry, Listed, Status};
 use crate::envelope::{Envelope, PAYLOAD_TYPE};
-use crate::error::{VerifyError, bounded};
+use crate::error::{VerifyError, bounded, visible};
 use crate::head::{CATALOGUE_SUBJECT, HEAD_TYPE, Head};
 use crate::limits;
 use crate::name::{Platform, ServerName, Version};
@@ -278,7 +278,7 @@ pub fn select<'a>(entry: &'a Verified<Entry>, pin: Option<&Pin>) -> Result<&'a L
 /// # Errors
 /// `Revoked` always; `Yanked` unless pinned to just this version.
 pub fn check_status(listed: &Listed, pin: Option<&Pin>) -> Result<(), VerifyError> {
-    let reason = || listed.reason.clone().unwrap_or_else(|| "no reason given".to_owned());
+    let reason = || listed.reason.as_deref().map_or_else(|| "no reason given".to_owned(), visible);
     match listed.status {
         Status::Active => Ok(()),
         Status::Yanked if pin.is_some_and(|pin| pin.version == listed.release.version) => Ok(()),

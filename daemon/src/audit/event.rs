@@ -254,9 +254,7 @@ pub fn clean(text: &str, limit: usize) -> String {
     let mut out = String::with_capacity(text.len().min(limit));
     for c in text.chars() {
         let before = out.len();
-        let hidden =
-            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if c.is_control() || hidden {
+        if c.is_control() || mcpfs_trust::text::is_invisible(c) {
             out.extend(c.escape_unicode())
         } else {
             out.push(c)
@@ -279,6 +277,7 @@ mod tests {
     fn hostile_text_is_escaped_and_bounded() {
         assert_eq!(clean("a\u{1b}[2Jb\n", 99), "a\\u{1b}[2Jb\\u{a}");
         assert_eq!(clean("abc\u{202e}fdp.exe", 99), "abc\\u{202e}fdp.exe");
+        assert_eq!(clean("a\u{61c}b\u{ad}", 99), "a\\u{61c}b\\u{ad}");
         assert_eq!(clean("ünïcode stays", 99), "ünïcode stays");
         for text in ["", "abcdefgh", "\u{1}\u{2}\u{3}\u{4}", "ééééééééé", "日本語日本語日本語"] {
             for limit in 3..20 {

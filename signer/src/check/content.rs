@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mcpfs_trust::release::Runtime;
+use mcpfs_trust::text::{is_invisible, visible};
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
@@ -158,16 +159,6 @@ fn invisible(tree: &Tree) -> Vec<(String, String)> {
         let found = tree.node(id)?.name.chars().find(|c| is_invisible(*c))?;
         Some((id, found))
     });
-    odd.map(|(id, found)| (escaped(&tree.path(id)), format!("has the invisible character U+{:04X}", found as u32)))
+    odd.map(|(id, found)| (visible(&tree.path(id)), format!("has the invisible character U+{:04X}", found as u32)))
         .collect()
-}
-
-const fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        | '\u{00ad}' | '\u{180e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-pub(super) fn escaped(path: &str) -> String {
-    path.chars().flat_map(|c| if is_invisible(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }

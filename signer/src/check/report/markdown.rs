@@ -76,7 +76,7 @@ impl Page {
 
 /// Hostile text as a code span, in which nothing is Markdown.
 fn code(text: &str) -> String {
-    let text = crate::check::content::escaped(&mcpfs_trust::error::visible(text));
+    let text = mcpfs_trust::text::visible(text);
     if text.is_empty() {
         return "(empty)".to_owned();
     }
