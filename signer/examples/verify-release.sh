@@ -1,10 +1,11 @@
 #!/bin/sh
 # A simple client of an mcpfs site, with openssl and python3's json alone:
-#   verify-release.sh SITE NAME PUBLIC_KEY.pem        SITE: https://… or a folder
+#   verify-release.sh SITE REGISTRY NAME PUBLIC_KEY.pem
+# SITE: https://… or a folder; REGISTRY: the name in trust.json, since one key may sign for several.
 # It believes one release key; see verify-release.mjs for what it does not check.
 set -eu
-[ $# -eq 3 ] || { echo "usage: verify-release.sh SITE NAME PUBLIC_KEY.pem" >&2; exit 2; }
-site=${1%/} name=$2 key=$3
+[ $# -eq 4 ] || { echo "usage: verify-release.sh SITE REGISTRY NAME PUBLIC_KEY.pem" >&2; exit 2; }
+site=${1%/} registry=$2 name=$3 key=$4
 case $name in *[!a-z0-9._-]* | [!a-z0-9]* | '') echo "not a server name: $name" >&2; exit 2 ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -12,9 +13,9 @@ get() { case $site in http://* | https://*) curl -fsS "$site/$1" ;; *) cat "$sit
 
 get "servers/$name.json" >"$work/entry.json"
 # Writes the signed bytes (DSSE PAE), each signature, and prints what is signed: platform and digest.
-python3 - "$work" "$name" >"$work/artefacts" <<'PYTHON'
+python3 - "$work" "$registry" "$name" >"$work/artefacts" <<'PYTHON'
 import base64, json, sys
-work, name = sys.argv[1:]
+work, registry, name = sys.argv[1:]
 entry = json.load(open(f"{work}/entry.json"))
 envelope = entry["signature"]
 kind, body = envelope["payloadType"], base64.b64decode(envelope["payload"])
@@ -24,6 +25,8 @@ for index, one in enumerate(envelope["signatures"]):
 statement = json.loads(body)
 if statement["predicateType"] != "urn:mcpfs:release:v1" or statement["predicate"]["name"] != name:
     sys.exit("refused: another statement")
+if statement["predicate"]["registry"] != registry:
+    sys.exit(f"refused: signed for the registry {statement['predicate']['registry']!a}")
 if entry["status"] != "active":
     sys.exit(f"refused: {entry['status']}: {entry.get('reason')}")
 for subject in statement["subject"]:
