@@ -8,7 +8,38 @@ use mcpfs_trust::limits;
 use mcpfs_trust::name::RESERVED;
 
 fn text() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/format.md")).unwrap()
+    page("format.md")
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)).unwrap()
+}
+
+/// What docs/threat-model.md names as proof is there: vectors, end-to-end tests, codes and steps.
+#[test]
+fn the_threat_models_proofs_exist() {
+    let text = page("threat-model.md");
+    let spans: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut vectors, mut tests) = (0, 0);
+    for span in spans {
+        let kind = span.split('-').next().unwrap_or_default();
+        if let Some((room, _)) = span.split_once("::").filter(|(room, _)| *room != "room") {
+            let source = std::fs::read_to_string(root.join(format!("../tests/e2e/{room}.rs"))).unwrap();
+            assert!(source.contains(&format!("\"{span}\"")), "no test {span} is registered in tests/e2e/{room}.rs");
+            tests += 1;
+        } else if span.contains('-') && ["trust", "head", "release", "tree", "layout", "chunk"].contains(&kind) {
+            assert!(root.join(format!("testdata/vectors/{span}.json")).exists(), "no vector {span}");
+            vectors += 1;
+        } else if span.starts_with(char::is_uppercase) {
+            assert!(Code::ALL.iter().any(|code| code.to_string() == span), "no outcome {span}");
+        }
+    }
+    assert!(vectors > 30 && tests > 20, "{vectors} vectors, {tests} tests");
+    let format = page("format.md");
+    let (_, steps) = format.split_once("## 13. Verification").unwrap();
+    let last = steps.lines().filter_map(|line| line.split_once(". ")?.0.parse::<u32>().ok()).max();
+    assert_eq!(last, Some(20), "docs/threat-model.md cites the steps by number");
 }
 
 #[test]
