@@ -168,7 +168,7 @@ fn a_full_disk_below_the_audit() {
 
 fn a_full_cache(reads: Reads) {
     let world = World::new(reads);
-    world.host.drop_in("50-cache", "[cache]\nquota = \"1MiB\"\n");
+    world.host.drop_in("50-cache", "[cache]\nquota = \"8MiB\"\n");
     let _mount = Mount::start(&world.host);
     assert_eq!(errno(std::fs::read(world.host.at("files/1.0.0/tree/large"))), libc::ENOSPC);
     audit::expect(&world.host, "CacheFull", Some("files"));
