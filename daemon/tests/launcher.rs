@@ -36,9 +36,14 @@ impl Host {
         self.0.path().join(name)
     }
 
+    /// Written by another process: while this one has a program open for writing, a child that
+    /// another test's thread has just forked has it open too, and it cannot be started (`ETXTBSY`).
     fn script(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(0o555)).unwrap();
+        let write = "cat >\"$1\" && chmod 555 \"$1\"";
+        let mut child =
+            Command::new("sh").args(["-euc", write, "sh"]).arg(self.path(name)).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 
     fn launch(&self) -> Launch {

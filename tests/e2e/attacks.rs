@@ -1,7 +1,6 @@
 //! What somebody between the signer and the host, or on the host's disk, can try.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use mcpfs_tests::command::Run;
 use mcpfs_tests::faulty::{self, FaultyServer};
@@ -163,7 +162,7 @@ fn an_older_head() {
     forge::next_head(&world.copy.path(), &world.registry);
     let _mount = Mount::start(&world.host);
     std::fs::write(world.file("head.json"), old).unwrap();
-    world.host.refresh();
+    world.host.refresh_fails("HeadRollback");
     audit::wait(&world.host, "HeadRollback", None);
     // The newer state goes on being served.
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
@@ -203,34 +202,32 @@ fn two_heads_with_one_number() {
         head["issued"] = json!(head["issued"].as_str().unwrap().replacen("2026", "2025", 1));
         head["expires"] = json!(head["expires"].as_str().unwrap().replacen("2026", "2025", 1));
     });
-    world.host.refresh();
+    world.host.refresh_fails("HeadEquivocation");
     audit::wait(&world.host, "HeadEquivocation", None);
 }
 
-fn faulty_head(world: &World, fault: faulty::Fault, code: &str) -> (u64, Duration) {
+fn faulty_head(world: &World, fault: faulty::Fault, code: &str) -> u64 {
     let server = FaultyServer::over(&world.copy.path(), "head.json", fault);
     world.host.configure(&server.url());
-    world
-        .host
-        .drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"2s\"\nmetadata = \"3s\"\nobject = \"3s\"\n");
-    let started = Instant::now();
+    if code == "TooSlow" {
+        world.host.drop_in("50-network", "[network]\nconnect = \"2s\"\nstall = \"2s\"\nmetadata = \"3s\"\n");
+    }
     let _mount = Mount::start(&world.host);
     audit::wait(&world.host, code, None);
-    let took = started.elapsed();
     refused(world, "hello", code);
-    (server.sent(), took)
+    server.sent()
 }
 
 fn a_head_of_ten_gigabytes() {
-    let (sent, _) = faulty_head(&World::new(Reads::Cached), faulty::Fault::TenGigabytes, "SizeExceeded");
+    let sent = faulty_head(&World::new(Reads::Cached), faulty::Fault::TenGigabytes, "SizeExceeded");
     assert!(sent < 32 << 20, "{sent} bytes were taken");
-    let (sent, _) = faulty_head(&World::new(Reads::Cached), faulty::Fault::Endless, "SizeExceeded");
+    let sent = faulty_head(&World::new(Reads::Cached), faulty::Fault::Endless, "SizeExceeded");
     assert!(sent < 32 << 20, "{sent} bytes were taken");
 }
 
 fn one_byte_a_second() {
-    let (_, took) = faulty_head(&World::new(Reads::Cached), faulty::Fault::Drip, "TooSlow");
-    assert!(took < Duration::from_secs(15), "{took:?} is past every deadline");
+    // A head of some kilobytes would take hours: it is given up, and not taken in the end.
+    faulty_head(&World::new(Reads::Cached), faulty::Fault::Drip, "TooSlow");
     faulty_head(&World::new(Reads::Cached), faulty::Fault::Silence, "TooSlow");
 }
 

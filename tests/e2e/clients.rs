@@ -16,7 +16,9 @@ pub(crate) fn register(suite: &mut Suite) {
 fn the_inspector_lists_and_calls(reads: Reads) {
     let world = World::new(reads);
     let _mount = Mount::start(&world.host);
-    let inspect = |arguments: &[&str]| -> Ran { servers::inspector().arg(world.run("hello")).args(arguments).ok() };
+    let inspect = |arguments: &[&str]| -> Ran {
+        servers::inspector().env("HOME", world.host.home()).arg(world.run("hello")).args(arguments).ok()
+    };
     let tools = inspect(&["--method", "tools/list"]).json();
     let mut names: Vec<&str> = tools["tools"].as_array().unwrap().iter().filter_map(|it| it["name"].as_str()).collect();
     names.sort_unstable();
@@ -44,6 +46,6 @@ async def main():
 
 asyncio.run(main())
 "#;
-    let ran = servers::python_sdk().args(["-c", script]).arg(world.run("hello")).ok();
+    let ran = servers::python_sdk().env("HOME", world.host.home()).args(["-c", script]).arg(world.run("hello")).ok();
     assert_eq!(ran.stdout, "['add', 'echo', 'whoami']\n42\n", "{ran}");
 }

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::time::Duration;
 
 use mcpfs_tests::audit;
 use mcpfs_tests::command::Run;
@@ -44,7 +43,7 @@ fn a_first_lookup_that_cannot_be_recorded(reads: Reads) {
     registry.release(&registry.files());
     // The head is recorded; then the disk is full.
     audit::alter(&host, &NO_ROWS.replace("ON event", "ON event WHEN NEW.event = 'verify'"));
-    host.refresh();
+    host.refresh_fails("AuditUnavailable");
     let new = host.at("files");
     assert_eq!(errno(new.symlink_metadata()), libc::EIO, "it is there, but nobody may see it unrecorded");
     assert_eq!(errno(std::fs::read(new.join("1.0.0/tree/twin"))), libc::EIO);
@@ -77,7 +76,7 @@ fn a_read_only_store() {
     let world = World::new(Reads::Cached);
     let state = world.host.path("state");
     Run::new("mount").args(["-t", "tmpfs", "-o", "ro,size=1m,mode=700", "none"]).arg(&state).ok();
-    let ran = world.host.mcpfs(["mount", "--foreground"]).limit(Duration::from_secs(30)).run();
+    let ran = world.host.mcpfs(["mount", "--foreground"]).run();
     mcpfs_tests::mount::unmount(&state);
     assert!(ran.code == 1 && ran.text().contains("audit.db"), "{ran}");
     assert!(!is_mounted(&world.host.mcp()));
@@ -116,7 +115,7 @@ fn what_a_reload_hides_is_not_opened_again(reads: Reads) {
     let mut held = open_below(&tree, "size-4097").unwrap();
     world.host.drop_in("50-pins", "[pins]\ndefault = \"none\"\nhello = \"1.0.0\"\n");
     mount.reload();
-    wait_for("the reload", Duration::from_secs(15), || (!world.host.at("files/1.0.0").exists()).then_some(()));
+    wait_for("the reload", || (!world.host.at("files/1.0.0").exists()).then_some(()));
     // Not by its name, and not by a directory that was opened before.
     assert_eq!(errno(std::fs::read(world.host.at("files/1.0.0/tree/twin"))), libc::EACCES);
     assert_eq!(errno(open_below(&tree, "twin")), libc::EACCES);
@@ -139,7 +138,7 @@ fn made_up_names_take_nothing_from_others() {
     let mut world = World::new(Reads::Cached);
     world.site.stop();
     let _mount = Mount::start(&world.host);
-    world.host.refresh();
+    world.host.refresh_fails("Unreachable");
     for index in 0..6000 {
         assert!(world.host.at(&format!("made-up-{index}")).symlink_metadata().is_ok(), "every name answers");
     }
@@ -149,9 +148,7 @@ fn made_up_names_take_nothing_from_others() {
     world.host.refresh();
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
     // The kernel keeps a name for two seconds.
-    wait_for("the made-up names to go", Duration::from_secs(15), || {
-        world.host.at("made-up-5999").symlink_metadata().is_err().then_some(())
-    });
+    wait_for("the made-up names to go", || world.host.at("made-up-5999").symlink_metadata().is_err().then_some(()));
     assert_eq!(errno(world.host.at("made-up-1").symlink_metadata()), libc::ENOENT);
 }
 
@@ -164,7 +161,7 @@ fn a_reload_moves_to_another_site(reads: Reads) {
     let other = Site::serve(&world.copy.path());
     world.host.configure(&other.url());
     mount.reload();
-    wait_for("a look at the new site", Duration::from_secs(15), || {
+    wait_for("a look at the new site", || {
         other.requests().iter().any(|request| request.path == "/head.json").then_some(())
     });
     world.site.stop();

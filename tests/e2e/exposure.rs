@@ -1,6 +1,6 @@
 //! `policy.expose`, `hide`, `downgrade` and `scanners`, each as a user of the mount meets it.
 
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mcpfs_tests::audit;
 use mcpfs_tests::command::Run;
@@ -8,6 +8,7 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
+use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
 
@@ -59,8 +60,10 @@ fn hidden_names_say_that_they_are(reads: Reads) {
 fn a_downgrade_is_told_or_refused(reads: Reads) {
     let registry = Registry::new();
     registry.release(&registry.hello("1.0.0"));
-    // Statements carry whole seconds.
-    std::thread::sleep(Duration::from_millis(1100));
+    // Statements carry whole seconds: the second one must be of a later one.
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let first = second();
+    wait_for("the next second", || (second() > first).then_some(()));
     registry.release(&registry.hello("1.1.0"));
     let site = Site::serve(&registry.site());
     let host = |policy: &str| {

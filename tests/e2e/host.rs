@@ -1,7 +1,6 @@
 //! Faults of the host itself: mount points, trust root, keys and tokens.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 use mcpfs_tests::command::Ran;
 use mcpfs_tests::host::{Host, Reads};
@@ -29,10 +28,8 @@ pub(crate) fn register(suite: &mut Suite) {
 
 /// `mcpfs mount --foreground` that must refuse.
 fn mount_refuses(host: &Host) -> Ran {
-    let started = Instant::now();
-    let ran = host.mcpfs(["mount", "--foreground"]).limit(Duration::from_secs(30)).run();
+    let ran = host.mcpfs(["mount", "--foreground"]).run();
     assert!(ran.code != 0 && ran.code < 100, "expected a refusal: {ran}");
-    assert!(started.elapsed() < Duration::from_secs(20));
     assert!(!ran.text().contains("panicked"), "{ran}");
     assert!(!is_mounted(&host.mcp()));
     ran
@@ -48,7 +45,7 @@ fn a_stale_mount_is_cleared_at_start(reads: Reads) {
 fn a_busy_mount_point() {
     let world = World::new(Reads::Cached);
     let _mount = Mount::start(&world.host);
-    let second = world.host.mcpfs(["mount", "--foreground"]).limit(Duration::from_secs(30)).run();
+    let second = world.host.mcpfs(["mount", "--foreground"]).run();
     assert!(second.code == 1, "a served mount is not taken away: {second}");
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
 }
@@ -74,16 +71,14 @@ fn a_cache_below_the_mount_point() {
 
 fn mount_detaches_by_itself() {
     let world = World::new(Reads::Cached);
-    world.host.mcpfs(["mount"]).limit(Duration::from_secs(30)).ok();
+    world.host.mcpfs(["mount"]).ok();
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
     // Who listens on the control socket is the daemon.
     let socket = std::os::unix::net::UnixStream::connect(world.host.rundir().join("control.sock")).unwrap();
     let pid = rustix::net::sockopt::socket_peercred(&socket).unwrap().pid;
     drop(socket);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    mcpfs_tests::scratch::wait_for("the mount to go", Duration::from_secs(20), || {
-        (!is_mounted(&world.host.mcp())).then_some(())
-    });
+    mcpfs_tests::scratch::wait_for("the mount to go", || (!is_mounted(&world.host.mcp())).then_some(()));
 }
 
 fn a_trust_root_that_others_can_write() {
@@ -125,7 +120,7 @@ fn trust_roots_with_bad_keys() {
     change("one key in both roles", &|root| {
         root["release"][0]["require"][0]["keys"] = root["head"]["keys"].clone();
     });
-    let words = ["weak", "twice", "id", "nonzero", "threshold", "extra", "head"];
+    let words = ["weak", "twice", "id", "threshold is 0", "threshold", "extra", "head"];
     for ((name, root), says) in bad.into_iter().zip(words) {
         forge::write(&world.host.trust(), &root);
         let ran = mount_refuses(&world.host);

@@ -158,7 +158,7 @@ fn trees() {
 /// A host whose first look finds what is wrong: nothing is shown, and `run` says why.
 fn nothing_is_shown(world: &World, code: &str) {
     let mount = Mount::start(&world.host);
-    world.host.refresh();
+    world.host.refresh_fails(code);
     audit::wait(&world.host, code, None);
     let ran = Run::new(world.run("hello")).exits(77);
     assert!(ran.stderr.contains(code) && ran.stdout.is_empty(), "expected {code}: {ran}");
@@ -203,7 +203,7 @@ fn a_head_from_the_future() {
     forge::resign_head(&world.copy.path(), &world.registry, |head| {
         (head["issued"], head["expires"]) = (year(&head["issued"]), year(&head["expires"]));
     });
-    world.host.refresh();
+    world.host.refresh_fails("ClockRollback");
     audit::wait(&world.host, "ClockRollback", None);
     world.host.mcpfs(["status"]).ok().says("ClockRollback");
     // It was not taken for the last signed time: what is admitted goes on.
@@ -222,7 +222,7 @@ fn a_clock_that_went_back() {
     assert_eq!(changed, 1);
     drop(state);
     let _mount = Mount::start(&world.host);
-    world.host.refresh();
+    world.host.refresh_fails("ClockRollback");
     audit::wait(&world.host, "ClockRollback", None);
     let said = world.host.mcpfs(["status"]).ok();
     assert!(said.stdout.contains("ClockRollback"), "{said}");

@@ -16,6 +16,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("launch::the_environment_is_built_from_empty", the_environment_is_built_from_empty);
     suite.mounted("launch::each_version_has_its_own_run", each_version_has_its_own_run);
     suite.mounted("launch::a_pin_changes_the_next_launch_only", a_pin_changes_the_next_launch_only);
+    suite.mounted("launch::a_change_is_shown_when_its_command_returns", a_change_is_shown_when_its_command_returns);
     suite.mounted("launch::arguments_of_the_host_are_refused", arguments_of_the_host_are_refused);
     suite.mounted("launch::a_refused_name_says_why_and_exits_77", a_refused_name_says_why_and_exits_77);
     suite.mounted("launch::policy_can_forbid_launches", policy_can_forbid_launches);
@@ -107,6 +108,33 @@ fn a_pin_changes_the_next_launch_only(reads: Reads) {
     assert_eq!(last.initialize()["serverInfo"]["version"], "1.1.0");
     world.host.mcpfs(["pin", "hello", "9.9.9"]).exits(1).says("9.9.9");
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
+}
+
+/// The kernel keeps a name for two seconds unless it is told to ask again: whoever types `mcpfs pin`
+/// and starts the server at once must not get the other version.
+fn a_change_is_shown_when_its_command_returns(reads: Reads) {
+    let world = World::new(reads);
+    let _mount = Mount::start(&world.host);
+    let leads_to = |version: &str| {
+        let line = std::fs::read_to_string(world.run("hello")).unwrap();
+        assert!(line.contains(&format!(" hello@{version}#")), "expected {version}: {line}");
+    };
+    for _ in 0..5 {
+        leads_to("1.1.0");
+        world.host.mcpfs(["pin", "hello", "1.0.0"]).ok();
+        leads_to("1.0.0");
+        world.host.mcpfs(["unpin", "hello"]).ok();
+        leads_to("1.1.0");
+    }
+    // The same for what a look at the site brings.
+    forge::replace_entry(&world.copy.path(), &world.registry, "hello", |entry| {
+        entry["status"] = json!("revoked");
+        entry["reason"] = json!("CVE-2026-1234");
+    });
+    leads_to("1.1.0");
+    world.host.refresh();
+    let line = std::fs::read_to_string(world.run("hello")).unwrap();
+    assert!(!line.contains(" hello@1.1.0#"), "revoked: {line}");
 }
 
 fn arguments_of_the_host_are_refused(reads: Reads) {

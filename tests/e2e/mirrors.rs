@@ -1,7 +1,6 @@
 //! A mirror that answers with wrong but well-formed bytes, alone and beside a good one.
 
 use std::path::Path;
-use std::time::Duration;
 
 use mcpfs_tests::audit;
 use mcpfs_tests::command::Run;
@@ -67,7 +66,7 @@ fn a_lying_mirror_beside_a_good_one(reads: Reads) {
     assert!(asked("/entries/") && asked("/objects/"), "it was asked first");
     // The lies have rows that name the liar.
     let told = |why: &String| why.contains(liar.url().trim_end_matches('/'));
-    wait_for("a row that names the liar", Duration::from_secs(15), || {
+    wait_for("a row that names the liar", || {
         let rows = audit::rows(&world.host);
         let lie = |row: &audit::Row| WRONG.contains(&row.outcome.as_str()) && row.reason.as_ref().is_some_and(told);
         rows.iter().any(lie).then_some(())

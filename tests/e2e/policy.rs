@@ -10,7 +10,7 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
-use mcpfs_tests::scratch::is_root;
+use mcpfs_tests::scratch::{self, is_root};
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
 use mcpfs_tests::{audit, forge};
@@ -247,7 +247,7 @@ fn exit_codes() {
         host.mcpfs(asks).exits(3).says("mcpfs mount");
     }
     let verify = |site: &str| host.mcpfs(["verify", site, "--trust"]).arg(host.trust());
-    verify("http://127.0.0.1:9/").exits(3);
+    verify(&format!("http://127.0.0.1:{}/", scratch::Port::reserve().number())).exits(3);
     verify(world.site.url().as_str()).ok();
     // Integrity.
     crate::world::flip(&world.file("head.json"), 40);

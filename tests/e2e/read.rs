@@ -170,6 +170,8 @@ fn statfs_and_mount_options(reads: Reads) {
 
 fn chunks_are_fetched_once(reads: Reads) {
     let world = World::new(reads);
+    // A machine that stands still for some seconds would rightly make it ask again.
+    world.host.drop_in("50-network", "[network]\nstall = \"1h\"\nmetadata = \"1h\"\nobject = \"1h\"\n");
     let _mount = Mount::start(&world.host);
     let tree = world.host.at("files/1.0.0/tree/many");
     std::thread::scope(|scope| {

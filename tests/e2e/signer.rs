@@ -15,6 +15,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("signer::a_refused_recipe_has_its_row", a_refused_recipe_has_its_row);
     suite.plain("signer::segments_are_chained", segments_are_chained);
     suite.plain("signer::a_tokens_keys_are_listed", a_tokens_keys_are_listed);
+    suite.plain("signer::several_at_once_share_a_token", several_at_once_share_a_token);
     suite.plain("signer::a_missing_folder_is_named", a_missing_folder_is_named);
 }
 
@@ -205,6 +206,20 @@ fn a_tokens_keys_are_listed() {
         .exits(1)
         .says("tokens here: mcpfs");
     hsm.signer().args(["keys", "list", "--token", "demo:x"]).exits(1);
+}
+
+/// SoftHSM rewrites a token's file at each login; who looks just then is told a general error, or
+/// that there is no such token. Two jobs of one pipeline must not fail by that.
+fn several_at_once_share_a_token() {
+    let hsm = Hsm::new();
+    hsm.signer().args(["keys", "generate", "--key", &hsm.uri("k")]).ok();
+    for _ in 0..8 {
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| hsm.signer().args(["keys", "show", "--key", &hsm.uri("k")]).ok());
+            }
+        });
+    }
 }
 
 fn a_missing_folder_is_named() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::host::Host;
+use crate::scratch::PATIENCE;
 
 /// One row of the view `access`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +64,10 @@ pub fn expect(host: &Host, outcome: &str, server: Option<&str>) {
 /// Waits until such a row is there: for what the daemon does on its own time.
 ///
 /// # Panics
-/// If it does not come within 15 seconds, showing all rows.
+/// If it does not come, showing all rows.
 pub fn wait(host: &Host, outcome: &str, server: Option<&str>) {
     let started = std::time::Instant::now();
-    while !has(host, outcome, server) && started.elapsed() < Duration::from_secs(15) {
+    while !has(host, outcome, server) && started.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(50));
     }
     expect(host, outcome, server);
@@ -80,7 +81,7 @@ pub fn listing(rows: &[Row]) -> String {
 /// Changes the stored history: what an intruder with root would do.
 pub fn alter(host: &Host, sql: &str) {
     let store = Connection::open(host.audit_db()).expect("the audit database");
-    store.busy_timeout(Duration::from_secs(5)).expect("a timeout");
+    store.busy_timeout(PATIENCE).expect("a timeout");
     store.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
@@ -88,6 +89,6 @@ fn open(host: &Host) -> Connection {
     // WAL needs its shared memory, so a reader is not quite read-only.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let store = Connection::open_with_flags(host.audit_db(), flags).expect("the audit database");
-    store.busy_timeout(Duration::from_secs(5)).expect("a timeout");
+    store.busy_timeout(PATIENCE).expect("a timeout");
     store
 }

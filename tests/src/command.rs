@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::scratch::PATIENCE;
+
 /// A program about to run.
 #[derive(Debug)]
 pub struct Run {
@@ -34,9 +36,9 @@ pub struct Ran {
 }
 
 impl Run {
-    /// `program` with no arguments, an empty standard input and two minutes.
+    /// `program` with no arguments, an empty standard input and much patience.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { command: Command::new(program), stdin: Vec::new(), limit: Duration::from_secs(120) }
+        Self { command: Command::new(program), stdin: Vec::new(), limit: 2 * PATIENCE }
     }
 
     /// Adds an argument.

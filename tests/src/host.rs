@@ -113,6 +113,13 @@ impl Host {
         self.mcp().join(below)
     }
 
+    /// The home of the user who starts servers here, who is not whoever runs the tests.
+    pub fn home(&self) -> PathBuf {
+        let home = self.path("user");
+        std::fs::create_dir_all(&home).expect("own directory");
+        home
+    }
+
     /// Where control socket and launcher are.
     pub fn rundir(&self) -> PathBuf {
         self.short.as_ref().map_or_else(|| self.path("run"), |dir| dir.path().to_owned())
@@ -133,9 +140,20 @@ impl Host {
         Run::new(bin("mcpfs")).arg("--config").arg(self.config()).args(args)
     }
 
-    /// `mcpfs refresh`, which returns when the registry was asked, whatever came of it.
+    /// `mcpfs refresh`: the registry was asked, and the mount shows what it said.
+    ///
+    /// # Panics
+    /// If it was not followed.
     pub fn refresh(&self) -> Ran {
-        self.mcpfs(["refresh"]).run()
+        self.mcpfs(["refresh"]).ok()
+    }
+
+    /// The same where the look at the site must fail, with this code.
+    ///
+    /// # Panics
+    /// If it was followed, or not for this reason.
+    pub fn refresh_fails(&self, code: &str) -> Ran {
+        self.mcpfs(["refresh"]).exits(1).says(code)
     }
 
     /// Every file in the cache that holds released content.

@@ -4,7 +4,7 @@
 //! exactly the environment a test wants, and insists that every line the server writes is JSON.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::command::{collect, exit_within};
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::scratch::PATIENCE;
 
 /// A running server and the conversation with it.
 #[derive(Debug)]
@@ -37,11 +36,13 @@ pub struct Ended {
 }
 
 impl McpClient {
-    /// Starts `program` as MCP hosts do: no arguments, few variables.
+    /// Starts `program` as MCP hosts do: no arguments, few variables. A server keeps its state in
+    /// the home of the test's own user, below the host whose mount it is started from.
     pub fn start(program: &Path) -> Self {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        for name in ["HOME", "USER", "LOGNAME"] {
+        command.env("HOME", home_of(program));
+        for name in ["USER", "LOGNAME"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
@@ -113,11 +114,11 @@ impl McpClient {
         let id = self.next;
         self.next += 1;
         self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let line = match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => line,
-                Err(RecvTimeoutError::Timeout) => panic!("no answer to {method} within {DEADLINE:?}"),
+                Err(RecvTimeoutError::Timeout) => panic!("no answer to {method} within {PATIENCE:?}"),
                 Err(RecvTimeoutError::Disconnected) => {
                     let ended = self.end();
                     panic!("the server ended with {} during {method}: {}", ended.code, ended.stderr)
@@ -136,7 +137,7 @@ impl McpClient {
     /// Closes its standard input, as clients do, and waits until it ends.
     pub fn end(&mut self) -> Ended {
         self.stdin.take();
-        let code = exit_within(&mut self.child, Duration::from_secs(10));
+        let code = exit_within(&mut self.child, PATIENCE);
         if code.is_none() {
             self.child.kill().expect("own child");
             self.child.wait().expect("own child");
@@ -153,10 +154,20 @@ impl McpClient {
     }
 }
 
+/// The home of [`crate::host::Host::home`] if `program` lies in a host's mount; else nobody's.
+fn home_of(program: &Path) -> PathBuf {
+    let mount = program.ancestors().find(|above| above.file_name().is_some_and(|name| name == "mcp"));
+    let host = mount.and_then(Path::parent).filter(|host| host.join("etc/mcpfs.toml").is_file());
+    let Some(host) = host else { return PathBuf::from("/nonexistent") };
+    let home = host.join("user");
+    std::fs::create_dir_all(&home).expect("own directory");
+    home
+}
+
 impl Drop for McpClient {
     fn drop(&mut self) {
         self.stdin.take();
-        if exit_within(&mut self.child, Duration::from_secs(2)).is_none() {
+        if exit_within(&mut self.child, Duration::from_secs(20)).is_none() {
             // Already ended is as good.
             drop(self.child.kill());
             drop(self.child.wait());

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::binaries::bin;
 use crate::command::{Ran, exit_within};
 use crate::host::{Host, Reads};
+use crate::scratch::PATIENCE;
 use crate::suite;
 
 /// A running daemon. On drop it gets SIGTERM and must exit cleanly and leave no mount.
@@ -28,7 +29,7 @@ impl<'h> Mount<'h> {
     /// Mounts and waits until it is served in the host's read mode.
     ///
     /// # Panics
-    /// If it is not served within 20 seconds, or in another mode.
+    /// If it ends instead, is not served at all, or in another mode.
     pub fn start(host: &'h Host) -> Self {
         Self::start_as(host, host.reads())
     }
@@ -104,9 +105,9 @@ impl<'h> Mount<'h> {
                 if status.stdout.contains("reads") {
                     return status;
                 }
-                assert!(started.elapsed() < Duration::from_secs(20), "mounted but {status}\n{}", self.log());
+                assert!(started.elapsed() < PATIENCE, "mounted but {status}\n{}", self.log());
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "not served within 20 s:\n{}", self.log());
+            assert!(started.elapsed() < PATIENCE, "not served within {PATIENCE:?}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -117,7 +118,7 @@ impl<'h> Mount<'h> {
         }
         self.stopped = true;
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("own child");
-        let code = exit_within(&mut self.child, Duration::from_secs(20));
+        let code = exit_within(&mut self.child, PATIENCE);
         if code.is_none() {
             self.child.kill().expect("own child");
             self.child.wait().expect("own child");

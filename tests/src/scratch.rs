@@ -1,6 +1,7 @@
 //! Directories, ports and waiting.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -39,27 +40,55 @@ pub fn keep_in(base: &Path) {
 
 static BASE: OnceLock<PathBuf> = OnceLock::new();
 
+/// How long to wait for what must come, before it counts as a hang. Nothing that works takes this
+/// long, however slow or busy the machine is: a wait ends when the thing is there, never by this.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 fn make(base: &Path) -> tempfile::TempDir {
     tempfile::Builder::new().prefix("mf-").tempdir_in(base).expect("cannot make a directory for this test")
 }
 
-/// A loopback port that nothing listens on.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free loopback port");
-    listener.local_addr().expect("a bound socket has an address").port()
+/// A loopback port of our own, on which nothing listens.
+///
+/// The socket is bound and never listens, so connections are refused. As long as it lives the
+/// kernel gives the port to nobody who asks for any port, neither to listen nor to connect from;
+/// a server that sets `SO_REUSEADDR` and asks for just this one, as nginx does, gets it.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    _held: OwnedFd,
+}
+
+impl Port {
+    /// Any free one.
+    pub fn reserve() -> Self {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+        let held = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+        sockopt::set_socket_reuseaddr(&held, true).expect("a TCP socket");
+        bind(&held, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("no free loopback port");
+        // Of std, which knows how to read an address.
+        let named = TcpListener::from(held);
+        let number = named.local_addr().expect("a bound socket has an address").port();
+        Self { number, _held: named.into() }
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
 }
 
 /// Polls until `ready` gives a value.
 ///
 /// # Panics
-/// When `limit` has passed, naming `what`.
-pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+/// When [`PATIENCE`] has run out, naming `what`.
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

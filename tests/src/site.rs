@@ -1,20 +1,24 @@
 //! A static web server (nginx) that can be told to misbehave.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::command::exit_within;
-use crate::scratch::{self, free_port, need, wait_for};
+use crate::scratch::{self, PATIENCE, Port, need, wait_for};
+
+/// What the harness itself asks for.
+const MARK: &str = "/.mark-of-the-harness";
 
 /// One nginx over one directory.
 #[derive(Debug)]
 pub struct Site {
     root: PathBuf,
     dir: tempfile::TempDir,
-    port: u16,
+    /// Ours also while nginx is stopped: nobody else answers there then.
+    port: Port,
     running: Option<Child>,
 }
 
@@ -49,14 +53,14 @@ impl Site {
     /// Serves `root`, misbehaving.
     pub fn serve_with(root: &Path, faults: &[Fault]) -> Self {
         let root = root.canonicalize().expect("the site's directory exists");
-        let mut site = Self { root, dir: scratch::dir_for("nginx"), port: free_port(), running: None };
+        let mut site = Self { root, dir: scratch::dir_for("nginx"), port: Port::reserve(), running: None };
         site.start(faults);
         site
     }
 
     /// The base address, with a final slash.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
+        format!("http://127.0.0.1:{}/", self.port.number())
     }
 
     /// The directory served.
@@ -76,21 +80,45 @@ impl Site {
         let pid = rustix::process::Pid::from_child(&child);
         // QUIT would wait for slow clients; these are the ones under test.
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("own child");
-        if exit_within(&mut child, Duration::from_secs(5)).is_none() {
+        if exit_within(&mut child, PATIENCE).is_none() {
             child.kill().expect("own child");
             child.wait().expect("own child");
         }
     }
 
-    /// All requests finished so far.
+    /// All requests answered so far.
+    ///
+    /// nginx writes a request's line after its last byte, so a client may be ahead of the log. Its
+    /// one worker does one thing at a time: when a request of ours has its line, those before it have theirs.
     pub fn requests(&self) -> Vec<Request> {
-        let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        let read = || std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        if self.running.is_some() {
+            let marks = || read().lines().filter(|line| line.starts_with(MARK)).count();
+            let before = marks();
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port.number())).expect("nginx listens");
+            stream.write_all(format!("GET {MARK} HTTP/1.0\r\n\r\n").as_bytes()).expect("nginx reads");
+            stream.read_to_end(&mut Vec::new()).expect("nginx answers");
+            wait_for("nginx to write its log", || (marks() > before).then_some(()));
+        }
         let parse = |line: &str| {
             let mut fields = line.split(' ');
             let (path, status, bytes) = (fields.next()?, fields.next()?, fields.next()?);
             Some(Request { path: path.to_owned(), status: status.parse().ok()?, bytes: bytes.parse().ok()? })
         };
-        log.lines().map(|line| parse(line).unwrap_or_else(|| panic!("odd line in nginx's log: {line}"))).collect()
+        let log = read();
+        let lines = log.lines().filter(|line| !line.starts_with(MARK));
+        lines.map(|line| parse(line).unwrap_or_else(|| panic!("odd line in nginx's log: {line}"))).collect()
+    }
+
+    /// Whether somebody is connected since the last start: an answer that is never finished has no line in the log.
+    pub fn is_connected(&self) -> bool {
+        const ESTABLISHED: &str = "01";
+        let local = format!("0100007F:{:04X}", self.port.number());
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("procfs");
+        table.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            fields.next() == Some(&*local) && fields.nth(1) == Some(ESTABLISHED)
+        })
     }
 
     fn start(&mut self, faults: &[Fault]) {
@@ -110,8 +138,8 @@ impl Site {
             .spawn()
             .expect("cannot start nginx");
         let child = self.running.insert(child);
-        let port = self.port;
-        wait_for("nginx to listen", Duration::from_secs(10), || {
+        let port = self.port.number();
+        wait_for("nginx to listen", || {
             let ended = child.try_wait().expect("own child");
             assert!(
                 ended.is_none(),
@@ -141,7 +169,7 @@ impl Site {
              client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n  \
              uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n  types {{ application/json json; }}\n  \
              default_type application/octet-stream;\n  server {{\n    listen 127.0.0.1:{port};\n    root {root};\n{locations}  }}\n}}\n",
-            port = self.port,
+            port = self.port.number(),
             root = self.root.display(),
         )
     }

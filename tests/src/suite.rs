@@ -7,14 +7,21 @@
 //! without passthrough cannot quietly halve the suite.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::host::Reads;
 use crate::registry::Registry;
 use crate::scratch::is_root;
+
+/// How long one test may take. The longest takes a minute or two on a busy machine of two cores,
+/// and each wait within a test is shorter than this: only what hangs is ended by it.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// The tests of a run.
 #[derive(Debug)]
@@ -46,19 +53,14 @@ impl Suite {
 
     /// A test that needs no mount, or always the same one.
     pub fn plain(&mut self, name: &str, test: fn()) {
-        self.trials.push(Trial::test(name, move || {
-            test();
-            Ok(())
-        }));
+        self.trials.push(Trial::test(name, move || within(LIMIT, test)));
     }
 
     /// A test of a mount, once for each mode.
     pub fn mounted(&mut self, name: &str, test: fn(Reads)) {
         for &mode in &self.modes {
-            self.trials.push(Trial::test(format!("{name} [{}]", mode.word()), move || {
-                test(mode);
-                Ok(())
-            }));
+            self.trials
+                .push(Trial::test(format!("{name} [{}]", mode.word()), move || within(LIMIT, move || test(mode))));
         }
     }
 
@@ -69,6 +71,7 @@ impl Suite {
         let whole =
             mounted && arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
         let conclusion = libtest_mimic::run(&arguments, self.trials);
+        end_children();
         Registry::drop_shared();
         let ran = RAN.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let words: Vec<&str> = ran.iter().map(|mode| mode.word()).collect();
@@ -79,6 +82,51 @@ impl Suite {
         }
         conclusion.exit_code()
     }
+}
+
+/// Runs a test in a thread of its own. One that hangs fails, and the others go on: its thread stays
+/// behind, and what it started is ended with the run.
+///
+/// # Errors
+/// That it did not end within `limit`.
+fn within(limit: Duration, test: impl FnOnce() + Send + 'static) -> Result<(), Failed> {
+    let (sender, ended) = channel();
+    let running = std::thread::Builder::new();
+    let running = running.spawn(move || drop(sender.send(catch_unwind(AssertUnwindSafe(test)))))?;
+    match ended.recv_timeout(limit) {
+        Ok(outcome) => {
+            running.join().expect("it has sent its last word");
+            outcome.map_err(|panic| resume_unwind(panic))
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            Err(format!("it hangs: it did not end within {} minutes and was left behind", limit.as_secs() / 60).into())
+        }
+        Err(RecvTimeoutError::Disconnected) => Err("its thread ended without a word".into()),
+    }
+}
+
+/// Ends what tests that hang have left: their daemons unmount, their servers stop listening.
+fn end_children() {
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
+            // It may have ended by itself.
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
+/// A test of `within` itself, for the suite of the harness's parts.
+///
+/// # Panics
+/// If a test that hangs is not told, or one that panics or ends is.
+pub fn a_hanging_test_is_told() {
+    assert!(within(Duration::from_secs(120), || ()).is_ok());
+    let failed = within(Duration::from_millis(50), || std::thread::sleep(Duration::from_secs(3)));
+    let said = failed.expect_err("it hangs").message().unwrap_or_default().to_owned();
+    assert!(said.starts_with("it hangs: "), "{said}");
+    let panic = catch_unwind(|| within(Duration::from_secs(120), || panic!("its own words")));
+    assert_eq!(panic.expect_err("it panics").downcast_ref::<&str>(), Some(&"its own words"));
 }
 
 impl Default for Suite {

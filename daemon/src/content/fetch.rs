@@ -80,6 +80,12 @@ impl Fetcher {
         Arc::new(Self { settings, gate, cas, site, runtime, events, chunks, files, quiet: Semaphore::new(processors) })
     }
 
+    /// Whether a transfer that began ahead has its first waiter.
+    #[cfg(test)]
+    pub(super) fn somebody_waits_for(&self, chunk: &Chunk) -> bool {
+        self.chunks.is_claimed(&(chunk.sha256, chunk.plain_sha256))
+    }
+
     /// A file that is not ready.
     pub(super) async fn file(
         self: &Arc<Self>,

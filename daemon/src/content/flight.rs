@@ -89,6 +89,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         Some(Seat { result, first: true })
     }
 
+    /// Whether the flight for `key` has its first waiter.
+    #[cfg(test)]
+    pub(super) fn is_claimed(&self, key: &K) -> bool {
+        lock(&self.0).get(key).is_some_and(|flight| !flight.unclaimed)
+    }
+
     /// Hurries the flight for `key`, if there is one.
     pub(super) fn hurry(&self, key: &K) {
         if let Some(flight) = lock(&self.0).get(key) {

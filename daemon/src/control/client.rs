@@ -11,9 +11,6 @@ use serde::de::DeserializeOwned;
 
 use crate::control::protocol::{ANSWER_BYTES, Fault, Refused, Request, parse_answer};
 
-/// Longest that a caller waits for the daemon's word.
-pub const DEADLINE: Duration = Duration::from_secs(10);
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -26,10 +23,12 @@ pub enum ClientError {
         source: io::Error,
     },
     /// It listens, and says nothing in time.
-    #[error("the mcpfs daemon at {} did not answer within {} s", path.display(), DEADLINE.as_secs())]
+    #[error("the mcpfs daemon at {} did not answer within {} s", path.display(), waited.as_secs())]
     Silent {
         /// The socket.
         path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// The connection broke before the answer was whole.
     #[error("the mcpfs daemon at {} closed the connection without an answer", path.display())]
@@ -72,9 +71,10 @@ impl ClientError {
 pub fn ask<T: DeserializeOwned>(rundir: &Path, request: &Request) -> Result<T, ClientError> {
     let path = rundir.join("control.sock");
     let line = request.to_line()?;
-    let end = Instant::now() + DEADLINE;
+    let patience = request.patience();
+    let end = Instant::now() + patience;
     loop {
-        let answer = exchange(&path, &line, end)?;
+        let answer = exchange(&path, &line, (patience, end))?;
         match parse_answer(&answer) {
             // Many servers of one user start at once when an editor opens: that is no reason to fail.
             Err(refused) if refused.is(Fault::Busy) && end > Instant::now() + Duration::from_millis(100) => {
@@ -86,13 +86,17 @@ pub fn ask<T: DeserializeOwned>(rundir: &Path, request: &Request) -> Result<T, C
     }
 }
 
-fn exchange(path: &Path, line: &[u8], end: Instant) -> Result<Vec<u8>, ClientError> {
+fn exchange(path: &Path, line: &[u8], (patience, end): (Duration, Instant)) -> Result<Vec<u8>, ClientError> {
     let missing = |source| match io::Error::kind(&source) {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { path: path.to_owned() },
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            ClientError::Silent { path: path.to_owned(), waited: patience }
+        }
         _ => ClientError::NoDaemon { path: path.to_owned(), source },
     };
     let broken = |source: io::Error| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { path: path.to_owned() },
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            ClientError::Silent { path: path.to_owned(), waited: patience }
+        }
         _ => ClientError::Broken { path: path.to_owned(), source },
     };
     let mut stream = dial(path, end).map_err(missing)?;

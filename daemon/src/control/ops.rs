@@ -25,8 +25,10 @@ use crate::refusal::{Refusal, with_cause};
 use crate::registry::{Admitted, Server, now};
 
 /// How long the registry may be asked before the caller is told that it takes too long;
-/// below the clients' own deadline, so that they hear it.
+/// below the clients' own deadline ([`Request::patience`]), so that they hear it.
 const LOOKUP: Duration = Duration::from_secs(7);
+/// The same for a look at the site that somebody asked for.
+const LOOK: Duration = Duration::from_secs(55);
 
 /// Serves the socket of `daemon` until it is dropped.
 pub async fn serve(listener: UnixListener, daemon: Daemon) {
@@ -57,7 +59,12 @@ impl Desk {
             Request::Reload {} => {
                 administer(peer)?;
                 let daemon = self.daemon.clone();
-                self.within(async move { daemon.reload().await }).await?.map_err(|refusal| {
+                let reloaded = async move {
+                    let outcome = daemon.reload().await;
+                    daemon.registry.shown().await;
+                    outcome
+                };
+                self.within_limit(LOOK, reloaded).await?.map_err(|refusal| {
                     Refused::new(refusal.code, &refusal.message, "the configuration before it stays in force")
                 })?;
                 to_value(json!({}))
@@ -71,12 +78,20 @@ impl Desk {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Refused> {
-        match tokio::time::timeout(LOOKUP, self.daemon.runtime.spawn(work)).await {
+        self.within_limit(LOOKUP, work).await
+    }
+
+    async fn within_limit<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Refused> {
+        match tokio::time::timeout(limit, self.daemon.runtime.spawn(work)).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(Refused::fault(Fault::Internal, "the daemon failed at this", "see its log")),
             Err(_) => Err(Refused::new(
                 Code::TooSlow,
-                &format!("the registry did not answer within {} s", LOOKUP.as_secs()),
+                &format!("the registry did not answer within {} s", limit.as_secs()),
                 "try again in a moment; mcpfs status says more",
             )),
         }
@@ -308,7 +323,12 @@ impl Desk {
 
     async fn refresh(&self) -> Refreshed {
         let registry = self.daemon.registry.clone();
-        let looked = self.within(async move { registry.refresh_now().await }).await;
+        let looking = async move {
+            let outcome = registry.refresh_now().await;
+            registry.shown().await;
+            outcome
+        };
+        let looked = self.within_limit(LOOK, looking).await;
         let error = match looked {
             Ok(Ok(())) => None,
             Ok(Err(refusal)) => Some(reason(&refusal)),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mcpfs_trust::error::{Code, Group, bounded};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -57,6 +58,17 @@ pub enum Request {
     Refresh {},
     /// Read the configuration again (after pins changed).
     Reload {},
+}
+
+impl Request {
+    /// Longest that a caller waits for the daemon's word: an MCP host gives a launch some seconds,
+    /// but who asks for a look at the site means one that ends, within all the deadlines of a slow one.
+    pub fn patience(&self) -> Duration {
+        match self {
+            Self::Refresh {} | Self::Reload {} => Duration::from_secs(60),
+            _ => Duration::from_secs(10),
+        }
+    }
 }
 
 /// What `explain` is about.

@@ -29,9 +29,11 @@ pub(super) fn follow(
     notifier: Notifier,
     over: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let told = registry.clone();
     let following = async move {
         let mut changes = registry.changes();
         let mut shown = registry.snapshot();
+        registry.set_shown(Some(shown.generation));
         while changes.changed().await.is_ok() {
             let next = registry.snapshot();
             for Entry { parent, name } in differences(&shown, &next) {
@@ -40,6 +42,7 @@ pub(super) fn follow(
                 }
             }
             shown = next;
+            registry.set_shown(Some(shown.generation));
         }
     };
     let both = async move {
@@ -47,6 +50,7 @@ pub(super) fn follow(
             () = over => {}
             () = following => {}
         }
+        told.set_shown(None);
     };
     std::thread::Builder::new().name("fuse-invalidate".to_owned()).spawn(move || runtime.block_on(both)).map(drop)
 }

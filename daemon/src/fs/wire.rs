@@ -8,11 +8,10 @@ use fuser::{Errno, FileAttr, FileType, INodeNo, Request};
 use super::ino::Ino;
 use super::node::{Asker, Attr, FileKind, Lifetime};
 use crate::errno::FsError;
+use crate::registry::KEPT;
 
 /// How long the kernel keeps what cannot change: about 34 years.
 pub(super) const FOREVER: Duration = Duration::from_secs(1 << 30);
-/// How long it keeps what can, if no invalidation comes first.
-const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// The time of everything, counted from 1970: the second day of 1980. The same everywhere and for
 /// ever, and not before what a zip archive can hold.
@@ -49,7 +48,7 @@ pub(super) fn asker(request: &Request) -> Asker {
 pub(super) fn ttl(lifetime: Lifetime) -> Duration {
     match lifetime {
         Lifetime::Immutable => FOREVER,
-        Lifetime::Changing => BRIEFLY,
+        Lifetime::Changing => KEPT,
     }
 }
 

@@ -214,7 +214,8 @@ mod tests {
             refusal_line(&name, &ClientError::from(bare).into()),
             "mcpfs: x refused: HeadExpired (the head expired at 2026-01-01T00:00:00Z). Details: mcpfs explain x"
         );
-        let silent = ClientError::Silent { path: "/run/mcpfs/control.sock".into() };
+        let silent =
+            ClientError::Silent { path: "/run/mcpfs/control.sock".into(), waited: std::time::Duration::from_secs(10) };
         assert_eq!(
             refusal_line(&name, &silent.into()),
             "mcpfs: x refused: the mcpfs daemon at /run/mcpfs/control.sock did not answer within 10 s. \

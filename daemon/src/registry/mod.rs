@@ -61,6 +61,9 @@ use crate::content::{Content, ReleaseContent};
 use crate::refusal::Refusal;
 use crate::site::Site;
 
+/// How long a mount's kernel may keep a name that can change, if nobody tells it to ask again.
+pub(crate) const KEPT: Duration = Duration::from_secs(2);
+
 /// The registry as this host sees it. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Registry(Arc<Shared>);
@@ -103,6 +106,8 @@ struct Shared {
     /// Since when a mirror has served an older head than ours, in the clock's running time.
     lagging: Mutex<Option<Duration>>,
     changes: watch::Sender<u64>,
+    /// The newest generation that the mount's kernel was told about; `None` while nobody tells it.
+    shown: watch::Sender<Option<u64>>,
     /// Ticks when a look at the site has ended, however it went.
     looked: watch::Sender<u64>,
 }
@@ -170,6 +175,7 @@ impl Registry {
             announced: Mutex::new(0),
             lagging: Mutex::new(None),
             changes: watch::Sender::new(0),
+            shown: watch::Sender::new(None),
             looked: watch::Sender::new(0),
         }));
         registry.restore().await?;
@@ -338,6 +344,22 @@ impl Registry {
         drop(alone);
         self.refresh();
         Ok(())
+    }
+
+    /// Notes that the kernel keeps nothing older than this generation; `None` when nobody tells it any more.
+    pub fn set_shown(&self, generation: Option<u64>) {
+        self.0.shown.send_replace(generation);
+    }
+
+    /// Waits until the mount shows this snapshot or a later one, if there is a mount: who changed
+    /// something and looks next must not find what the kernel remembers from before.
+    ///
+    /// Waits no longer than the kernel remembers, [`KEPT`].
+    pub async fn shown(&self) {
+        let wanted = self.snapshot().generation;
+        let mut shown = self.0.shown.subscribe();
+        let reached = shown.wait_for(|shown| shown.is_none_or(|shown| shown >= wanted));
+        drop(tokio::time::timeout(KEPT, reached).await);
     }
 
     /// The configuration in force.

@@ -35,8 +35,8 @@ pub(crate) enum Trouble {
     Redirect(String),
     /// One byte of the body is another one.
     Corrupt,
-    /// The right answer after a while.
-    Late(Duration),
+    /// The right answer once the server is healed.
+    Held,
 }
 
 #[derive(Default)]
@@ -120,6 +120,11 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
             let always = state.always.get(&path).or_else(|| state.always.get("*")).cloned();
             (state.files.get(&path).cloned(), next.or(always))
         };
+        if matches!(trouble, Some(Trouble::Held)) {
+            while !state.lock().unwrap().always.is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
         if answer(stream.get_mut(), body, trouble).await.is_none() {
             return;
         }
@@ -142,7 +147,7 @@ async fn answer(stream: &mut TcpStream, body: Option<Vec<u8>>, trouble: Option<T
     let Some(mut body) = body else { return status(stream, 404, "").await };
     let length = body.len();
     match trouble {
-        None => whole(stream, length, "application/octet-stream", &body).await,
+        None | Some(Trouble::Held) => whole(stream, length, "application/octet-stream", &body).await,
         // Web servers say it with a page.
         Some(Trouble::Status(code)) => status(stream, code, "content-type: text/html\r\n").await,
         Some(Trouble::Redirect(to)) => status(stream, 302, &format!("location: {to}\r\n")).await,
@@ -152,10 +157,6 @@ async fn answer(stream: &mut TcpStream, body: Option<Vec<u8>>, trouble: Option<T
         }
         Some(Trouble::Corrupt) => {
             body[length / 2] ^= 1;
-            whole(stream, length, "application/octet-stream", &body).await
-        }
-        Some(Trouble::Late(pause)) => {
-            tokio::time::sleep(pause).await;
             whole(stream, length, "application/octet-stream", &body).await
         }
         Some(Trouble::Half) => {

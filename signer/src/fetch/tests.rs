@@ -123,17 +123,14 @@ fn http_from_listed_hosts_only() {
             while stream.write_all(&[0; 4096]).is_ok() {}
         }
         "/slow" => {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n");
-            for _ in 0..50 {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n");
+            while stream.write_all(b"x").is_ok() {
                 std::thread::sleep(Duration::from_millis(100));
-                if stream.write_all(b"x").is_err() {
-                    break;
-                }
             }
         }
         _ => reply(stream, "500 Server Error", b""),
     });
-    let policy = FetchPolicy { limit: 1 << 20, deadline: Duration::from_secs(2), ..listed(port) };
+    let policy = FetchPolicy { limit: 1 << 20, ..listed(port) };
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     assert_eq!(get(&url("/good"), b"artefact", &policy), Ok(8));
     assert_eq!(get(&url("/near"), b"artefact", &policy), Ok(8));
@@ -147,11 +144,14 @@ fn http_from_listed_hosts_only() {
         ("/cut", "transfer failed"),
         ("/huge", "larger than"),
         ("/endless", "larger than"),
-        ("/slow", "not done within 2s"),
     ] {
         let error = get(&url(path), b"artefact", &policy).unwrap_err();
         assert!(error.contains(reason), "{path}: {error}");
     }
+    // Bytes come all the time, but the last of them would in some hours.
+    let hasty = FetchPolicy { deadline: Duration::from_secs(2), ..policy };
+    let error = get(&url("/slow"), b"artefact", &hasty).unwrap_err();
+    assert!(error.contains("not done within 2s"), "{error}");
     let error = get(&url("/good"), b"artefact", &FetchPolicy::default()).unwrap_err();
     assert!(error.ends_with(&format!("add --allow-host http://127.0.0.1:{port}")), "{error}");
 }
@@ -167,7 +167,11 @@ fn private_addresses_need_the_operators_word() {
     };
     let url = format!("http://localhost.localdomain:{port}/x");
     match get(&url, b"artefact", &by_name(Vec::new())) {
-        Err(error) => assert!(error.contains("private address") || error.contains("cannot resolve"), "{error}"),
+        // Without a network a resolver may refuse or just say nothing.
+        Err(error) => {
+            let no = ["private address", "cannot resolve", "not done within"];
+            assert!(no.iter().any(|no| error.contains(no)), "{error}");
+        }
         Ok(_) => panic!("a private address was asked"),
     }
     if std::net::ToSocketAddrs::to_socket_addrs(&("localhost.localdomain", port)).is_ok() {

@@ -220,7 +220,7 @@ impl Story {
         let number =
             |bytes: &[u8]| forge::payload(&serde_json::from_slice(bytes).unwrap())["predicate"]["version"].clone();
         fs::write(&file, &old).unwrap();
-        host.refresh();
+        host.refresh_fails("HeadRollback");
         audit::wait(host, "HeadRollback", None);
         let status = host.mcpfs(["status"]).run().says(&format!("head {}", number(&new)));
         assert!(status.stdout.contains("HeadRollback"), "{status}");
@@ -249,7 +249,7 @@ impl Story {
 
     fn go_offline(&self, site: Site, host: &Host) {
         drop(site);
-        host.refresh();
+        host.refresh_fails("Unreachable");
         assert_eq!(version(host), "1.1.0");
         let rows = audit::rows(host);
         let last = rows.iter().rfind(|row| row.event == "launch").expect("a launch");

@@ -38,6 +38,31 @@ async fn a_host_follows_goes_offline_and_comes_back() {
     assert_eq!(selected(&registry).await, stale("2"));
 }
 
+fn over(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+    future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+}
+
+/// Whoever changed something waits for the kernel to forget; nobody waits for a mount that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_over_when_the_kernel_was_told() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let (registry, _audit) = live.host().await;
+    let before = registry.snapshot().generation;
+    registry.set_shown(Some(before));
+    registry.refresh_now().await.unwrap();
+    let after = registry.snapshot().generation;
+    assert!(after > before);
+    let mut waiting = std::pin::pin!(registry.shown());
+    assert!(!over(waiting.as_mut()), "the kernel still has the old names");
+    registry.set_shown(Some(after - 1));
+    assert!(!over(waiting.as_mut()));
+    registry.set_shown(Some(after));
+    assert!(over(waiting.as_mut()));
+    registry.set_shown(None);
+    assert!(over(std::pin::pin!(registry.shown())), "there is no mount any more");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_never_go_back_and_revocations_are_final() {
     let live = Live::new();
