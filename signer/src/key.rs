@@ -64,8 +64,8 @@ pub enum KeyError {
     )]
     ModuleMissing { path: PathBuf },
     #[error(
-        "cannot use the PKCS#11 module {path}; for SoftHSM see that SOFTHSM2_CONF is set and that \
-             this user may read and write the token folder"
+        "cannot use the PKCS#11 module {path}. If another program uses its token just now, repeat the command; \
+             otherwise, for SoftHSM, see that SOFTHSM2_CONF is set and that this user may read and write the token folder"
     )]
     Module { path: PathBuf, source: pkcs11::Fault },
     #[error(
@@ -100,6 +100,11 @@ pub enum KeyError {
     Unfit { token: String, wanted: String, problem: String },
     #[error("the public key of {wanted} in token {token} is not usable")]
     BadPublicKey { token: String, wanted: String, source: Box<VerifyError> },
+    #[error(
+        "token {token}: logging in failed, as it may when another program uses the token just then. \
+             The PIN was tried once and is not tried again by itself; repeat the command"
+    )]
+    LoginFailed { token: String, source: pkcs11::Fault },
     #[error("token {token}: {doing} failed")]
     Token { token: String, doing: &'static str, source: pkcs11::Fault },
     #[error(

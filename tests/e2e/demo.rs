@@ -58,4 +58,10 @@ fn an_ordinary_user_sees_the_story() {
     for act in acts.split(' ') {
         assert!(lines.iter().any(|line| line.split_whitespace().nth(1) == Some(act)), "no line {act:?}: {ran}");
     }
+    // It says where it is, and keeps to that: the home it runs in has nothing else.
+    let story = dir.join("home/demo");
+    assert!(lines.last().unwrap().contains(&format!("in {}: ", story.display())), "{ran}");
+    let written: Vec<_> =
+        std::fs::read_dir(dir.join("home")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(written, ["demo"], "{ran}");
 }

@@ -10,6 +10,8 @@
 //! - a login belongs to the application, so "already logged in" is fine;
 //! - multi-part signing does not work for EdDSA: one part only;
 //! - handles die with their session: on such an error everything is opened again, once;
+//! - while another program logs in, SoftHSM rewrites its token: who looks just then is told a
+//!   general error, or sees no token; looking is tried again for a moment, a login never is;
 //! - a wrong PIN counts towards a lock: it is never tried again.
 //!
 //! One session behind a mutex: more of them do not sign faster (measured).
@@ -17,6 +19,7 @@
 mod list;
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as TokenError, RvError};
@@ -24,7 +27,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
-use cryptoki::slot::Slot;
+use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
 use mcpfs_trust::key::PublicKey;
 use mcpfs_trust::name::RegistryName;
@@ -32,6 +35,13 @@ use mcpfs_trust::name::RegistryName;
 pub use list::{Listed, list as list_keys};
 
 use super::{KeyError, KeyUri, Keyring, Pkcs11Uri, SigningKey};
+
+/// How long a token that answers with a passing fault is asked again.
+const BUSY: Duration = Duration::from_secs(2);
+/// How long a token that is not there is looked for again: one that is really missing is the usual case.
+const HIDDEN: Duration = Duration::from_millis(600);
+/// About how long to wait before that.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// CKA_EC_PARAMS of Ed25519: the OID 1.3.101.112, and the PrintableString "edwards25519".
 const EC_PARAMS: [&[u8]; 2] = [b"\x06\x03\x2b\x65\x70", b"\x13\x0cedwards25519"];
@@ -79,6 +89,17 @@ impl std::fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+impl Fault {
+    /// Whether the same question may have an answer a moment later.
+    fn may_pass(&self) -> bool {
+        use RvError::{DeviceError, FunctionFailed, GeneralError, TokenNotPresent, TokenNotRecognized};
+        matches!(
+            self.0,
+            TokenError::Pkcs11(GeneralError | FunctionFailed | DeviceError | TokenNotPresent | TokenNotRecognized, _)
+        )
+    }
+}
 
 /// What a token answered when it was asked to give a key away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +231,27 @@ pub fn prove(keyring: &mut Keyring, uri: &Pkcs11Uri) -> Result<Refusals, KeyErro
 }
 
 impl Token {
+    /// The token and a login. What is read before the login is read again for a moment if it
+    /// fails: another program that uses the token may be writing it just now.
     fn find(keyring: &mut Keyring, uri: &Pkcs11Uri) -> Result<Self, KeyError> {
+        let begun = Instant::now();
+        let (module, slot, facts) = loop {
+            match Self::look(keyring, uri) {
+                Ok(found) => break found,
+                Err(KeyError::Module { source, .. }) if source.may_pass() && begun.elapsed() < BUSY => {}
+                // Only a module that is loaded anew looks for tokens anew; not under open sessions.
+                Err(KeyError::TokenMissing { .. }) if keyring.unlocked.is_empty() && begun.elapsed() < HIDDEN => {
+                    keyring.modules.clear();
+                }
+                Err(error) => return Err(error),
+            }
+            std::thread::sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5)));
+        };
+        Self::unlock(keyring, uri, module, slot, &facts)
+    }
+
+    /// The one slot with the token that the URI names.
+    fn look(keyring: &mut Keyring, uri: &Pkcs11Uri) -> Result<(Pkcs11, Slot, TokenInfo), KeyError> {
         let module = module(keyring, uri)?;
         let broken = |source| KeyError::Module { path: uri.module.clone(), source: Fault(source) };
         let (mut found, mut present) = (Vec::new(), Vec::new());
@@ -224,11 +265,20 @@ impl Token {
             }
         }
         let wanted = uri.token_name();
-        let (slot, facts) = match (found.len(), found.pop()) {
-            (1, Some(one)) => one,
-            (0, _) => return Err(KeyError::TokenMissing { wanted, present: list(present) }),
-            (count, _) => return Err(KeyError::TokenAmbiguous { wanted, count }),
-        };
+        match (found.len(), found.pop()) {
+            (1, Some((slot, facts))) => Ok((module, slot, facts)),
+            (0, _) => Err(KeyError::TokenMissing { wanted, present: list(present) }),
+            (count, _) => Err(KeyError::TokenAmbiguous { wanted, count }),
+        }
+    }
+
+    fn unlock(
+        keyring: &mut Keyring,
+        uri: &Pkcs11Uri,
+        module: Pkcs11,
+        slot: Slot,
+        facts: &TokenInfo,
+    ) -> Result<Self, KeyError> {
         let name = facts.label().to_owned();
         if facts.user_pin_locked() {
             return Err(KeyError::PinLocked { token: name });
@@ -259,7 +309,7 @@ impl Token {
                 RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange | RvError::PinExpired,
                 _,
             )) => Err(self.pin_refused()),
-            Err(error) => Err(self.error("logging in", error)),
+            Err(error) => Err(KeyError::LoginFailed { token: self.name.clone(), source: Fault(error) }),
         }
     }
 

@@ -36,13 +36,15 @@ fn main() {
         fs::remove_dir_all(&dir).expect("target/demo is ours");
     }
     fs::create_dir_all(&dir).expect("target/ is ours");
-    scratch::keep_in(&dir.canonicalize().expect("just made"));
+    let dir = dir.canonicalize().expect("just made");
+    scratch::keep_in(&dir);
     // Programs such as nginx live where an ordinary user's PATH does not look: `need` knows.
-    let story = Story { started: Instant::now() };
+    let story = Story { dir, started: Instant::now() };
     story.tell();
 }
 
 struct Story {
+    dir: PathBuf,
     started: Instant,
 }
 
@@ -72,7 +74,9 @@ impl Story {
         self.show_audit(&host);
         mount.stop();
         self.verify_audit(&host);
-        self.line("end", "unmounted; all of it is in target/demo, `make demo-clean` removes it");
+        let usual = self.dir == scratch::repository().join("target/demo");
+        let removes = if usual { "`make demo-clean` removes it" } else { "remove it when you have seen enough" };
+        self.line("end", &format!("unmounted; all of it is in {}: {removes}", self.dir.display()));
     }
 
     fn publish(&self) -> Registry {
