@@ -134,7 +134,8 @@ fn publishing_as_written() {
     let path = format!("{}:{}", bin.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let mut typed = 0;
     for block in blocks("publishing.md", "```") {
-        if !block.contains("mcpfs-signer ") {
+        // The check of a pull request has tests of its own.
+        if !block.contains("mcpfs-signer ") || block.starts_with("mcpfs-signer check ") {
             continue;
         }
         // Nobody answers questions here, packages are there, and sites of tests are not in /srv.

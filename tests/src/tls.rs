@@ -6,10 +6,9 @@
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::command::{Run, exit_within};
-use crate::scratch::{self, free_port, need, wait_for};
+use crate::scratch::{self, PATIENCE, Port, need, wait_for};
 
 /// What the server asks of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub enum Asks {
 #[derive(Debug)]
 pub struct TlsSite {
     dir: tempfile::TempDir,
-    port: u16,
+    port: Port,
     running: Child,
 }
 
@@ -37,12 +36,12 @@ impl TlsSite {
     /// If openssl or nginx is missing or does not do it.
     pub fn serve(root: &Path, asks: Asks) -> Self {
         let root = root.canonicalize().expect("the site's directory exists");
-        let (dir, port) = (scratch::dir_for("tls"), free_port());
+        let (dir, port) = (scratch::dir_for("tls"), Port::reserve());
         make_authority(dir.path());
         issue(dir.path(), "server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
         issue(dir.path(), "client", "extendedKeyUsage=clientAuth\n");
         let conf = dir.path().join("nginx.conf");
-        std::fs::write(&conf, configuration(dir.path(), &root, port, asks)).expect("own directory");
+        std::fs::write(&conf, configuration(dir.path(), &root, port.number(), asks)).expect("own directory");
         let running = Command::new(need("nginx", "nginx-light"))
             .arg("-p")
             .arg(dir.path())
@@ -55,19 +54,20 @@ impl TlsSite {
             .stderr(Stdio::null())
             .spawn()
             .expect("cannot start nginx");
+        let number = port.number();
         let mut site = Self { dir, port, running };
-        wait_for("nginx to listen", Duration::from_secs(10), || {
+        wait_for("nginx to listen", || {
             let ended = site.running.try_wait().expect("own child");
             let log = || std::fs::read_to_string(site.dir.path().join("error.log")).unwrap_or_default();
             assert!(ended.is_none(), "nginx ended: {}", log());
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+            TcpStream::connect((Ipv4Addr::LOCALHOST, number)).ok()
         });
         site
     }
 
     /// The base address, with a final slash.
     pub fn url(&self) -> String {
-        format!("https://localhost:{}/", self.port)
+        format!("https://localhost:{}/", self.port.number())
     }
 
     /// The authority's certificate: what a host's `registry.ca_file` names.
@@ -95,7 +95,7 @@ impl Drop for TlsSite {
     fn drop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.running);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        if exit_within(&mut self.running, Duration::from_secs(5)).is_none() {
+        if exit_within(&mut self.running, PATIENCE).is_none() {
             let _ = self.running.kill();
             let _ = self.running.wait();
         }
