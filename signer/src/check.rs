@@ -10,6 +10,7 @@
 pub mod changes;
 mod content;
 pub mod finding;
+mod launch;
 pub mod record;
 pub mod report;
 pub(crate) mod rules;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::RegistryName;
+use mcpfs_trust::release::Launch;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
@@ -184,19 +186,25 @@ fn stage(
         findings.push(rules::RECIPE.find("", "the file is not UTF-8").at(shown, None));
         return Ok(None);
     };
-    let recipe = match Recipe::parse(text, shown) {
+    let mut recipe = match Recipe::parse(text, shown) {
         Ok(recipe) => recipe,
         Err(errors) => {
             findings.push_recipe(&errors);
             return Ok(None);
         }
     };
-    rules::recipe(&recipe, options.registry.as_ref(), options.now, findings);
     rules::similar_names(&recipe, Path::new(shown), findings);
-    let mut artefacts = Vec::with_capacity(recipe.artefact.len());
+    let (mut artefacts, mut launches) = (Vec::with_capacity(recipe.artefact.len()), Vec::new());
     for (index, source) in recipe.artefact.iter().enumerate() {
-        artefacts.extend(artefact(&recipe, source, &recipe.artefact_field(index), folder, options, findings));
+        let made = artefact(&recipe, source, &recipe.artefact_field(index), folder, options, findings);
+        if let Some((artefact, launch)) = made {
+            artefacts.push(artefact);
+            launches.push(launch);
+        }
     }
+    launch::settle(&mut recipe, launches, findings);
+    // Last: the launch is part of what is signed, and may be the artefact's.
+    rules::recipe(&recipe, options.registry.as_ref(), options.now, findings);
     artefacts.sort_by(|a: &StagedArtefact, b| a.platform.cmp(&b.platform));
     let complete = artefacts.len() == recipe.artefact.len();
     let recipe_file = format!("{}.yaml", recipe.name);
@@ -238,7 +246,7 @@ fn artefact(
     folder: &Path,
     options: &CheckOptions,
     findings: &mut Findings,
-) -> Option<StagedArtefact> {
+) -> Option<(StagedArtefact, Option<Launch>)> {
     let places = Places::new(folder);
     let mut refuse = |rule: &Rule, part: &str, message: String, fix: Option<String>| {
         let subject = format!("{field}{part}");
@@ -278,17 +286,21 @@ fn artefact(
             return None;
         }
     };
+    let mut said = Findings::new();
+    let launch = launch::of_artefact(recipe, source, field, &archive, &mut said);
     let mut store = ChunkStore::new(&places.chunks(), options.level, options.known.clone());
     let mut put = |plain: &[u8]| store.put(plain);
-    let packed = match pack::pack(&source.platform, &tree, &archive.spool, recipe.launch.as_ref(), &mut put) {
+    let packed = match pack::pack(&source.platform, &tree, &archive.spool, launch.as_ref(), &mut put) {
         Ok(packed) => packed,
         Err(error) => {
             refuse(&rules::ARCHIVE, "", chain(&error), None);
             return None;
         }
     };
-    content::check(recipe, field, &tree, &archive.remarks, findings);
-    Some(StagedArtefact {
+    said.all().iter().cloned().for_each(|finding| findings.push(finding));
+    let started = recipe.started_by(launch.as_ref());
+    content::check(&started, field, &tree, &archive.remarks, findings);
+    let staged = StagedArtefact {
         platform: source.platform.clone(),
         file: fetched.path,
         sha256: source.sha256,
@@ -296,7 +308,8 @@ fn artefact(
         tree,
         layout: packed.layout,
         listed: packed.listed,
-    })
+    };
+    Some((staged, launch))
 }
 
 /// The rules about the recipe, for staging that is read back.
@@ -304,8 +317,9 @@ pub(crate) fn again(recipe: &Recipe, now: Timestamp, findings: &mut Findings) {
     rules::recipe(recipe, None, now, findings);
 }
 
-/// The rules about the content, for staging that is read back.
+/// The rules about content and launch, for staging that is read back.
 pub(crate) use content::check as content_again;
+pub(crate) use launch::{of_artefact as launch_again, settle as settle_again};
 
 /// An error and its reasons in one line.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -52,7 +52,7 @@ enum Command {
     /// Make and show trust roots, the file that hosts believe
     #[command(subcommand)]
     Trust(Trust),
-    /// Check a recipe: its fields, its artefact, and what is in it
+    /// Check a recipe: its fields, its artefact, what is in it, and how that is started
     Check(publish::Check),
     /// Write a folder as a .tar that has the same digest everywhere
     Bundle(publish::Bundle),

@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod files;
 pub mod inspect;
 pub mod key;
+pub mod launch;
 pub mod log;
 pub mod pack;
 pub mod pin;

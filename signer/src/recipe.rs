@@ -46,7 +46,7 @@ pub struct Recipe {
     /// One artefact, or a list of one for each platform.
     #[schemars(with = "OneOrMany")]
     pub artefact: Vec<ArtefactSource>,
-    /// How `run` starts it; without one, `run` refuses.
+    /// How `run` starts it; without one, as the artefact says, or not at all.
     pub launch: Option<Launch>,
     /// Credentials that host configuration may grant.
     #[schemars(default)]
@@ -206,6 +206,11 @@ impl Recipe {
             })
             .collect();
         self.release(registry, artefacts, None, self.reviewed_at.start())
+    }
+
+    /// The same recipe with this launch, which may be its artefact's.
+    pub(crate) fn started_by(&self, launch: Option<&Launch>) -> Self {
+        Self { launch: launch.cloned(), ..self.clone() }
     }
 
     /// Where a field stands; the nearest field around it if it is absent.

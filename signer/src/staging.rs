@@ -30,7 +30,7 @@ use mcpfs_trust::entry::PlatformLayout;
 use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::layout::Layout;
 use mcpfs_trust::name::Platform;
-use mcpfs_trust::release::{Artefact, TreeSummary};
+use mcpfs_trust::release::{Artefact, Launch, TreeSummary};
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::tree::Tree;
 use mcpfs_trust::{json, limits};
@@ -40,7 +40,7 @@ use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict}
 use crate::check::{self, Finding, Findings, Severity};
 use crate::pack::{self, PackError};
 use crate::policy::{self, Gate};
-use crate::recipe::{Recipe, RecipeErrors};
+use crate::recipe::{ArtefactSource, Recipe, RecipeErrors};
 use crate::unpack;
 
 const SCHEMA: &str = "mcpfs.staging/v1";
@@ -332,7 +332,8 @@ impl Staging {
     }
 
     /// Recomputes everything from the recipe and the artefacts: digests, trees, chunks, layouts
-    /// and the record, and asks the rules again. Returns the parsed recipe. This is what signing
+    /// and the record, and asks the rules again. Returns the parsed recipe, with the launch that
+    /// its artefacts say if it has none. This is what signing
     /// relies on. Two things are the checker's word alone: the time of the check, and that no
     /// other recipe has a similar name. Reviews and waivers must hold `now` too, not only when it
     /// was checked.
@@ -340,13 +341,13 @@ impl Staging {
     /// # Errors
     /// The first difference.
     pub fn recheck(&self, now: Timestamp) -> Result<Recipe, StagingError> {
-        let recipe = Recipe::parse(&self.recipe, &self.recipe_file).map_err(StagingError::Recipe)?;
+        let mut recipe = Recipe::parse(&self.recipe, &self.recipe_file).map_err(StagingError::Recipe)?;
         let differs = |what: String| Err(StagingError::Differs(what));
         if recipe.artefact.len() != self.artefacts.len() {
             return differs("another number of artefacts".to_owned());
         }
         let mut findings = Findings::new();
-        check::again(&recipe, self.record.checked_at, &mut findings);
+        let mut launches = Vec::with_capacity(self.artefacts.len());
         for (index, source) in recipe.artefact.iter().enumerate() {
             let Some(staged) = self.artefacts.iter().find(|staged| staged.platform == source.platform) else {
                 return differs(format!("no artefact for {}", source.platform));
@@ -354,8 +355,11 @@ impl Staging {
             if staged.sha256 != source.sha256 {
                 return differs(format!("the artefact for {} is not the one the recipe pins", source.platform));
             }
-            self.recheck_artefact(staged, &recipe, &recipe.artefact_field(index), &mut findings)?;
+            let field = recipe.artefact_field(index);
+            launches.push(self.recheck_artefact(staged, &recipe, source, &field, &mut findings)?);
         }
+        check::settle_again(&mut recipe, launches, &mut findings);
+        check::again(&recipe, self.record.checked_at, &mut findings);
         let settled = |now| {
             let mut findings = findings.clone();
             self.gate.check(&recipe, now, &mut findings);
@@ -407,9 +411,10 @@ impl Staging {
         &self,
         staged: &StagedArtefact,
         recipe: &Recipe,
+        source: &ArtefactSource,
         field: &str,
         findings: &mut Findings,
-    ) -> Result<(), StagingError> {
+    ) -> Result<Option<Launch>, StagingError> {
         let differs = |what: &str| StagingError::Differs(format!("{what} for {}", staged.platform));
         let mut file = File::open(&staged.file).map_err(at(&staged.file))?;
         let mut hasher = Hasher::new();
@@ -423,7 +428,9 @@ impl Staging {
         if tree != staged.tree {
             return Err(differs("another tree"));
         }
-        check::content_again(recipe, field, &tree, &archive.remarks, findings);
+        let launch = check::launch_again(recipe, source, field, &archive, findings);
+        let started = recipe.started_by(launch.as_ref());
+        check::content_again(&started, field, &tree, &archive.remarks, findings);
         let expected: HashMap<Digest, Chunk> =
             staged.all_chunks().into_iter().map(|chunk| (chunk.plain_sha256, chunk)).collect();
         let mut put = |plain: &[u8]| {
@@ -435,10 +442,10 @@ impl Staging {
                 Err(_) => Err(PackError::Unexpected(digest)),
             }
         };
-        let packed = pack::pack(&staged.platform, &tree, &archive.spool, recipe.launch.as_ref(), &mut put)
+        let packed = pack::pack(&staged.platform, &tree, &archive.spool, launch.as_ref(), &mut put)
             .map_err(StagingError::Pack)?;
         match packed.layout == staged.layout && packed.listed == staged.listed {
-            true => Ok(()),
+            true => Ok(launch),
             false => Err(differs("another layout")),
         }
     }

@@ -13,6 +13,7 @@
 
 mod budget;
 mod entries;
+pub mod mcpb;
 mod spool;
 mod tar;
 mod zip;
@@ -78,6 +79,11 @@ pub enum Remark {
         /// The target in the archive.
         target: String,
     },
+    /// The program of a binary bundle, whose packer drops the mode.
+    MadeExecutable {
+        /// The entry.
+        path: String,
+    },
 }
 
 /// What an artefact holds.
@@ -91,6 +97,8 @@ pub struct Archive {
     pub remarks: Vec<Remark>,
     /// The format, for people: `tar`, `tar.gz`, `tar.zst` or `zip`.
     pub format: &'static str,
+    /// What the artefact says of its own start: an MCPB manifest, or what is wrong with it.
+    pub manifest: Option<Result<mcpb::Manifest, String>>,
 }
 
 /// Why an artefact is not read.
@@ -172,7 +180,11 @@ pub fn unpack(mut file: File, scratch: &Path) -> Result<Archive, UnpackError> {
             begin: if begin.is_empty() { "nothing".to_owned() } else { begin.join(" ") },
         });
     };
-    entries.finish(format)
+    let mut archive = entries.finish(format)?;
+    if format == "zip" {
+        archive.manifest = mcpb::read(&mut archive);
+    }
+    Ok(archive)
 }
 
 fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {

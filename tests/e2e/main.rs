@@ -20,6 +20,7 @@ mod exposure;
 mod flip;
 mod host;
 mod hostile;
+mod kinds;
 mod launch;
 mod launches;
 mod mirrors;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
     rules::register(&mut suite);
     told::register(&mut suite);
     tls::register(&mut suite);
+    kinds::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     code

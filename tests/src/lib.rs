@@ -26,6 +26,7 @@ pub mod host;
 pub mod hsm;
 pub mod link;
 pub mod mcp;
+pub mod mcpb;
 pub mod mount;
 pub mod registry;
 pub mod scratch;

@@ -9,8 +9,8 @@ use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use super::finding::Findings;
 use super::rules::{
-    LAUNCH_ARGUMENT, LAUNCH_ARGUMENT_UNCLEAR, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, NAME_BIDI, NAME_CASE,
-    NAME_FORM, Rule, SPECIAL_BITS,
+    LAUNCH_ARGUMENT, LAUNCH_ARGUMENT_UNCLEAR, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, MADE_EXECUTABLE,
+    NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
 };
 use crate::recipe::Recipe;
 use crate::unpack::Remark;
@@ -26,6 +26,7 @@ pub(crate) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark
     };
     all(&SPECIAL_BITS, special_bits(remarks), "");
     all(&LINK_REWRITTEN, rewritten(remarks), "");
+    all(&MADE_EXECUTABLE, made_executable(remarks), "");
     all(&LINK_DANGLING, dangling(tree), "ship what it links to, or drop the link");
     all(&NAME_CASE, same_but_for_case(tree), "rename one of them: on some systems they are one file");
     all(&NAME_FORM, not_nfc(tree), "rename it in NFC: two spellings look the same");
@@ -97,7 +98,7 @@ fn special_bits(remarks: &[Remark]) -> Vec<(String, String)> {
         Remark::SpecialBits { path, mode } => {
             Some((path.clone(), format!("mode {mode:04o}: its special bits are dropped")))
         }
-        Remark::Rewritten { .. } => None,
+        Remark::Rewritten { .. } | Remark::MadeExecutable { .. } => None,
     });
     found.collect()
 }
@@ -107,7 +108,15 @@ fn rewritten(remarks: &[Remark]) -> Vec<(String, String)> {
         Remark::Rewritten { path, target } => {
             Some((path.clone(), format!("the absolute link to {target:?} now leads below the tree's root")))
         }
-        Remark::SpecialBits { .. } => None,
+        Remark::SpecialBits { .. } | Remark::MadeExecutable { .. } => None,
+    });
+    found.collect()
+}
+
+fn made_executable(remarks: &[Remark]) -> Vec<(String, String)> {
+    let found = remarks.iter().filter_map(|remark| match remark {
+        Remark::MadeExecutable { path } => Some((path.clone(), "the bundle's program is made executable".to_owned())),
+        Remark::Rewritten { .. } | Remark::SpecialBits { .. } => None,
     });
     found.collect()
 }

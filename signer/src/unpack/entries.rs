@@ -107,7 +107,7 @@ impl Entries {
         if self.list.is_empty() {
             return Err(UnpackError::archive("the archive is empty"));
         }
-        Ok(Archive { entries: self.list, spool: self.spool, remarks: self.remarks, format })
+        Ok(Archive { entries: self.list, spool: self.spool, remarks: self.remarks, format, manifest: None })
     }
 
     fn leaf(
