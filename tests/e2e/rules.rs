@@ -34,7 +34,7 @@ fn two_heads_of_one_version() {
     forge::resign_head(&world.copy.path(), &world.registry, |head| {
         head["previous"] = json!("0".repeat(64));
     });
-    world.host.mcpfs(["refresh"]).exits(1).says("HeadEquivocation");
+    world.host.mcpfs(["refresh"]).exits(4).says("HeadEquivocation");
     audit::expect(&world.host, "HeadEquivocation", None);
     assert_eq!(head(&world.host), before);
     // What was admitted stays.

@@ -40,7 +40,7 @@ fn works(host: &Host, registry: &Registry, site: &TlsSite) {
 /// Mounts, and gives what `refresh` says of the site, which cannot be used.
 fn refused(host: &Host) -> String {
     let _mount = Mount::start(host);
-    let ran = host.mcpfs(["refresh"]).exits(1);
+    let ran = host.mcpfs(["refresh"]).exits(3);
     assert!(!ran.text().contains("captive"), "{ran}");
     assert!(host.cached_files().is_empty());
     ran.stderr

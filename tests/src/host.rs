@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use mcpfs_trust::error::{Code, Group};
+
 use crate::binaries::bin;
 use crate::command::{Ran, Run};
 use crate::scratch;
@@ -153,7 +155,13 @@ impl Host {
     /// # Panics
     /// If it was followed, or not for this reason.
     pub fn refresh_fails(&self, code: &str) -> Ran {
-        self.mcpfs(["refresh"]).exits(1).says(code)
+        let named = Code::ALL.into_iter().find(|one| one.to_string() == code).expect("a documented code");
+        let exit = match (named, named.group()) {
+            (Code::Unreachable | Code::TooSlow | Code::NotARegistry, _) => 3,
+            (_, Group::Forged | Group::BrokenTransfer) => 4,
+            _ => 1,
+        };
+        self.mcpfs(["refresh"]).exits(exit).says(code)
     }
 
     /// Every file in the cache that holds released content.

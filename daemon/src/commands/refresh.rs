@@ -3,8 +3,9 @@
 use mcpfs_trust::error::bounded;
 
 use super::{CommandError, Door};
+use crate::control::client::ClientError;
 use crate::control::facts::Refreshed;
-use crate::control::protocol::Request;
+use crate::control::protocol::{Refused, Request};
 
 /// Has the daemon look at its site, and says what it found.
 ///
@@ -13,11 +14,13 @@ use crate::control::protocol::Request;
 pub fn run(door: &Door) -> Result<String, CommandError> {
     let refreshed: Refreshed = door.ask(&Request::Refresh {})?;
     match &refreshed.error {
-        Some(reason) if !door.json => Err(CommandError::refused(
-            format!("the site gave nothing new: {} ({})", bounded(&reason.code), bounded(&reason.message)),
-            "what was admitted stays; see mcpfs status",
-        )),
-        _ => Ok(door.show(&refreshed, text)),
+        Some(reason) => Err(ClientError::Refused(Refused {
+            code: reason.code.clone(),
+            message: format!("the site gave nothing new: {}", bounded(&reason.message)),
+            advice: "what was admitted stays; see mcpfs status".to_owned(),
+        })
+        .into()),
+        None => Ok(door.show(&refreshed, text)),
     }
 }
 

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mcpfs_trust::error::{Code, Group, bounded};
+use mcpfs_trust::error::{Code, bounded};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::refusal::Exit;
 
 /// The protocol's version.
 pub const VERSION: u64 = 1;
@@ -162,9 +164,7 @@ impl Refused {
     /// The exit code of a command that met this: 1 refused, 2 usage, 3 unreachable, 4 integrity.
     pub fn exit_code(&self) -> u8 {
         match self.outcome() {
-            Some(Code::Unreachable | Code::TooSlow | Code::NotARegistry) => 3,
-            Some(code) if matches!(code.group(), Group::Forged | Group::BrokenTransfer) => 4,
-            Some(_) => 1,
+            Some(code) => Exit::of(code) as u8,
             None if self.is(Fault::BadRequest) || self.is(Fault::UnknownVersion) => 2,
             None => 1,
         }
