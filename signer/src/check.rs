@@ -9,6 +9,7 @@
 
 pub mod changes;
 mod content;
+pub mod dependencies;
 pub mod finding;
 mod launch;
 pub mod record;
@@ -23,20 +24,22 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::name::RegistryName;
+use mcpfs_trust::name::{Platform, RegistryName};
 use mcpfs_trust::release::Launch;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::tree::{Kind, Tree};
 
 use crate::fetch::{self, FetchPolicy};
 use crate::pack::{self, ChunkStore, KnownChunks};
-use crate::policy::Gate;
+use crate::policy::{Gate, Policy};
 use crate::recipe::{ArtefactSource, Recipe};
 use crate::site::SiteFolder;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
-use crate::unpack;
+use crate::unpack::{self, Spool};
 
 pub use changes::Changes;
+pub use dependencies::Inventory;
 pub use finding::{Finding, Findings, Severity};
 pub use record::{CheckRecord, CheckedArtefact, Verdict};
 pub use rules::{RULES, Rule, policy_digest};
@@ -80,6 +83,8 @@ pub struct Checked {
     pub recipe: Option<Recipe>,
     /// What differs from the published release, if one was asked for and is there.
     pub changes: Option<Changes>,
+    /// What each readable artefact carries, by platform.
+    pub dependencies: Vec<(Platform, Inventory)>,
     /// The files that the verdict rests on besides recipe and artefacts, with their digests.
     pub sources: Vec<String>,
     /// What could be measured of a release that has errors.
@@ -158,7 +163,7 @@ pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Chec
 fn compare(options: &CheckOptions, checked: &mut Checked, staging: Option<&Staging>) {
     let (Some(published), Some(recipe)) = (&options.published, &checked.recipe) else { return };
     let artefacts = staging.map_or(&checked.measured, |staging| &staging.artefacts);
-    match changes::since(published, recipe, artefacts) {
+    match changes::since(published, recipe, artefacts, &checked.dependencies) {
         Ok(changes) => checked.changes = Some(changes),
         Err(error) => {
             let finding = rules::PUBLISHED.find("name", chain(&error)).at(recipe.file(), Some(recipe.place("name")));
@@ -196,7 +201,8 @@ fn stage(
     rules::similar_names(&recipe, Path::new(shown), findings);
     let (mut artefacts, mut launches) = (Vec::with_capacity(recipe.artefact.len()), Vec::new());
     for (index, source) in recipe.artefact.iter().enumerate() {
-        let made = artefact(&recipe, source, &recipe.artefact_field(index), folder, options, findings);
+        let field = recipe.artefact_field(index);
+        let made = artefact(&recipe, source, &field, folder, options, findings, &mut checked.dependencies);
         if let Some((artefact, launch)) = made {
             artefacts.push(artefact);
             launches.push(launch);
@@ -246,6 +252,7 @@ fn artefact(
     folder: &Path,
     options: &CheckOptions,
     findings: &mut Findings,
+    dependencies: &mut Vec<(Platform, Inventory)>,
 ) -> Option<(StagedArtefact, Option<Launch>)> {
     let places = Places::new(folder);
     let mut refuse = |rule: &Rule, part: &str, message: String, fix: Option<String>| {
@@ -300,6 +307,8 @@ fn artefact(
     said.all().iter().cloned().for_each(|finding| findings.push(finding));
     let started = recipe.started_by(launch.as_ref());
     content::check(&started, field, &tree, &archive.remarks, findings);
+    let inventory = carried(recipe, field, (&tree, &archive.spool), options.gate.policy(), findings);
+    dependencies.push((source.platform.clone(), inventory));
     let staged = StagedArtefact {
         platform: source.platform.clone(),
         file: fetched.path,
@@ -310,6 +319,34 @@ fn artefact(
         listed: packed.listed,
     };
     Some((staged, launch))
+}
+
+/// The rules about what an artefact carries; also for staging that is read back.
+pub(crate) fn carried(
+    recipe: &Recipe,
+    field: &str,
+    (tree, spool): (&Tree, &Spool),
+    policy: Option<&Policy>,
+    findings: &mut Findings,
+) -> Inventory {
+    let inventory = Inventory::read(tree, &mut |id, limit| {
+        let Some(Kind::File { sha256, size, .. }) = tree.node(id).map(|node| node.kind) else {
+            return Err("is not a file".to_owned());
+        };
+        let mut bytes = Vec::new();
+        match spool.reader(&sha256) {
+            Some(reader) => reader.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?,
+            None if size == 0 => 0,
+            None => return Err("is not in the artefact".to_owned()),
+        };
+        Ok(bytes)
+    });
+    inventory.check(recipe, field, policy, findings);
+    let native = dependencies::native(tree, spool).into_iter().map(|(subject, message)| {
+        rules::NATIVE_CODE.find(&subject, message).at(recipe.file(), Some(recipe.place(field)))
+    });
+    findings.extend_bounded(native);
+    inventory
 }
 
 /// The rules about the recipe, for staging that is read back.

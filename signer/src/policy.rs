@@ -14,6 +14,7 @@
 //! at the time of signing, so what expired after the check is noticed.
 
 mod demands;
+mod licences;
 mod waivers;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::recipe::yaml::{self, Bounds};
 use crate::recipe::{Position, Problem, Recipe, RecipeErrors};
 
 pub use demands::{Policy, Reviewers};
+pub use licences::Licences;
 pub use waivers::{Waiver, Waivers};
 
 /// Longest policy or waivers file, bytes.

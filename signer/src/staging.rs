@@ -431,6 +431,7 @@ impl Staging {
         let launch = check::launch_again(recipe, source, field, &archive, findings);
         let started = recipe.started_by(launch.as_ref());
         check::content_again(&started, field, &tree, &archive.remarks, findings);
+        check::carried(recipe, field, (&tree, &archive.spool), self.gate.policy(), findings);
         let expected: HashMap<Digest, Chunk> =
             staged.all_chunks().into_iter().map(|chunk| (chunk.plain_sha256, chunk)).collect();
         let mut put = |plain: &[u8]| {

@@ -8,6 +8,7 @@ use serde_json::Value;
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("check::a_pull_request_is_told_what_changed", a_pull_request_is_told_what_changed);
     suite.plain("check::policy_and_waivers_bind_the_signer", policy_and_waivers_bind_the_signer);
+    suite.plain("check::dependencies_are_compared", dependencies_are_compared);
 }
 
 /// `check` of hello's recipe.
@@ -100,4 +101,51 @@ fn policy_and_waivers_bind_the_signer() {
     for of in ["recipe", "policy", "waivers"] {
         assert_eq!(registry.signer().args(["schema", of]).ok().json()["title"], format!("mcpfs {of}"));
     }
+}
+
+fn dependencies_are_compared() {
+    let registry = Registry::new();
+    let folder = registry.artefacts().join("deps");
+    let modules = folder.join("node_modules");
+    let recipe = |version: &str, packages: &[(&str, &str)]| {
+        let _ = std::fs::remove_dir_all(&folder);
+        for (name, _) in packages {
+            std::fs::create_dir_all(modules.join(name)).unwrap();
+            std::fs::write(modules.join(name).join("package.json"), "{}").unwrap();
+        }
+        let listed = packages.iter().map(|(name, version)| {
+            format!("\"node_modules/{name}\": {{\"version\": \"{version}\", \"license\": \"MIT\"}}")
+        });
+        let lock = format!("{{\"packages\": {{{}}}}}", listed.collect::<Vec<_>>().join(","));
+        std::fs::write(modules.join(".package-lock.json"), lock).unwrap();
+        let out = registry.site().with_file_name("deps.tar");
+        let sha256 = registry.signer().arg("--json").arg("bundle").arg(&folder).arg("--out").arg(out).ok().json();
+        let text = format!(
+            "name: deps\nversion: {version}\nmaintainer: m@example.com\ndescription: has dependencies\n\
+             data_classification: public\nreviewed_at: 2026-04-15\nreviewers: [r@example.com]\n\
+             artefact: {{url: 'file:deps', sha256: {}}}\nlaunch: {{command: node, args: ['${{TREE}}/x.js']}}\n",
+            sha256["sha256"].as_str().unwrap()
+        );
+        std::fs::write(registry.recipe("deps"), text).unwrap();
+    };
+    recipe("1.0.0", &[("zod", "4.0.0"), ("gone", "1.0.0"), ("same", "2.0.0")]);
+    registry.release_command("deps").ok();
+    recipe("1.1.0", &[("zod", "4.1.0"), ("new", "0.0.1"), ("same", "2.0.0")]);
+    let check = || {
+        let run =
+            registry.signer().arg("check").arg(registry.recipe("deps")).arg("--file-root").arg(registry.artefacts());
+        run.arg("--site").arg(registry.site()).arg("--trust").arg(registry.trust())
+    };
+    let found = check().arg("--json").ok().json();
+    assert_eq!(found["dependencies"][0]["packages"].as_array().unwrap().len(), 3);
+    let platform = &found["changes"]["platforms"][0];
+    for (list, want) in [
+        ("packages_added", "npm:new@0.0.1"),
+        ("packages_removed", "npm:gone@1.0.0"),
+        ("packages_changed", "npm:zod 4.0.0 -> 4.1.0"),
+    ] {
+        assert_eq!(platform[list]["paths"], serde_json::json!([want]), "{platform}");
+    }
+    check().ok().says("package changed: npm:zod 4.0.0 -> 4.1.0");
+    check().args(["--format", "markdown"]).ok().says("Changed packages: `npm:zod 4.0.0 -> 4.1.0`");
 }

@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::entry::Listed;
+use mcpfs_trust::entry::{Listed, PlatformLayout};
 use mcpfs_trust::error::bounded;
+use mcpfs_trust::layout::Layout;
 use mcpfs_trust::name::{Platform, Version};
 use mcpfs_trust::release::Release;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use mcpfs_trust::verify;
 use serde::Serialize;
 
-use super::Published;
+use super::{Inventory, Published};
 use crate::recipe::Recipe;
 use crate::site::state::at;
 use crate::site::{SiteError, SiteFolder};
@@ -70,6 +71,12 @@ pub struct PlatformChanges {
     pub removed: Paths,
     /// Files and links with another content, target or execute bit.
     pub changed: Paths,
+    /// Packages that are new, as `npm:name@version`.
+    pub packages_added: Paths,
+    /// Packages that are gone.
+    pub packages_removed: Paths,
+    /// Packages of which there is another version, as `npm:name 1.0.0 -> 1.1.0`.
+    pub packages_changed: Paths,
     /// New executables, and files that became executable.
     pub executables: Paths,
 }
@@ -107,6 +114,7 @@ pub(super) fn since(
     published: &Published,
     recipe: &Recipe,
     artefacts: &[StagedArtefact],
+    dependencies: &[(Platform, Inventory)],
 ) -> Result<Changes, SiteError> {
     let (site, root) = (&published.site, &published.root);
     let state = site.published(root)?;
@@ -124,7 +132,13 @@ pub(super) fn since(
     let mut platforms = Vec::with_capacity(artefacts.len());
     for artefact in artefacts {
         let old = published_tree(site, listed, &artefact.platform)?;
-        platforms.push(trees(&artefact.platform, old.as_ref(), &artefact.tree));
+        let mut changes = trees(&artefact.platform, old.as_ref(), &artefact.tree);
+        let carried = dependencies.iter().find(|(platform, _)| *platform == artefact.platform);
+        if let (Some((_, after)), Some(stored)) = (carried, listed.layout_for(&artefact.platform)) {
+            let before = old.map(|tree| published_inventory(site, &tree, stored)).transpose()?.unwrap_or_default();
+            packages(&before, after, &mut changes);
+        }
+        platforms.push(changes);
     }
     Ok(Changes {
         previous: Some(Previous { version, statement: listed.envelope.statement() }),
@@ -162,6 +176,71 @@ fn published_tree(site: &SiteFolder, listed: &Listed, platform: &Platform) -> Re
     Ok(Some(Tree::decode(&site.chunks(&stored.tree)?, &artefact.tree).map_err(at("tree"))?))
 }
 
+/// What a published tree carries, from its own lockfiles and metadata.
+fn published_inventory(site: &SiteFolder, tree: &Tree, stored: &PlatformLayout) -> Result<Inventory, SiteError> {
+    let bytes = site.chunks(&stored.layout.chunks)?;
+    mcpfs_trust::chunk::expect("layout", &stored.layout.sha256, &bytes).map_err(at("layout"))?;
+    let layout = Layout::decode(&bytes, tree).map_err(at("layout"))?;
+    let mut failed = None;
+    let inventory = Inventory::read(tree, &mut |id, limit| {
+        let read = content(site, tree, &layout, id, limit);
+        read.map_err(|error| {
+            let message = error.to_string();
+            failed.get_or_insert(error);
+            message
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(inventory),
+    }
+}
+
+/// The first `limit` bytes of a published file.
+fn content(site: &SiteFolder, tree: &Tree, layout: &Layout, id: NodeId, limit: u64) -> Result<Vec<u8>, SiteError> {
+    let Some(Kind::File { size, content: Some(index), .. }) = tree.node(id).map(|node| node.kind) else {
+        return Ok(Vec::new());
+    };
+    let wanted = size.min(limit);
+    let Some(extent) = layout.contents.get(index as usize).copied() else { return Ok(Vec::new()) };
+    let span = layout.span(extent, wanted).unwrap_or_default();
+    let mut bytes = site.chunks(layout.chunks.get(span).unwrap_or_default())?;
+    bytes.drain(..bytes.len().min(extent.offset as usize));
+    bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+    Ok(bytes)
+}
+
+/// Packages by name: one version that became another is a change, all else comes or goes.
+fn packages(before: &Inventory, after: &Inventory, changes: &mut PlatformChanges) {
+    type Versions<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a str>>;
+    fn versions(inventory: &Inventory) -> Versions<'_> {
+        let mut versions = Versions::new();
+        for package in &inventory.packages {
+            let of = versions.entry((package.ecosystem, package.name.as_str())).or_default();
+            if of.last() != Some(&package.version.as_str()) {
+                of.push(&package.version);
+            }
+        }
+        versions
+    }
+    let (before, after) = (versions(before), versions(after));
+    for ((ecosystem, name), new) in &after {
+        match before.get(&(*ecosystem, *name)) {
+            None => {
+                new.iter().for_each(|version| changes.packages_added.push(&format!("{ecosystem}:{name}@{version}")))
+            }
+            Some(old) if old != new => {
+                let (old, new) = (old.join(", "), new.join(", "));
+                changes.packages_changed.push(&format!("{ecosystem}:{name} {old} -> {new}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for ((ecosystem, name), old) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
+        old.iter().for_each(|version| changes.packages_removed.push(&format!("{ecosystem}:{name}@{version}")));
+    }
+}
+
 fn trees(platform: &Platform, before: Option<&Tree>, after: &Tree) -> PlatformChanges {
     let (before, after) = (before.map(leaves).unwrap_or_default(), leaves(after));
     let mut changes = PlatformChanges {
@@ -169,6 +248,9 @@ fn trees(platform: &Platform, before: Option<&Tree>, after: &Tree) -> PlatformCh
         added: Paths::default(),
         removed: Paths::default(),
         changed: Paths::default(),
+        packages_added: Paths::default(),
+        packages_removed: Paths::default(),
+        packages_changed: Paths::default(),
         executables: Paths::default(),
     };
     for (path, leaf) in &after {

@@ -19,8 +19,8 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::Checked;
 use super::changes::{Changes, Paths, PlatformChanges};
+use super::{Checked, Inventory};
 
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +50,13 @@ fn json(checked: &Checked) -> serde_json::Value {
     if let (false, Some(map)) = (checked.sources.is_empty(), value.as_object_mut()) {
         map.insert("sources".to_owned(), json!(checked.sources));
     }
+    if let (false, Some(map)) = (checked.dependencies.is_empty(), value.as_object_mut()) {
+        let listed = checked
+            .dependencies
+            .iter()
+            .map(|(platform, inventory)| json!({"platform": platform, "packages": inventory.packages}));
+        map.insert("dependencies".to_owned(), listed.collect());
+    }
     if let (Some(changes), Some(map)) = (&checked.changes, value.as_object_mut()) {
         map.insert("changes".to_owned(), json!(changes));
     }
@@ -58,6 +65,9 @@ fn json(checked: &Checked) -> serde_json::Value {
 
 fn text(checked: &Checked) -> String {
     let mut text = format!("{}\n", checked.findings);
+    for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
+        let _ = writeln!(text, "dependencies ({platform}): {}", inventory.counts());
+    }
     if let Some(changes) = &checked.changes {
         text.push_str(&changes_text(changes));
     }
@@ -84,6 +94,9 @@ fn changes_text(changes: &Changes) -> String {
             lines(&mut text, mark, list);
         }
         lines(&mut text, "new executable:", &platform.executables);
+        lines(&mut text, "new package:", &platform.packages_added);
+        lines(&mut text, "package gone:", &platform.packages_removed);
+        lines(&mut text, "package changed:", &platform.packages_changed);
     }
     text
 }
@@ -95,6 +108,17 @@ fn lines(text: &mut String, mark: &str, list: &Paths) {
     }
     if list.count > shown {
         let _ = writeln!(text, "    {mark} and {} more", list.count - shown);
+    }
+}
+
+impl Inventory {
+    /// `93 npm packages, 2 pypi packages`
+    fn counts(&self) -> String {
+        let count = |name: &str| self.packages.iter().filter(|package| package.ecosystem == name).count();
+        let counts = ["npm", "pypi"].map(|name| (count(name), name));
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+        let counts = counts.map(|(count, name)| format!("{count} {name} package{}", if count == 1 { "" } else { "s" }));
+        counts.collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -63,12 +63,17 @@ rules! {
     NAME_FORM = "name-form", Warning, "File names are in Unicode form NFC.";
     NAME_BIDI = "name-bidi", Warning, "File names have no invisible or direction-changing characters.";
     PUBLISHED = "published", Error, "The site that the release is compared with can be read and verifies.";
+    DEPENDENCY_UNREADABLE = "dependency-unreadable", Warning, "Lockfiles and package metadata in the artefact can be read.";
+    DEPENDENCY_UNLISTED = "dependency-unlisted", Warning, "Each package below node_modules stands in its lockfile.";
+    INSTALL_SCRIPT = "install-script", Warning, "No dependency runs a script when it is installed.";
+    NATIVE_CODE = "native-code", Note, "The artefact holds no machine code.";
     POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
     POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
     POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";
     POLICY_DATA = "policy-data", Error, "Data class and lawful basis are ones that the policy allows.";
     POLICY_REVIEW_AGE = "policy-review-age", Error, "The review is not older than the policy allows.";
     POLICY_HOST = "policy-host", Error, "Artefacts come from places that the policy allows.";
+    POLICY_LICENCE = "policy-licence", Error, "Each dependency has a licence that the policy allows.";
     WAIVER_REFUSED = "waiver-refused", Error, "A waiver names a rule that may be waived, and somebody who may review.";
     WAIVER_EXPIRED = "waiver-expired", Warning, "No waiver is past its last day.";
     WAIVER_UNUSED = "waiver-unused", Warning, "Each waiver covers something.";
@@ -93,7 +98,7 @@ impl Rule {
 /// Errors that may be waived: the company's own demands, and what an author may mean after all.
 /// All others are what the format demands, or say that something could not be looked at.
 const WAIVABLE_ERRORS: &[Rule] =
-    &[LAUNCH_ARGUMENT, POLICY_REVIEWER, POLICY_REVIEWERS, POLICY_DATA, POLICY_REVIEW_AGE, POLICY_HOST];
+    &[LAUNCH_ARGUMENT, POLICY_REVIEWER, POLICY_REVIEWERS, POLICY_DATA, POLICY_REVIEW_AGE, POLICY_HOST, POLICY_LICENCE];
 
 impl Rule {
     /// Whether a waiver may let its findings pass. What is said of waivers themselves stands.

@@ -10,6 +10,8 @@ use crate::recipe::Recipe;
 use crate::recipe::fields::{Fields, Reading};
 use crate::recipe::yaml::Node;
 
+use super::licences::{self, Licences};
+
 /// What a policy demands; what is absent demands nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, schemars::JsonSchema)]
 #[schemars(deny_unknown_fields, title = "mcpfs policy")]
@@ -25,6 +27,8 @@ pub struct Policy {
     /// Hosts that artefacts may come from, such as `artefacts.example.com` or `localhost:5000`;
     /// `file:` (or another scheme without a host) allows those.
     pub hosts: Option<Vec<String>>,
+    /// Licences that dependencies may have.
+    pub licences: Option<Licences>,
     /// Rules that weigh more than their table says, by id. A rule is never made lighter.
     #[schemars(default)]
     pub severity: BTreeMap<String, Severity>,
@@ -44,7 +48,7 @@ pub struct Reviewers {
 }
 
 pub(super) const POLICY: &[&str] =
-    &["reviewers", "data_classification", "lawful_basis", "review_max_days", "hosts", "severity"];
+    &["reviewers", "data_classification", "lawful_basis", "review_max_days", "hosts", "licences", "severity"];
 pub(super) const REVIEWERS: &[&str] = &["allowed", "minimum", "independent"];
 
 pub(super) fn read(reading: &mut Reading, root: &Node) -> Option<Policy> {
@@ -65,8 +69,9 @@ pub(super) fn read(reading: &mut Reading, root: &Node) -> Option<Policy> {
             );
         }
     }
+    let licences = fields.optional("licences").and_then(|node| licences::read(reading, node));
     let severity = fields.optional("severity").map(|node| severities(reading, node)).unwrap_or_default();
-    Some(Policy { reviewers, data_classification, lawful_basis, review_max_days, hosts, severity })
+    Some(Policy { reviewers, data_classification, lawful_basis, review_max_days, hosts, licences, severity })
 }
 
 fn reviewers(reading: &mut Reading, node: &Node) -> Option<Reviewers> {

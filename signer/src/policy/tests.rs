@@ -129,6 +129,25 @@ fn hosts_are_compared_whole() {
     assert!(!at("file:", "https://a.example.com/x"));
 }
 
+#[test]
+fn licences_are_expressions() {
+    let policy = policy("licences:\n  allowed: [MIT, Apache-2.0, 'MIT License']\n  denied: [AGPL-3.0]").unwrap();
+    let licences = policy.licences.unwrap();
+    for good in ["mit", "(MIT OR GPL-2.0)", "GPL-2.0 OR (MIT AND Apache-2.0)", "MIT License", "((MIT))"] {
+        assert_eq!(licences.refuses(Some(good)), None, "{good}");
+    }
+    let deep = format!("{}MIT{}", "(".repeat(100_000), ")".repeat(100_000));
+    for bad in ["GPL-2.0", "MIT AND GPL-2.0", "MIT WITH x", "(MIT", "MIT)", "MIT OR", "", "SEE LICENSE", deep.as_str()]
+    {
+        assert!(licences.refuses(Some(bad)).is_some(), "{bad}");
+    }
+    assert!(licences.refuses(None).is_some());
+    let only_denied = Licences { allowed: None, denied: Some(vec!["AGPL-3.0".to_owned()]) };
+    assert_eq!(only_denied.refuses(Some("ISC")), None);
+    assert_eq!(only_denied.refuses(Some("ISC OR AGPL-3.0")), None);
+    assert!(only_denied.refuses(Some("ISC AND agpl-3.0")).is_some());
+}
+
 fn waiver(rule: &str, subject: &str, expires: &str) -> String {
     format!(
         "  - rule: {rule}\n    server: hello\n    subject: '{subject}'\n    reason: upstream\n    by: r@example.com\n    \
@@ -303,6 +322,7 @@ fn reader_and_schema_know_the_same_fields() {
     let waivers: serde_json::Value = serde_json::from_str(&json_schema::<Waivers>()).unwrap();
     assert_eq!(keys(&policy), set(demands::POLICY));
     assert_eq!(keys(&policy["$defs"]["Reviewers"]), set(demands::REVIEWERS));
+    assert_eq!(keys(&policy["$defs"]["Licences"]), set(licences::LICENCES));
     assert_eq!(keys(&waivers), set(waivers::WAIVERS));
     assert_eq!(keys(&waivers["$defs"]["Waiver"]), set(waivers::WAIVER));
 }

@@ -34,6 +34,9 @@ pub(super) fn report(file: &str, checked: &Checked) -> String {
     if let Some(recipe) = &checked.recipe {
         signed(&mut page, recipe, checked.artefacts());
     }
+    for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
+        page.line(&format!("- **Dependencies:** {} {}", code(platform.as_str()), inventory.counts()));
+    }
     if !checked.sources.is_empty() {
         page.line(&format!("- **Checked by:** {}", texts(&checked.sources)));
     }
@@ -198,6 +201,9 @@ fn since(page: &mut Page, changes: &Changes) {
     for platform in &changes.platforms {
         page.line(&format!("- Files for {}: {}", code(platform.platform.as_str()), platform.counts()));
         paths(page, "New executables", &platform.executables);
+        paths(page, "New packages", &platform.packages_added);
+        paths(page, "Changed packages", &platform.packages_changed);
+        paths(page, "Packages gone", &platform.packages_removed);
         paths(page, "Added", &platform.added);
         paths(page, "Changed", &platform.changed);
         paths(page, "Removed", &platform.removed);

@@ -50,6 +50,9 @@ fn hostile() -> (String, Checked) {
             added: paths(&["bin/@all", "b`", "](https://evil.example.com) <!--"]),
             removed: paths(&["c"]),
             changed: Paths::default(),
+            packages_added: paths(&["npm:@evil/x@1.0.0"]),
+            packages_removed: Paths::default(),
+            packages_changed: paths(&["npm:zod 4.0.0 -> 4.1.0"]),
             executables: paths(&["bin/@all"]),
         }],
     });

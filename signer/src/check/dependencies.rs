@@ -1,0 +1,267 @@
+//! What others made and the artefact carries: packages of npm and PyPI, and machine code.
+//!
+//! Lists come from what package managers leave behind: `node_modules/.package-lock.json` (what
+//! was installed), else `package-lock.json` or `npm-shrinkwrap.json` beside it, and `METADATA` in
+//! `*.dist-info`. These are claims of the artefact about itself. A package below `node_modules`
+//! that no lockfile names is told apart, and a file that cannot be read is a finding: a list with
+//! a hole must not look like a short list. Everything is bounded before it is parsed.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+
+use mcpfs_trust::error::bounded;
+use mcpfs_trust::tree::{Kind, NodeId, Tree};
+use serde::{Deserialize, Serialize};
+
+use super::finding::{Finding, Findings};
+use super::rules::{self, Rule};
+use crate::policy::Policy;
+use crate::recipe::Recipe;
+use crate::unpack::Spool;
+
+/// Largest lockfile, bytes.
+const LOCKFILE_BYTES: u64 = 16 << 20;
+/// Headers of `METADATA` end long before, bytes.
+const METADATA_BYTES: u64 = 256 << 10;
+/// Most packages of one artefact.
+const PACKAGES: usize = 50_000;
+
+/// One package. All texts are bounded and escaped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Package {
+    /// `npm` or `pypi`.
+    pub ecosystem: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its licence, as it says itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// Whether it runs a script when it is installed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub install_script: bool,
+}
+
+/// What one artefact carries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Each package once, by ecosystem, name and version.
+    pub packages: BTreeSet<Package>,
+    /// Files that should list packages and cannot be read, with the reason.
+    unreadable: Vec<(String, String)>,
+    /// Packages below `node_modules` that no lockfile names.
+    unlisted: Vec<String>,
+}
+
+impl Package {
+    /// `npm:zod@4.1.0`
+    pub fn id(&self) -> String {
+        format!("{}:{}@{}", self.ecosystem, self.name, self.version)
+    }
+}
+
+/// A lockfile of npm, version 2 or 3; what is not needed is skipped.
+#[derive(Deserialize)]
+struct Lockfile {
+    packages: BTreeMap<String, Locked>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Locked {
+    name: Option<String>,
+    version: Option<String>,
+    license: Option<serde_json::Value>,
+    #[serde(default)]
+    has_install_script: bool,
+    #[serde(default)]
+    link: bool,
+}
+
+impl Inventory {
+    /// Lists what a tree carries; `content` gives at most so many bytes of a file, or the reason.
+    pub(super) fn read(tree: &Tree, content: &mut dyn FnMut(NodeId, u64) -> Result<Vec<u8>, String>) -> Self {
+        let mut inventory = Self::default();
+        // Directories that npm's paths are relative to, and the packages listed in them.
+        let mut listed: BTreeSet<String> = BTreeSet::new();
+        let mut installed: BTreeSet<String> = BTreeSet::new();
+        let mut lockfiles: BTreeMap<String, (u8, String, NodeId)> = BTreeMap::new();
+        for id in (1..tree.len()).map(NodeId) {
+            let Some(node) = tree.node(id) else { continue };
+            if !matches!(node.kind, Kind::File { .. }) {
+                continue;
+            }
+            let rank = match node.name {
+                ".package-lock.json" => 0,
+                "npm-shrinkwrap.json" => 1,
+                "package-lock.json" => 2,
+                "package.json" | "METADATA" => 3,
+                _ => continue,
+            };
+            let path = tree.path(id);
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+            match node.name {
+                ".package-lock.json" if folder == "node_modules" || folder.ends_with("/node_modules") => {
+                    let root = folder.trim_end_matches("node_modules").trim_end_matches('/').to_owned();
+                    lockfiles.insert(root, (rank, path, id));
+                }
+                // Of an installed package: for its own development, not about this tree.
+                "npm-shrinkwrap.json" | "package-lock.json" if !folder.contains("node_modules") => {
+                    let found = lockfiles.entry(folder).or_insert((rank, path.clone(), id));
+                    if rank < found.0 {
+                        *found = (rank, path, id);
+                    }
+                }
+                "package.json" if is_package(&folder) => {
+                    installed.insert(folder);
+                }
+                "METADATA" if folder.ends_with(".dist-info") => inventory.wheel(&path, content(id, METADATA_BYTES)),
+                _ => {}
+            }
+        }
+        for (root, (_, path, id)) in &lockfiles {
+            let locked = content(*id, LOCKFILE_BYTES + 1).and_then(|bytes| lockfile(&bytes));
+            match locked {
+                Ok(locked) => inventory.npm(root, locked, &mut listed),
+                Err(reason) => inventory.unreadable.push((path.clone(), reason)),
+            }
+        }
+        inventory.unlisted = installed.difference(&listed).cloned().collect();
+        if inventory.packages.len() > PACKAGES {
+            inventory.unreadable.push((String::new(), format!("more than {PACKAGES} packages; the rest is left out")));
+            inventory.packages = std::mem::take(&mut inventory.packages).into_iter().take(PACKAGES).collect();
+        }
+        inventory
+    }
+
+    fn npm(&mut self, root: &str, locked: Lockfile, listed: &mut BTreeSet<String>) {
+        for (path, one) in locked.packages {
+            // "" is the project itself; a link is listed where it leads to.
+            let Some((_, last)) = path.rsplit_once("node_modules/") else { continue };
+            if one.link {
+                continue;
+            }
+            listed.insert(if root.is_empty() { path.clone() } else { format!("{root}/{path}") });
+            self.packages.insert(Package {
+                ecosystem: "npm",
+                name: bounded(one.name.as_deref().unwrap_or(last)),
+                version: bounded(one.version.as_deref().unwrap_or("unknown")),
+                licence: one.license.as_ref().and_then(npm_licence).map(|text| bounded(&text)),
+                install_script: one.has_install_script,
+            });
+        }
+    }
+
+    fn wheel(&mut self, path: &str, content: Result<Vec<u8>, String>) {
+        let package = content.and_then(|bytes| {
+            let text = String::from_utf8_lossy(&bytes);
+            wheel(&text).ok_or_else(|| "has no Name and Version".to_owned())
+        });
+        match package {
+            Ok(package) => drop(self.packages.insert(package)),
+            Err(reason) => self.unreadable.push((path.to_owned(), reason)),
+        }
+    }
+
+    /// Everything that rules say of it, and the policy of licences; it stands at `field` of the recipe.
+    pub(super) fn check(&self, recipe: &Recipe, field: &str, policy: Option<&Policy>, findings: &mut Findings) {
+        let place = recipe.place(field);
+        let mut all = |rule: &Rule, fix: &str, found: Vec<(String, String)>| {
+            findings.extend_bounded(found.into_iter().map(|(subject, message)| -> Finding {
+                rule.find(&subject, message).at(recipe.file(), Some(place)).fix(fix)
+            }));
+        };
+        all(&rules::DEPENDENCY_UNREADABLE, "ship the file as the package manager writes it", self.unreadable.clone());
+        let unlisted = self.unlisted.iter().map(|path| (path.clone(), "stands in no lockfile".to_owned()));
+        all(
+            &rules::DEPENDENCY_UNLISTED,
+            "install with npm ci, and ship node_modules/.package-lock.json",
+            unlisted.collect(),
+        );
+        let scripts = self.packages.iter().filter(|package| package.install_script);
+        let scripts =
+            scripts.map(|package| (package.id(), "has an install script; what it made is in the artefact".to_owned()));
+        all(
+            &rules::INSTALL_SCRIPT,
+            "install with --ignore-scripts, or look at what the script does",
+            scripts.collect(),
+        );
+        let licences = policy.and_then(|policy| policy.licences.as_ref());
+        let refused = licences.into_iter().flat_map(|licences| {
+            self.packages.iter().filter_map(|package| {
+                let problem = licences.refuses(package.licence.as_deref())?;
+                Some((package.id(), problem))
+            })
+        });
+        all(&rules::POLICY_LICENCE, "use another package, or ask for a waiver", refused.collect());
+    }
+}
+
+/// Machine code by its first bytes or its name, wherever it lies.
+pub(super) fn native(tree: &Tree, spool: &Spool) -> Vec<(String, String)> {
+    let found = (1..tree.len()).map(NodeId).filter_map(|id| {
+        let node = tree.node(id)?;
+        let Kind::File { sha256, .. } = node.kind else { return None };
+        let mut magic = [0; 4];
+        let begin = spool.reader(&sha256).is_some_and(|mut reader| reader.read_exact(&mut magic).is_ok());
+        let what = match (begin, &magic) {
+            (true, b"\x7fELF") => "ELF machine code",
+            (true, [0xcf | 0xce, 0xfa, 0xed, 0xfe]) => "Mach-O machine code",
+            (true, [b'M', b'Z', ..]) => "Windows machine code",
+            (true, b"\0asm") => "WebAssembly",
+            _ if node.name.ends_with(".node") => "a native module by its name",
+            _ => return None,
+        };
+        Some((tree.path(id), format!("is {what}, which no reviewer can read")))
+    });
+    found.collect()
+}
+
+/// `…/node_modules/x` or `…/node_modules/@scope/x`.
+fn is_package(folder: &str) -> bool {
+    let Some((before, name)) = folder.rsplit_once('/') else { return false };
+    let is_modules = |folder: &str| folder == "node_modules" || folder.ends_with("/node_modules");
+    match before.rsplit_once('/') {
+        Some((above, scope)) if scope.starts_with('@') => is_modules(above),
+        _ => is_modules(before) && !name.starts_with('@'),
+    }
+}
+
+fn lockfile(bytes: &[u8]) -> Result<Lockfile, String> {
+    if bytes.len() as u64 > LOCKFILE_BYTES {
+        return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("is not a lockfile of version 2 or 3: {error}"))
+}
+
+/// `"MIT"`, or the older `{"type": "MIT"}`.
+fn npm_licence(value: &serde_json::Value) -> Option<String> {
+    let text = value.as_str().or_else(|| value.get("type")?.as_str())?;
+    (!text.trim().is_empty()).then(|| text.to_owned())
+}
+
+/// The headers of a wheel's `METADATA`.
+fn wheel(text: &str) -> Option<Package> {
+    let headers = text.lines().take_while(|line| !line.trim().is_empty());
+    let headers: Vec<(&str, &str)> = headers.filter_map(|line| line.split_once(": ")).collect();
+    let find = |name: &str| {
+        let found = headers.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.trim().is_empty());
+        found.map(|(_, value)| value.trim())
+    };
+    let classified = headers.iter().find_map(|(key, value)| {
+        let licence = value.strip_prefix("License :: ")?.rsplit(" :: ").next()?;
+        key.eq_ignore_ascii_case("Classifier").then_some(licence)
+    });
+    let licence = find("License-Expression").or_else(|| find("License")).or(classified);
+    Some(Package {
+        ecosystem: "pypi",
+        name: bounded(find("Name")?),
+        version: bounded(find("Version")?),
+        licence: licence.map(bounded),
+        install_script: false,
+    })
+}

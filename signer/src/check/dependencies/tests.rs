@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+
+use crate::check::tests::{Place, now};
+use crate::check::{CheckOptions, Checked, check};
+use crate::policy::Gate;
+
+const LOCK: &str = r#"{"lockfileVersion": 3, "packages": {
+    "": {"name": "x", "version": "1.0.0"},
+    "node_modules/zod": {"version": "4.1.0", "license": "MIT"},
+    "node_modules/@s/native": {"version": "2.0.0", "license": "(MIT OR GPL-3.0)", "hasInstallScript": true},
+    "node_modules/zod/node_modules/old": {"version": "0.1.0", "license": {"type": "GPL-3.0"}},
+    "node_modules/none": {"version": "1.0.0"},
+    "node_modules/linked": {"link": true, "resolved": "packages/linked"}
+}}"#;
+
+fn place() -> Place {
+    let place = Place::new();
+    place.write("hello/node_modules/.package-lock.json", LOCK.as_bytes(), 0o644);
+    for package in ["zod", "@s/native", "zod/node_modules/old", "none"] {
+        place.write(&format!("hello/node_modules/{package}/package.json"), b"{}", 0o644);
+    }
+    place
+}
+
+fn checked(place: &Place, policy: &str) -> Checked {
+    let policy = (!policy.is_empty()).then(|| policy.to_owned());
+    let gate = Gate::from_texts(policy, None).unwrap();
+    check(&place.recipe(""), &CheckOptions { gate, ..place.options() }).unwrap()
+}
+
+fn said(place: &Place, policy: &str) -> Vec<String> {
+    let checked = checked(place, policy);
+    checked.findings.all().iter().map(|one| format!("{}: {} [{}]", one.subject, one.message, one.rule)).collect()
+}
+
+#[test]
+fn packages_are_listed() {
+    let place = place();
+    let metadata = "Metadata-Version: 2.4\nName: requests\nVersion: 2.32.0\nLicense: Apache-2.0\n\nName: not this\n";
+    place.write("hello/lib/requests-2.32.0.dist-info/METADATA", metadata.as_bytes(), 0o644);
+    let classified = "Name: six\nVersion: 1.17.0\nLicense: \nClassifier: License :: OSI Approved :: MIT License\n";
+    place.write("hello/lib/six-1.17.0.dist-info/METADATA", classified.as_bytes(), 0o644);
+    let checked = checked(&place, "");
+    let packages = &checked.dependencies[0].1.packages;
+    let ids: Vec<String> =
+        packages.iter().map(|one| format!("{} {}", one.id(), one.licence.as_deref().unwrap_or("-"))).collect();
+    assert_eq!(
+        ids,
+        [
+            "npm:@s/native@2.0.0 (MIT OR GPL-3.0)",
+            "npm:none@1.0.0 -",
+            "npm:old@0.1.0 GPL-3.0",
+            "npm:zod@4.1.0 MIT",
+            "pypi:requests@2.32.0 Apache-2.0",
+            "pypi:six@1.17.0 MIT License",
+        ]
+    );
+    assert_eq!(
+        said(&place, ""),
+        ["npm:@s/native@2.0.0: has an install script; what it made is in the artefact [install-script]"]
+    );
+    // What was installed counts, not what the project's own file says beside it.
+    place.write("hello/package-lock.json", b"no json", 0o644);
+    assert_eq!(said(&place, "").len(), 1);
+}
+
+#[test]
+fn licences_by_policy() {
+    let said = said(&place(), "licences: {allowed: [MIT]}");
+    assert_eq!(
+        said[..2],
+        [
+            "npm:none@1.0.0: names no licence, so the policy cannot allow it [policy-licence]",
+            "npm:old@0.1.0: has the licence \"GPL-3.0\", which the policy does not allow [policy-licence]",
+        ]
+    );
+    assert_eq!(said.len(), 3, "{said:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_never_an_empty_list() {
+    for (bad, want) in [
+        (
+            "{\"lockfileVersion\": 1, \"dependencies\": {}}",
+            "is not a lockfile of version 2 or 3: missing field `packages`",
+        ),
+        ("{\"packages\": {\"node_modules/a\": {\"version\": 1}}}", "is not a lockfile of version 2 or 3: invalid type"),
+        (
+            &format!("{{\"packages\": {{\"node_modules/a\": {{\"license\": {}", "[".repeat(100_000)),
+            "is not a lockfile of version 2 or 3: recursion limit exceeded",
+        ),
+    ] {
+        let place = place();
+        place.write("hello/node_modules/.package-lock.json", bad.as_bytes(), 0o644);
+        let said = said(&place, "");
+        assert!(said[0].contains(want) || said.iter().any(|one| one.contains(want)), "{said:?}");
+        assert!(
+            said.iter().any(|one| one == "node_modules/zod: stands in no lockfile [dependency-unlisted]"),
+            "{said:?}"
+        );
+    }
+    let place = Place::new();
+    place.write("hello/node_modules/hidden/package.json", b"{}", 0o644);
+    place.write("hello/x.dist-info/METADATA", b"\n\nName: x\n", 0o644);
+    let large = format!("{{\"packages\": {{}}, \"x\": \"{}\"}}", "y".repeat(17 << 20));
+    place.write("hello/sub/package-lock.json", large.as_bytes(), 0o644);
+    let said = said(&place, "");
+    for want in [
+        "sub/package-lock.json: has more than 16777216 bytes [dependency-unreadable]",
+        "x.dist-info/METADATA: has no Name and Version [dependency-unreadable]",
+        "node_modules/hidden: stands in no lockfile [dependency-unlisted]",
+    ] {
+        assert!(said.iter().any(|one| one == want), "{want}: {said:?}");
+    }
+}
+
+#[test]
+fn machine_code_is_told_by_content() {
+    let place = Place::new();
+    place.write("hello/lib/readme.txt", b"\x7fELF\x02\x01", 0o644);
+    place.write("hello/lib/addon.node", b"x", 0o644);
+    place.write("hello/lib/empty.so", b"", 0o644);
+    let said = said(&place, "");
+    assert_eq!(
+        said,
+        [
+            "lib/addon.node: is a native module by its name, which no reviewer can read [native-code]",
+            "lib/readme.txt: is ELF machine code, which no reviewer can read [native-code]",
+        ]
+    );
+}
+
+#[test]
+fn signing_reads_the_dependencies_again() {
+    let place = place();
+    let path = place.recipe("");
+    let gate = Gate::from_texts(Some("licences: {denied: [AGPL-3.0]}\n".to_owned()), Some(
+        "waivers:\n  - {rule: policy-licence, server: hello, subject: 'npm:none@*', reason: ours, by: r@example.com, expires: 2027-01-01}\n".to_owned(),
+    ));
+    let options = CheckOptions { gate: gate.unwrap(), ..place.options() };
+    let folder = place.path("staging");
+    let staging = crate::check::ingest(&path, &folder, &options).unwrap().staging.expect("waived");
+    staging.recheck(now()).unwrap();
+    // Whoever takes the waiver away and forges the record still meets the rule.
+    fs::remove_file(folder.join("waivers.yaml")).unwrap();
+    let mut read = crate::staging::Staging::read(&folder).unwrap();
+    read.record = read.expected_record();
+    let error = read.recheck(now()).unwrap_err().to_string();
+    assert!(error.contains("npm:none@1.0.0"), "{error}");
+}
