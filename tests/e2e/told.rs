@@ -165,7 +165,7 @@ fn ls_without_a_head() {
     let world = World::new(Reads::Cached);
     world.host.configure("http://127.0.0.1:1/");
     let mount = Mount::start(&world.host);
-    world.host.refresh();
+    world.host.refresh_fails("Unreachable");
     for command in [vec!["ls"], vec!["ls", "--all"], vec!["ls", "--json"]] {
         let ran = world.host.mcpfs(&command).exits(3);
         assert!(ran.stdout.is_empty() && ran.stderr.contains("no head of mcp.example.com/test"), "{ran}");
