@@ -9,7 +9,7 @@ use mcpfs_tests::command::Ran;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
-use mcpfs_tests::scratch::need;
+use mcpfs_tests::scratch::{need, wait_for};
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
 
@@ -173,7 +173,10 @@ fn ls_without_a_head() {
     }
     world.host.configure(&world.site.url());
     mount.reload();
-    audit::wait(&world.host, "ok", None);
+    // Some row says ok from the start on; only the new site knows when the reload has come to it.
+    wait_for("a look at the new site", || {
+        world.site.requests().iter().any(|request| request.path == "/head.json").then_some(())
+    });
     world.host.refresh();
     world.host.mcpfs(["ls"]).ok().says("hello");
 }
