@@ -22,6 +22,7 @@ demo:
 	@MCPFS_BIN_DIR='$(BIN)' '$(BIN)/mcpfs-demo' '$(DEMO)'
 
 demo-clean:
+	@if [ -L '$(DEMO)' ]; then rm -rf "$$(readlink '$(DEMO)')"; fi
 	@rm -rf '$(DEMO)'
 
 setup:

@@ -8,6 +8,7 @@ use mcpfs_tests::scratch::{self, is_root, need};
 use mcpfs_tests::suite::Suite;
 
 pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("demo::a_clone_that_others_can_write", a_clone_that_others_can_write);
     suite.plain("demo::an_ordinary_user_sees_the_story", an_ordinary_user_sees_the_story);
 }
 
@@ -36,6 +37,28 @@ fn as_ordinary_user(dir: &Path) -> Ran {
         .arg(demo)
         .arg(story)
         .ok()
+}
+
+/// As `git clone` makes one under a umask of 002: a host would refuse a trust root in it.
+fn a_clone_that_others_can_write() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = scratch::dir();
+    let target = scratch.path().join("target");
+    std::fs::create_dir(&target).unwrap();
+    std::fs::set_permissions(&target, PermissionsExt::from_mode(0o775)).unwrap();
+    let story = target.join("demo");
+    let mut places = Vec::new();
+    for _ in 0..2 {
+        let ran =
+            Run::new(bin("mcpfs-demo")).arg(&story).env("MCPFS_BIN_DIR", bin("mcpfs").parent().unwrap()).umask("002");
+        let ran = ran.ok();
+        let place = story.read_link().unwrap();
+        assert!(ran.stdout.lines().last().unwrap().contains(&format!("in {}: ", place.display())), "{ran}");
+        assert!(place.join("host/etc/trust.json").is_file());
+        places.push(place);
+    }
+    assert!(!places[0].exists(), "the second demo removes the first");
+    std::fs::remove_dir_all(&places[1]).unwrap();
 }
 
 fn an_ordinary_user_sees_the_story() {

@@ -39,6 +39,7 @@ mod told;
 mod world;
 
 fn main() -> ExitCode {
+    mcpfs_tests::scratch::usual_umask();
     let mut suite = Suite::new();
     parts::register(&mut suite);
     policy::register(&mut suite);

@@ -118,6 +118,22 @@ pub fn copy_dir(from: &Path, to: &Path) {
     drop(done);
 }
 
+/// Makes files that only their owner may write, whatever the umask of whoever starts this: hosts
+/// refuse a trust root that others can write. To be called before there are threads.
+pub fn usual_umask() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
+/// The first directory on the way to `path` in which somebody else could exchange what lies there.
+pub fn open_to_others(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let exchangeable = |dir: &&Path| {
+        let mode = dir.metadata().map_or(0, |meta| meta.permissions().mode());
+        mode & 0o022 != 0 && mode & 0o1000 == 0
+    };
+    path.ancestors().find(exchangeable).map(Path::to_owned)
+}
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -25,22 +25,41 @@ use mcpfs_tests::{audit, forge};
 use serde_json::json;
 
 fn main() {
+    scratch::usual_umask();
     let dir = std::env::args_os().nth(1).map(PathBuf::from);
     let dir = dir.unwrap_or_else(|| scratch::repository().join("target/demo"));
     // What an interrupted demo left behind.
-    let mcp = dir.join("host/mcp");
+    let mcp = dir.read_link().unwrap_or_else(|_| dir.clone()).join("host/mcp");
     if mount::is_mounted(&mcp) {
         mount::unmount(&mcp);
     }
-    if dir.exists() {
+    if let Ok(elsewhere) = dir.read_link() {
+        // Already removed is as good.
+        drop(fs::remove_dir_all(elsewhere));
+        fs::remove_file(&dir).expect("target/demo is ours");
+    } else if dir.exists() {
         fs::remove_dir_all(&dir).expect("target/demo is ours");
     }
     fs::create_dir_all(&dir).expect("target/ is ours");
-    let dir = dir.canonicalize().expect("just made");
+    let dir = safe(&dir);
     scratch::keep_in(&dir);
     // Programs such as nginx live where an ordinary user's PATH does not look: `need` knows.
     let story = Story { dir, started: Instant::now() };
     story.tell();
+}
+
+/// Where the story can be told: `dir` itself, or a directory below /tmp with a link from `dir` to
+/// it. A host refuses a trust root where others could exchange it, and a clone made with a umask
+/// of 002 is such a place.
+fn safe(dir: &Path) -> PathBuf {
+    let dir = dir.canonicalize().expect("just made");
+    let Some(open) = scratch::open_to_others(&dir) else { return dir };
+    let elsewhere = tempfile::Builder::new().prefix("mcpfs-demo-").tempdir_in("/tmp").expect("/tmp is for all").keep();
+    fs::remove_dir(&dir).expect("just made");
+    std::os::unix::fs::symlink(&elsewhere, &dir).expect("own directory");
+    println!("others may write {}, so a host would not believe a trust root in it:", open.display());
+    println!("all of the demo is in {}, with a link from {}", elsewhere.display(), dir.display());
+    elsewhere
 }
 
 struct Story {
@@ -74,7 +93,7 @@ impl Story {
         self.show_audit(&host);
         mount.stop();
         self.verify_audit(&host);
-        let usual = self.dir == scratch::repository().join("target/demo");
+        let usual = scratch::repository().join("target/demo").canonicalize().is_ok_and(|usual| usual == self.dir);
         let removes = if usual { "`make demo-clean` removes it" } else { "remove it when you have seen enough" };
         self.line("end", &format!("unmounted; all of it is in {}: {removes}", self.dir.display()));
     }

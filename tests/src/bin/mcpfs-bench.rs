@@ -28,6 +28,7 @@ const MEGABITS: f64 = 100.0;
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 fn main() {
+    mcpfs_tests::scratch::usual_umask();
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let parts: [(&str, Part); 6] =
         [("read", read), ("warm", warm), ("launch", launch), ("cold", cold), ("tree", tree), ("memory", memory)];
