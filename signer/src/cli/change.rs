@@ -1,0 +1,76 @@
+//! Running one change of a site: keys, state, progress, and a note of what was refused.
+
+use mcpfs_trust::root::TrustRoot;
+use mcpfs_trust::time::Timestamp;
+
+use super::options::{SiteArgs, now, open};
+use crate::key::Keyring;
+use crate::log::{Row, SignerState};
+use crate::site::SiteFolder;
+use crate::site::publish::{Publisher, Step};
+use crate::trust_cmd;
+
+/// Runs one change of a site; if it is refused, the signer's journal says so.
+pub(super) fn at_site(
+    keyring: &mut Keyring,
+    args: &SiteArgs,
+    action: &str,
+    request: &str,
+    work: impl FnOnce(&mut Keyring, &mut Publisher<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let root = trust_cmd::read(&args.trust)?;
+    let base = args.state.clone().unwrap_or_else(SignerState::default_base);
+    let state = SignerState::new(&base, &root.registry);
+    let now = now()?;
+    let result = prepared(keyring, args, &root, &state, now, work);
+    if let Err(error) = &result {
+        let reason = mcpfs_trust::error::bounded(&format!("{error:#}"));
+        let (action, request) = (action.to_owned(), request.to_owned());
+        let row = Row { time: Some(now), action, request, reason: Some(reason), ..Row::default() };
+        if let Err(journal) = state.refuse(row) {
+            eprintln!("mcpfs-signer: this refusal could not be noted: {:#}", anyhow::Error::from(journal));
+        }
+    }
+    result
+}
+
+fn prepared(
+    keyring: &mut Keyring,
+    args: &SiteArgs,
+    root: &TrustRoot,
+    state: &SignerState,
+    now: Timestamp,
+    work: impl FnOnce(&mut Keyring, &mut Publisher<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let head_keys = open(keyring, &args.head_keys)?;
+    let site = SiteFolder::new(&args.site);
+    let mut progress = |step: Step| {
+        if let Some(text) = step_text(step) {
+            eprintln!("{text}");
+        }
+    };
+    let mut publisher = Publisher {
+        site: &site,
+        root,
+        state,
+        head_keys: &head_keys,
+        now,
+        lifetime: i64::from(args.expires.get()) * 86_400,
+        progress: &mut progress,
+    };
+    work(keyring, &mut publisher)
+}
+
+fn step_text(step: Step) -> Option<&'static str> {
+    Some(match step {
+        Step::Objects => "objects    stored",
+        Step::Artefacts => "artefact   stored",
+        Step::Entry => "entry      signed and stored",
+        Step::Bins => return None,
+        Step::Catalogue => "catalogue  stored",
+        Step::Signed => "head       signed",
+        Step::Verified => "verified   as a host would",
+        Step::Server | Step::Log => return None,
+        Step::Head => "published  the head has moved",
+    })
+}

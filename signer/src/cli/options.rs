@@ -1,0 +1,143 @@
+//! Options that several commands share, and what they are made into.
+
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use clap::Args;
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::name::{RegistryName, ServerName, Version};
+use mcpfs_trust::time::Timestamp;
+
+use crate::check::CheckOptions;
+use crate::fetch::{AllowedHost, FetchPolicy, Network};
+use crate::files;
+use crate::key::{Keyring, SigningKey};
+use crate::pack::{ChunkStore, KnownChunks};
+use crate::policy::Gate;
+use crate::recipe::Recipe;
+use crate::source::{self, Origin};
+use crate::staging::Staging;
+
+/// A command line that contradicts itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(String);
+
+/// Where artefacts may come from.
+#[derive(Debug, Args)]
+pub(super) struct FetchArgs {
+    /// The folder that file: artefacts must lie in
+    #[arg(long, value_name = "DIR")]
+    file_root: Option<PathBuf>,
+    /// A host that artefacts may be fetched from, such as registry.example.com; may be repeated
+    #[arg(long, value_name = "HOST")]
+    allow_host: Vec<AllowedHost>,
+    /// A private network that allowed hosts may lie in, such as 10.20.0.0/16; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    allow_network: Vec<Network>,
+    /// A further certificate authority (PEM); may be repeated
+    #[arg(long, value_name = "FILE")]
+    ca_file: Vec<PathBuf>,
+}
+
+/// The company's own demands.
+#[derive(Debug, Args)]
+pub(super) struct GateArgs {
+    /// What releases must be here: reviewers, data, hosts [default: policy.yaml beside servers/]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Findings that may pass, with reason and last day [default: waivers.yaml beside servers/]
+    #[arg(long, value_name = "FILE")]
+    waivers: Option<PathBuf>,
+}
+
+impl GateArgs {
+    pub(super) fn load(&self, recipe: Option<&Path>) -> Gate {
+        Gate::load(recipe, self.policy.as_deref(), self.waivers.as_deref())
+    }
+}
+
+/// What every command that moves a head needs.
+#[derive(Debug, Args)]
+pub(super) struct SiteArgs {
+    /// The site's folder; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub(super) site: PathBuf,
+    /// The trust root that hosts use
+    #[arg(long, value_name = "FILE")]
+    pub(super) trust: PathBuf,
+    /// A key that signs the head; may be repeated
+    #[arg(long = "head-key", value_name = "URI", required = true)]
+    pub(super) head_keys: Vec<String>,
+    /// Days until the head expires (at most 30); sign it again daily: publish --resign
+    #[arg(long, value_name = "DAYS", default_value = "7")]
+    pub(super) expires: NonZeroU16,
+    /// Where this signer remembers its last head and its refusals
+    /// [default: $MCPFS_SIGNER_STATE, $STATE_DIRECTORY or ~/.local/state/mcpfs-signer]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+}
+
+pub(super) fn options(
+    args: &FetchArgs,
+    registry: Option<RegistryName>,
+    known: KnownChunks,
+) -> anyhow::Result<CheckOptions> {
+    let read = |path: &PathBuf| files::read_bounded(path, 1 << 20);
+    let fetch = FetchPolicy {
+        file_root: args.file_root.clone(),
+        hosts: args.allow_host.clone(),
+        networks: args.allow_network.clone(),
+        authorities: args.ca_file.iter().map(read).collect::<Result<_, _>>()?,
+        ..FetchPolicy::default()
+    };
+    Ok(CheckOptions {
+        registry,
+        fetch,
+        known,
+        level: ChunkStore::LEVEL,
+        now: now()?,
+        published: None,
+        gate: Gate::default(),
+    })
+}
+
+/// What git says of the recipe, which must be the one that was checked.
+pub(super) fn origin(recipe: &Path, staging: &Staging) -> anyhow::Result<Origin> {
+    let origin = source::origin(recipe);
+    // After git was asked: what it called committed is what was checked.
+    if Digest::of(&files::read_bounded(recipe, Recipe::BYTES as u64)?) != staging.recipe_sha256 {
+        anyhow::bail!("{} is not the recipe that was checked; check it again", recipe.display());
+    }
+    if let Some(warning) = &origin.warning {
+        eprintln!("warning    {warning}");
+    }
+    Ok(origin)
+}
+
+pub(super) fn open(keyring: &mut Keyring, uris: &[String]) -> anyhow::Result<Vec<Box<dyn SigningKey>>> {
+    Ok(uris.iter().map(|uri| keyring.open(&uri.parse()?)).collect::<Result<_, _>>()?)
+}
+
+pub(super) fn read_name(file: &Path) -> Option<ServerName> {
+    let bytes = files::read_bounded(file, Recipe::BYTES as u64).ok()?;
+    let recipe = Recipe::parse(std::str::from_utf8(&bytes).ok()?, &file.display().to_string()).ok()?;
+    Some(recipe.name)
+}
+
+pub(super) fn name_and_version(text: &str) -> anyhow::Result<(ServerName, Option<Version>)> {
+    let usage = |error: mcpfs_trust::name::BadName| Usage(error.to_string());
+    let (name, version) = match text.split_once('@') {
+        Some((name, version)) => (name, Some(version.parse().map_err(usage)?)),
+        None => (text, None),
+    };
+    Ok((name.parse().map_err(usage)?, version))
+}
+
+/// The one place that reads the clock.
+pub(super) fn now() -> anyhow::Result<Timestamp> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|time| i64::try_from(time.as_secs()).ok());
+    since.and_then(Timestamp::from_unix).context("this machine's clock is not in the years 1970 to 9999; set it")
+}
