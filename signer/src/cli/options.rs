@@ -23,7 +23,7 @@ use crate::staging::Staging;
 /// A command line that contradicts itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Usage(String);
+pub(super) struct Usage(pub(super) String);
 
 /// Where artefacts may come from.
 #[derive(Debug, Args)]
