@@ -12,6 +12,7 @@ use super::rules::{
     LAUNCH_ARGUMENT, LAUNCH_ARGUMENT_UNCLEAR, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, MADE_EXECUTABLE,
     NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
 };
+use crate::launch::quoted;
 use crate::recipe::Recipe;
 use crate::unpack::Remark;
 
@@ -82,15 +83,29 @@ fn arguments(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
 /// A command inside the tree must be there and executable, or every launch fails.
 fn command(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
     let Some(launch) = recipe.launch.as_ref().filter(|launch| launch.runtime == Runtime::Host) else { return };
-    let Some(path) = launch.tree_path() else { return };
+    let mut found = |message: String, fix: String| {
+        let finding = LAUNCH_COMMAND.find("launch.command", message).fix(fix);
+        findings.push(finding.at(recipe.file(), Some(recipe.place("launch.command"))));
+    };
+    // No shell splits it: a line of words is one name that nothing has.
+    let words = launch.command.split_once(char::is_whitespace);
+    let split = words.map(|(program, rest)| {
+        let args: Vec<String> = rest.split_whitespace().map(quoted).collect();
+        format!("write command: {} and args: [{}]", quoted(program), args.join(", "))
+    });
+    let Some(path) = launch.tree_path() else {
+        if let Some(fix) = split {
+            found(format!("{:?} is a line of words; a command is one program", launch.command), fix);
+        }
+        return;
+    };
     let (message, fix) = match tree.resolve(path).and_then(|id| tree.node(id)).map(|node| node.kind) {
         Some(Kind::File { executable: true, .. }) => return,
         Some(Kind::File { .. }) => ("is not executable in the artefact", "pack it with mode 0755"),
         Some(_) => ("is a directory", "name the program itself"),
         None => ("is not in the artefact", "name a path inside it, or a runtime such as node"),
     };
-    let finding = LAUNCH_COMMAND.find("launch.command", format!("{path:?} {message}")).fix(fix);
-    findings.push(finding.at(recipe.file(), Some(recipe.place("launch.command"))));
+    found(format!("{path:?} {message}"), split.unwrap_or_else(|| fix.to_owned()));
 }
 
 fn special_bits(remarks: &[Remark]) -> Vec<(String, String)> {
