@@ -28,7 +28,7 @@ use crate::pin::{PinError, Pins};
 
 pub use uri::{KeyUri, Pkcs11Uri};
 
-/// A key that can make pure Ed25519 signatures.
+/// A key that can sign, in the way of its own algorithm.
 pub trait SigningKey {
     /// Its public half.
     fn public(&self) -> &PublicKey;
@@ -42,11 +42,12 @@ pub trait SigningKey {
     /// [`KeyError::DemoOnly`] for the demo key and a registry that is not `demo/…`.
     fn check_registry(&self, registry: &RegistryName) -> Result<(), KeyError>;
 
-    /// Signs `message`, which is at most 4,096 bytes, in one part. Callers use [`sign`].
+    /// Signs `message`, which is at most 4,096 bytes, in the form that hosts verify for its public
+    /// half. Callers use [`sign`].
     ///
     /// # Errors
     /// Whatever the token says.
-    fn raw_signature(&self, message: &[u8]) -> Result<[u8; 64], KeyError>;
+    fn raw_signature(&self, message: &[u8]) -> Result<Vec<u8>, KeyError>;
 }
 
 /// Why a key cannot be used.

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::VerifyError;
-use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::key::{Algorithm, PublicKey};
 use mcpfs_trust::limits;
 use mcpfs_trust::name::RegistryName;
 use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
@@ -16,6 +16,9 @@ use serde::Serialize;
 use crate::files::{self, FileError};
 use crate::key::pkcs11::{self, Listed, Refusals};
 use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
+
+/// The largest PEM file of a public key that is read.
+const PEM_BYTES: u64 = 4096;
 
 /// Why a key or trust root was not made or shown.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +30,10 @@ pub enum TrustError {
     File(#[from] FileError),
     #[error("{path}: not a usable trust root")]
     Root { path: PathBuf, source: Box<VerifyError> },
-    #[error("{0:?} is neither a key's URI nor the base64 of a public Ed25519 key (32 bytes)")]
+    #[error(
+        "{0:?} is neither a key's URI nor a public key: give the base64 that `keys show` prints as public, the base64 \
+             of a SubjectPublicKeyInfo, or a file NAME.pem; of Ed25519 (32 bytes) or P-256 (65 bytes, not compressed)"
+    )]
     NotAKey(String),
     #[error("a demo key needs no making and no proof: everybody has it. Use a PKCS#11 URI here")]
     DemoKey,
@@ -49,9 +55,9 @@ pub struct KeyFacts {
     pub uri: String,
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub id: Digest,
-    /// `ed25519`.
+    /// `ed25519` or `ecdsa-p256`.
     pub algorithm: &'static str,
-    /// Base64 of the 32 bytes, as trust.json has it.
+    /// Base64 of its bytes, as trust.json has it.
     pub public: String,
     /// The same key as openssl and node read it.
     pub pem: String,
@@ -63,7 +69,7 @@ impl KeyFacts {
         Self {
             uri: key.uri().to_string(),
             id: key.public().id(),
-            algorithm: "ed25519",
+            algorithm: key.public().algorithm().as_str(),
             public: STANDARD.encode(key.public().to_bytes()),
             pem: pem(key.public()),
         }
@@ -152,7 +158,7 @@ pub struct NewRoot {
     pub epoch: u64,
     /// The lowest head that hosts believe.
     pub minimum_head: u64,
-    /// Head keys: URIs, or base64 of public keys.
+    /// Head keys: URIs, or public keys as base64 or PEM files.
     pub head: Vec<String>,
     /// How many head keys must sign.
     pub head_threshold: NonZeroU32,
@@ -200,7 +206,7 @@ pub fn init(keyring: &mut Keyring, new: NewRoot, out: &Path, force: bool) -> Res
     Ok(root)
 }
 
-/// A key by URI, or by the base64 of its public half (of a colleague's token elsewhere).
+/// A key by URI, or by its public half (of a colleague's token elsewhere).
 fn public(keyring: &mut Keyring, name: &str, registry: &RegistryName) -> Result<PublicKey, TrustError> {
     if name.starts_with("pkcs11:") || name.starts_with("demo:") {
         let key = keyring.open(&name.parse()?)?;
@@ -209,9 +215,28 @@ fn public(keyring: &mut Keyring, name: &str, registry: &RegistryName) -> Result<
         }
         return Ok(*key.public());
     }
-    let not_a_key = || TrustError::NotAKey(name.chars().take(80).collect());
-    let bytes = STANDARD.decode(name).map_err(|_| not_a_key())?.try_into().map_err(|_| not_a_key())?;
-    PublicKey::from_bytes(bytes).map_err(|_| not_a_key())
+    let text = if name.ends_with(".pem") {
+        let bytes = files::read_bounded(Path::new(name), PEM_BYTES)?;
+        unarmoured(&String::from_utf8_lossy(&bytes))
+    } else {
+        Some(name.to_owned())
+    };
+    let bytes = text.and_then(|text| STANDARD.decode(text).ok());
+    bytes.and_then(|bytes| public_key(&bytes)).ok_or_else(|| TrustError::NotAKey(name.chars().take(80).collect()))
+}
+
+/// A public key in any of the forms that people have: each has a length of its own.
+fn public_key(bytes: &[u8]) -> Option<PublicKey> {
+    let spki = PublicKey::from_spki_der(bytes);
+    let raw = || Algorithm::ALL.into_iter().find_map(|algorithm| PublicKey::from_bytes(algorithm, bytes).ok());
+    spki.ok().or_else(raw)
+}
+
+/// What stands between the lines of a PEM public key.
+fn unarmoured(pem: &str) -> Option<String> {
+    let (_, rest) = pem.split_once("-----BEGIN PUBLIC KEY-----")?;
+    let (body, _) = rest.split_once("-----END PUBLIC KEY-----")?;
+    Some(body.split_ascii_whitespace().collect())
 }
 
 /// Reads and checks a trust root. The signer takes any readable file: hosts check its owner.
@@ -238,8 +263,9 @@ pub fn describe(root: &TrustRoot) -> String {
         let groups: Vec<_> = rule.require.iter().map(role).collect();
         let _ = writeln!(out, "releases      {:<20} {}", rule.scope.to_string(), groups.join("  and  "));
     }
-    for (id, _, comment) in root.keys() {
-        let _ = writeln!(out, "key           {id}  {}", mcpfs_trust::error::bounded(comment));
+    for (id, key, comment) in root.keys() {
+        let comment = mcpfs_trust::error::bounded(comment);
+        let _ = writeln!(out, "key           {id}  {:<10}  {comment}", key.algorithm());
     }
     out
 }

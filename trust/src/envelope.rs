@@ -33,8 +33,8 @@ pub struct Envelope {
 pub struct Signature {
     /// A hint which key made it; decides nothing.
     pub keyid: Digest,
-    /// Raw Ed25519.
-    pub sig: [u8; 64],
+    /// In its key's form (docs/format.md section 6): 64 bytes of Ed25519, or the DER of ECDSA.
+    pub sig: Vec<u8>,
 }
 
 /// The bytes that are signed: DSSE's pre-authentication encoding.
@@ -102,7 +102,7 @@ impl From<Envelope> for Wire {
             payload_type: envelope.payload_type,
             payload: STANDARD.encode(envelope.payload),
             signatures: signatures
-                .map(|one| WireSignature { keyid: one.keyid, sig: STANDARD.encode(one.sig) })
+                .map(|one| WireSignature { keyid: one.keyid, sig: STANDARD.encode(&one.sig) })
                 .collect(),
         }
     }
@@ -136,7 +136,10 @@ impl Signature {
     fn from_value(value: Value) -> Result<Self, String> {
         let Value::Object(mut fields) = value else { return Err("a signature that is not an object".to_owned()) };
         let keyid = text(&mut fields, "keyid")?.parse().map_err(|error| format!("keyid: {error}"))?;
-        let sig = decode(&text(&mut fields, "sig")?)?.try_into().map_err(|_| "a signature that is not 64 bytes")?;
+        let sig = decode(&text(&mut fields, "sig")?)?;
+        if !limits::SIGNATURE_BYTES.contains(&sig.len()) {
+            return Err(format!("a signature of {} bytes", sig.len()));
+        }
         Ok(Self { keyid, sig })
     }
 }

@@ -12,6 +12,8 @@ pub const TRUST_ROOT_KEYS: usize = 64;
 
 /// Bytes that may be signed (DSSE PAE): the smallest limit of the cloud KMS in use.
 pub const SIGNED_BYTES: usize = 4096;
+/// One signature, bytes: from the DER of two small numbers to that of two of 33 bytes.
+pub const SIGNATURE_BYTES: std::ops::RangeInclusive<usize> = 8..=72;
 /// Signatures in one envelope.
 pub const SIGNATURES: usize = 16;
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::VerifyError;
 use crate::json::{self, as_text};
-use crate::key::PublicKey;
+use crate::key::{Algorithm, PublicKey};
 use crate::limits;
 use crate::name::{RegistryName, ServerName};
 
@@ -126,13 +126,6 @@ struct WireKey {
     comment: String,
 }
 
-/// The algorithm is a property of the key, never of an envelope.
-#[derive(Serialize, Deserialize)]
-enum Algorithm {
-    #[serde(rename = "ed25519")]
-    Ed25519,
-}
-
 impl TrustRoot {
     /// Puts a root together from keys (with a comment each) and roles.
     ///
@@ -168,11 +161,10 @@ impl TrustRoot {
         }
         let mut keys = Vec::new();
         for entry in wire.keys {
-            let bytes =
-                STANDARD.decode(&entry.public).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
-                    unsafe_root(format!("key {}: public is not base64 of 32 bytes", entry.id.short()))
-                })?;
-            let key = PublicKey::from_bytes(bytes)?;
+            let bytes = STANDARD
+                .decode(&entry.public)
+                .map_err(|_| unsafe_root(format!("key {}: public is not base64", entry.id.short())))?;
+            let key = PublicKey::from_bytes(entry.algorithm, &bytes)?;
             if key.id() != entry.id {
                 return Err(unsafe_root(format!("key {}: its id should be {}", entry.id, key.id())));
             }
@@ -187,7 +179,7 @@ impl TrustRoot {
     pub fn encode(&self) -> Vec<u8> {
         let keys = self.keys().map(|(id, key, comment)| WireKey {
             id: *id,
-            algorithm: Algorithm::Ed25519,
+            algorithm: key.algorithm(),
             public: STANDARD.encode(key.to_bytes()),
             comment: comment.to_owned(),
         });

@@ -9,6 +9,15 @@ use std::path::Path;
 
 use cases::Input;
 
+/// Seeds of the target `key`: each key of the tests in both forms, and P-256's signature of RFC 6979.
+fn keys() -> Vec<(&'static str, Vec<u8>)> {
+    let signature = support::ecdsa(support::P_TEAM, b"sample");
+    let forms = [signature, signature.normalize_s()].map(|one| one.to_der().as_bytes().to_vec());
+    let keys = [support::HEAD, support::P_TEAM].map(support::public);
+    let keys = keys.iter().flat_map(|key| [key.to_bytes(), key.spki_der()]);
+    keys.chain(forms).map(|bytes| ("key", bytes)).collect()
+}
+
 /// The fuzz targets an input is a seed of, with the bytes each wants.
 fn seeds(input: Input) -> Vec<(&'static str, Vec<u8>)> {
     match input {
@@ -31,7 +40,7 @@ fn every_vector_is_a_seed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let write = std::env::var_os("MCPFS_BLESS").is_some();
     let mut count = 0;
-    for (target, bytes) in cases::all().into_values().flat_map(|vector| seeds(vector.input)) {
+    for (target, bytes) in cases::all().into_values().flat_map(|vector| seeds(vector.input)).chain(keys()) {
         if bytes.len() > 100_000 {
             continue; // A bound's vector is mere length: nothing for a fuzzer.
         }

@@ -59,7 +59,12 @@ fn the_limits_are_the_constants() {
     let text = text();
     for words in [
         format!("{} KiB, {} keys", limits::TRUST_ROOT_BYTES >> 10, limits::TRUST_ROOT_KEYS),
-        format!("| signatures in an envelope | {} |", limits::SIGNATURES),
+        format!(
+            "| signatures in an envelope | {}, each of {} to {} bytes |",
+            limits::SIGNATURES,
+            limits::SIGNATURE_BYTES.start(),
+            limits::SIGNATURE_BYTES.end()
+        ),
         format!("| `head.json` | {} KiB |", limits::HEAD_BYTES >> 10),
         format!("| a head's lifetime | {} days |", limits::HEAD_LIFETIME_SECONDS / 86_400),
         format!("| clock skew | {} minutes |", limits::CLOCK_SKEW_SECONDS / 60),

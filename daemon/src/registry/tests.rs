@@ -10,7 +10,7 @@ use mcpfs_trust::entry::{Entry, Listed, PlatformLayout, Status, StoredLayout};
 use mcpfs_trust::envelope::{Envelope, Signature};
 use mcpfs_trust::error::Code;
 use mcpfs_trust::head::{CatalogueSize, HEAD_TYPE, Head};
-use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::key::{Algorithm, PublicKey};
 use mcpfs_trust::name::Version;
 use mcpfs_trust::release::{RELEASE_TYPE, Release, TreeSummary};
 use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
@@ -43,7 +43,7 @@ pub(crate) fn key(number: usize) -> SigningKey {
 }
 
 fn public(key: &SigningKey) -> PublicKey {
-    PublicKey::from_bytes(key.verifying_key().to_bytes()).unwrap()
+    PublicKey::from_bytes(Algorithm::Ed25519, key.verifying_key().as_bytes()).unwrap()
 }
 
 /// A trust root of (version, epoch, minimum head) with one head key and one release key for all names.
@@ -57,7 +57,7 @@ pub(crate) fn root(registry: &str, numbers: (u64, u64, u64), head: &SigningKey, 
 /// An envelope around a statement's bytes.
 pub(crate) fn sign(payload: Vec<u8>, key: &SigningKey) -> Envelope {
     let mut envelope = Envelope::new(payload).unwrap();
-    let sig = key.sign(&envelope.signed_bytes()).to_bytes();
+    let sig = key.sign(&envelope.signed_bytes()).to_bytes().to_vec();
     envelope.signatures.push(Signature { keyid: public(key).id(), sig });
     envelope
 }

@@ -8,7 +8,7 @@
 
 use ed25519_dalek::Signer as _;
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::key::{Algorithm, PublicKey};
 use mcpfs_trust::name::RegistryName;
 
 use super::{KeyError, KeyUri, SigningKey};
@@ -30,7 +30,7 @@ impl DemoKey {
         let seed = Digest::of(format!("mcpfs demo key, worthless, known to everybody: {name}").as_bytes());
         let key = ed25519_dalek::SigningKey::from_bytes(seed.as_bytes());
         let uri = KeyUri::Demo(name.to_owned());
-        match PublicKey::from_bytes(key.verifying_key().to_bytes()) {
+        match PublicKey::from_bytes(Algorithm::Ed25519, key.verifying_key().as_bytes()) {
             Ok(public) => Ok(Self { uri, key, public }),
             Err(source) => {
                 let source = Box::new(source);
@@ -53,8 +53,8 @@ impl SigningKey for DemoKey {
         if registry.is_demo() { Ok(()) } else { Err(KeyError::DemoOnly { registry: registry.clone() }) }
     }
 
-    fn raw_signature(&self, message: &[u8]) -> Result<[u8; 64], KeyError> {
-        Ok(self.key.sign(message).to_bytes())
+    fn raw_signature(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        Ok(self.key.sign(message).to_bytes().to_vec())
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
         fn check_registry(&self, registry: &RegistryName) -> Result<(), KeyError> {
             self.0.check_registry(registry)
         }
-        fn raw_signature(&self, message: &[u8]) -> Result<[u8; 64], KeyError> {
+        fn raw_signature(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
             self.0.raw_signature(&[message, b"."].concat())
         }
     }

@@ -29,7 +29,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
-use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::key::{Algorithm, PublicKey};
 use mcpfs_trust::name::RegistryName;
 
 pub use list::{Listed, list as list_keys};
@@ -135,7 +135,7 @@ impl SigningKey for TokenKey {
         Ok(())
     }
 
-    fn raw_signature(&self, message: &[u8]) -> Result<[u8; 64], KeyError> {
+    fn raw_signature(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mechanism = || Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
         let signature = match open.session.sign(&mechanism(), open.private, message) {
@@ -149,8 +149,7 @@ impl SigningKey for TokenKey {
             }
             first => first,
         };
-        let signature = signature.map_err(|error| self.token.error("signing", error))?;
-        signature.try_into().map_err(|_| KeyError::SelfVerifyFailed { uri: self.uri.to_string() })
+        signature.map_err(|error| self.token.error("signing", error))
     }
 }
 
@@ -394,7 +393,7 @@ impl Token {
             return Err(self.unfit("its public key has no CKA_EC_POINT"));
         };
         let bytes = ec_point(point).ok_or_else(|| self.unfit("its CKA_EC_POINT is not an Ed25519 point"))?;
-        PublicKey::from_bytes(bytes).map_err(|source| KeyError::BadPublicKey {
+        PublicKey::from_bytes(Algorithm::Ed25519, &bytes).map_err(|source| KeyError::BadPublicKey {
             token: self.name.clone(),
             wanted: self.uri.key_name(),
             source: Box::new(source),

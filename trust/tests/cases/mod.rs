@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 mod content;
 mod forms;
 mod metadata;
+mod p256;
 
 /// One frozen input with its outcome: `ok` or the name of the error.
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -112,6 +113,7 @@ pub(crate) fn all() -> BTreeMap<String, Vector> {
     metadata::heads(&mut add);
     metadata::releases(&mut add);
     forms::all(&mut add);
+    p256::all(&mut add);
     content::trees(&mut add);
     content::layouts_and_chunks(&mut add);
     all

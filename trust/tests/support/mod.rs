@@ -1,4 +1,5 @@
-//! A small signed registry for tests: keys of RFC 8032 section 7.1, fixed times and names.
+//! A small signed registry for tests: keys of RFC 8032 section 7.1 and, for P-256, of RFC 6979 and
+//! RFC 5903; fixed times and names.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::{Entry, Listed, PlatformLayout, Status, StoredLayout};
 use mcpfs_trust::envelope::{Envelope, Signature};
 use mcpfs_trust::head::{CATALOGUE_SUBJECT, CatalogueSize, HEAD_TYPE, Head};
-use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::key::{Algorithm, PublicKey};
 use mcpfs_trust::layout::{Extent, Layout};
 use mcpfs_trust::release::{AcceptArgs, Artefact, Artefacts, Launch, RELEASE_TYPE, Release, Runtime};
 use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
@@ -28,12 +29,23 @@ const SEEDS: [&str; 5] = [
     "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
 ];
 
+/// P-256: RFC 6979 A.2.5, and both sides of RFC 5903 section 8.1.
+const P256_SCALARS: [&str; 3] = [
+    "c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721",
+    "c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433",
+    "c6ef9c5d78ae012a011164acb397ce2088685d8f06bf9be0b283ab46476bee53",
+];
+
 /// Who signs what in the test registry.
 pub(crate) const HEAD: usize = 0;
 pub(crate) const TEAM: usize = 1;
 pub(crate) const SECOND: usize = 2;
 pub(crate) const APPROVER: usize = 3;
 pub(crate) const STRANGER: usize = 4;
+/// These have P-256 keys; [`mixed_root`] knows the first two.
+pub(crate) const P_TEAM: usize = 5;
+pub(crate) const P_HEAD: usize = 6;
+pub(crate) const P_STRANGER: usize = 7;
 
 pub(crate) const REGISTRY: &str = "mcp.example.com/test";
 pub(crate) const NOW: &str = "2026-05-01T12:00:00Z";
@@ -47,8 +59,16 @@ pub(crate) fn key(who: usize) -> SigningKey {
     SigningKey::from_bytes(seed.as_bytes())
 }
 
+pub(crate) fn p256_key(who: usize) -> p256::ecdsa::SigningKey {
+    let scalar: Digest = P256_SCALARS[who - SEEDS.len()].parse().unwrap();
+    p256::ecdsa::SigningKey::from_slice(scalar.as_bytes()).unwrap()
+}
+
 pub(crate) fn public(who: usize) -> PublicKey {
-    PublicKey::from_bytes(key(who).verifying_key().to_bytes()).unwrap()
+    if who < SEEDS.len() {
+        return PublicKey::from_bytes(Algorithm::Ed25519, key(who).verifying_key().as_bytes()).unwrap();
+    }
+    PublicKey::from_bytes(Algorithm::EcdsaP256, p256_key(who).verifying_key().to_sec1_point(false).as_bytes()).unwrap()
 }
 
 pub(crate) fn id(who: usize) -> Digest {
@@ -64,8 +84,17 @@ pub(crate) fn sign(payload: Vec<u8>, who: &[usize]) -> Envelope {
 }
 
 pub(crate) fn sign_more(envelope: &mut Envelope, who: usize, keyid: Digest) {
-    let sig = key(who).sign(&envelope.signed_bytes()).to_bytes();
+    let message = envelope.signed_bytes();
+    let sig = match public(who).algorithm() {
+        Algorithm::Ed25519 => key(who).sign(&message).to_bytes().to_vec(),
+        Algorithm::EcdsaP256 => ecdsa(who, &message).normalize_s().to_der().as_bytes().to_vec(),
+    };
     envelope.signatures.push(Signature { keyid, sig });
+}
+
+/// The signature of RFC 6979, which is the same each time.
+pub(crate) fn ecdsa(who: usize, message: &[u8]) -> p256::ecdsa::Signature {
+    p256_key(who).sign(message)
 }
 
 pub(crate) fn role(keys: &[usize], threshold: u32) -> Role {
@@ -82,6 +111,14 @@ pub(crate) fn root() -> TrustRoot {
         rule("solo", vec![role(&[TEAM, SECOND], 2)]),
     ];
     TrustRoot::new(REGISTRY.parse().unwrap(), (3, 2, 10), keys, role(&[HEAD], 1), release).unwrap()
+}
+
+/// Both algorithms in each role: either head key will do, `*` needs a team, `solo` both of them.
+pub(crate) fn mixed_root() -> TrustRoot {
+    let rule = |scope: &str, require: Vec<Role>| ReleaseRule { scope: scope.parse().unwrap(), require };
+    let keys = [HEAD, P_HEAD, TEAM, P_TEAM].map(|who| (public(who), format!("key {who}"))).to_vec();
+    let release = vec![rule("*", vec![role(&[TEAM, P_TEAM], 1)]), rule("solo", vec![role(&[TEAM, P_TEAM], 2)])];
+    TrustRoot::new(REGISTRY.parse().unwrap(), (3, 2, 10), keys, role(&[HEAD, P_HEAD], 1), release).unwrap()
 }
 
 /// A zstd frame made by hand of one raw block, so that no compressor is frozen.
