@@ -41,7 +41,7 @@ use crate::unpack::{self, Spool};
 pub use changes::Changes;
 pub use dependencies::Inventory;
 pub use finding::{Finding, Findings, Severity};
-pub use record::{CheckRecord, CheckedArtefact, Verdict};
+pub use record::{CheckRecord, CheckedArtefact, Look, Observation, Verdict};
 pub use rules::{RULES, Rule, policy_digest};
 
 /// How to check.
@@ -87,6 +87,10 @@ pub struct Checked {
     pub dependencies: Vec<(Platform, Inventory)>,
     /// The files that the verdict rests on besides recipe and artefacts, with their digests.
     pub sources: Vec<String>,
+    /// What was looked at that signing does not look at again.
+    pub observations: Vec<Observation>,
+    /// The digest of the check record, if the staging is kept for `publish --record`.
+    pub record: Option<Digest>,
     /// What could be measured of a release that has errors.
     measured: Vec<StagedArtefact>,
 }
@@ -140,14 +144,17 @@ pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Chec
     let staging = stage(&bytes, &shown, folder, options, &mut checked)?;
     compare(options, &mut checked, staging.as_ref());
     checked.sources = options.gate.sources();
+    checked.observations.sort();
+    checked.observations.dedup();
     if let Some(recipe) = &checked.recipe {
-        options.gate.check(recipe, options.now, &mut checked.findings);
+        options.gate.check(recipe, options.now, &checked.observations, &mut checked.findings);
         options.gate.settle(recipe, options.now, &mut checked.findings);
     }
     checked.findings.sort();
     match staging {
         Some(mut staging) if !checked.findings.has_errors() => {
             staging.findings = checked.findings.clone();
+            staging.record.observations.clone_from(&checked.observations);
             staging.record = staging.expected_record();
             staging.write()?;
             checked.staging = Some(staging);
@@ -231,6 +238,7 @@ fn stage(
         checker: String::new(),
         waivers: Vec::new(),
         sources: Vec::new(),
+        observations: Vec::new(),
     };
     Ok(Some(Staging {
         folder: folder.to_owned(),

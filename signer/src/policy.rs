@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::time::Timestamp;
 
-use crate::check::{Findings, policy_digest, rules};
+use crate::check::{Findings, Observation, policy_digest, rules};
 use crate::files::{self, FileError};
 use crate::recipe::fields::Reading;
 use crate::recipe::yaml::{self, Bounds};
@@ -154,7 +154,7 @@ impl Gate {
     }
 
     /// What the policy says of a recipe, and what is wrong with the files.
-    pub(crate) fn check(&self, recipe: &Recipe, now: Timestamp, findings: &mut Findings) {
+    pub(crate) fn check(&self, recipe: &Recipe, now: Timestamp, observations: &[Observation], findings: &mut Findings) {
         for errors in &self.broken {
             for problem in &errors.problems {
                 let finding = rules::POLICY_FILE.find(&problem.field, &problem.message);
@@ -162,7 +162,7 @@ impl Gate {
             }
         }
         if let Some(policy) = self.policy() {
-            policy.check(recipe, now, findings);
+            policy.check(recipe, now, observations, findings);
         }
     }
 

@@ -124,6 +124,14 @@ pub enum StagingError {
     /// The policy or waivers file cannot be used.
     #[error("the policy cannot be applied")]
     Policy(#[source] RecipeErrors),
+    /// Its record is not the one that was pinned.
+    #[error("the check record of staging is {found}, not {pinned}: it is another check, or was edited on the way")]
+    OtherRecord {
+        /// The digest of the record there.
+        found: Digest,
+        /// What `publish --record` named.
+        pinned: Digest,
+    },
     /// It was checked by other demands than those that are made now.
     #[error("this was checked by another {0} than the one that publishing names: check it again with the same files")]
     OtherPolicy(&'static str),
@@ -265,12 +273,23 @@ impl Staging {
         }
     }
 
+    /// Refuses a staging whose record is not the pinned one.
+    ///
+    /// # Errors
+    /// `OtherRecord`.
+    pub fn pinned(&self, pinned: Option<Digest>) -> Result<(), StagingError> {
+        let found = self.record.digest();
+        match pinned {
+            Some(pinned) if pinned != found => Err(StagingError::OtherRecord { found, pinned }),
+            _ => Ok(()),
+        }
+    }
+
     /// Recomputes everything from the recipe and the artefacts: digests, trees, chunks, layouts
     /// and the record, and asks the rules again. Returns the parsed recipe, with the launch that
-    /// its artefacts say if it has none. This is what signing
-    /// relies on. Two things are the checker's word alone: the time of the check, and that no
-    /// other recipe has a similar name. Reviews and waivers must hold `now` too, not only when it
-    /// was checked.
+    /// its artefacts say if it has none. This is what signing relies on. Three things are the
+    /// checker's word alone: the time of the check, that no other recipe has a similar name, and
+    /// the observations. Reviews and waivers must hold `now` too, not only when it was checked.
     ///
     /// # Errors
     /// The first difference.
@@ -294,9 +313,11 @@ impl Staging {
         }
         check::settle_again(&mut recipe, launches, &mut findings);
         check::again(&recipe, self.record.checked_at, &mut findings);
+        let observed = self.findings.all().iter().filter(|one| check::rules::is_observed(&one.rule));
+        observed.for_each(|one| findings.push(Finding { waiver: None, ..one.clone() }));
         let settled = |now| {
             let mut findings = findings.clone();
-            self.gate.check(&recipe, now, &mut findings);
+            self.gate.check(&recipe, now, &self.record.observations, &mut findings);
             self.gate.settle(&recipe, now, &mut findings);
             findings
         };
@@ -338,6 +359,7 @@ impl Staging {
             checker: concat!("mcpfs-signer ", env!("CARGO_PKG_VERSION")).to_owned(),
             waivers: self.findings.waivers(),
             sources: self.gate.sources(),
+            observations: self.record.observations.clone(),
         }
     }
 

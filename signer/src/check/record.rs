@@ -1,7 +1,15 @@
 //! The check record: what was checked, by which rules, with which verdict.
 //!
-//! Signing requires one, and recomputes everything it names. It is not a proof by itself: it
-//! says which check the signer's operator relied on, and stands in the signing log.
+//! Signing requires one, and recomputes everything it names but the [`Observation`]s. It is not a
+//! proof by itself: it says which check the signer's operator relied on, and stands in the
+//! signing log.
+//!
+//! An observation is what a check looked at and signing cannot or need not look at again: a
+//! question to a service, a trial run, a scan that takes minutes. Its findings are the checker's
+//! word. Where check and signing are one process that is no difference; where staging is carried
+//! from one machine to another, the digest of the record is carried besides and given to
+//! `publish --record`, so that a folder edited on the way is refused even if it agrees with
+//! itself (docs/decisions/0005).
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::Platform;
@@ -37,6 +45,62 @@ pub struct CheckRecord {
     /// The other files that the verdict rests on, with their digests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
+    /// What was looked at that signing does not look at again, in order of kind and tool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observations: Vec<Observation>,
+}
+
+impl CheckRecord {
+    /// What `check --staging` prints and `publish --record` pins.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&mcpfs_trust::json::encode(self))
+    }
+}
+
+/// One look that signing does not repeat.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// What was looked for.
+    pub kind: Look,
+    /// By what: program or data set, with version.
+    pub tool: String,
+    /// Digest of what it said.
+    pub result: Digest,
+}
+
+/// What a policy may require to have been looked for.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Look {
+    /// Known vulnerabilities, in a snapshot of advisories.
+    Advisories,
+    /// Known vulnerabilities, by npm's own service.
+    AuditNpm,
+    /// Known vulnerabilities, by PyPI's own service.
+    AuditPypi,
+    /// Malicious patterns.
+    Patterns,
+    /// What the server does when it is started.
+    Trial,
+}
+
+impl Look {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Advisories, Self::AuditNpm, Self::AuditPypi, Self::Patterns, Self::Trial];
+
+    /// Its name in policies and records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Advisories => "advisories",
+            Self::AuditNpm => "audit-npm",
+            Self::AuditPypi => "audit-pypi",
+            Self::Patterns => "patterns",
+            Self::Trial => "trial",
+        }
+    }
 }
 
 /// One artefact as the check saw it.

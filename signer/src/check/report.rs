@@ -57,6 +57,12 @@ fn json(checked: &Checked) -> serde_json::Value {
             .map(|(platform, inventory)| json!({"platform": platform, "packages": inventory.packages}));
         map.insert("dependencies".to_owned(), listed.collect());
     }
+    if let (false, Some(map)) = (checked.observations.is_empty(), value.as_object_mut()) {
+        map.insert("observations".to_owned(), json!(checked.observations));
+    }
+    if let (Some(record), Some(map)) = (checked.record, value.as_object_mut()) {
+        map.insert("record".to_owned(), json!(record));
+    }
     if let (Some(changes), Some(map)) = (&checked.changes, value.as_object_mut()) {
         map.insert("changes".to_owned(), json!(changes));
     }
@@ -70,6 +76,9 @@ fn text(checked: &Checked) -> String {
     }
     if let Some(changes) = &checked.changes {
         text.push_str(&changes_text(changes));
+    }
+    if let Some(record) = checked.record {
+        let _ = writeln!(text, "record {record}");
     }
     text
 }

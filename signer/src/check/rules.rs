@@ -75,6 +75,7 @@ rules! {
     POLICY_REVIEW_AGE = "policy-review-age", Error, "The review is not older than the policy allows.";
     POLICY_HOST = "policy-host", Error, "Artefacts come from places that the policy allows.";
     POLICY_LICENCE = "policy-licence", Error, "Each dependency has a licence that the policy allows.";
+    POLICY_LOOK = "policy-look", Error, "The check has looked for everything that the policy requires.";
     WAIVER_REFUSED = "waiver-refused", Error, "A waiver names a rule that may be waived, and somebody who may review.";
     WAIVER_EXPIRED = "waiver-expired", Warning, "No waiver is past its last day.";
     WAIVER_UNUSED = "waiver-unused", Warning, "Each waiver covers something.";
@@ -109,6 +110,15 @@ impl Rule {
             _ => ![WAIVER_EXPIRED, WAIVER_UNUSED].contains(self),
         }
     }
+}
+
+/// Rules whose findings are observations: signing takes them from the record, since it cannot or
+/// need not look again. The policy's weights and the waivers are applied to them at signing too.
+const OBSERVED: &[Rule] = &[];
+
+/// Whether a finding of this rule is an observation.
+pub(crate) fn is_observed(id: &str) -> bool {
+    OBSERVED.iter().any(|rule| rule.id == id)
 }
 
 /// The classes that rules know.

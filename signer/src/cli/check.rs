@@ -65,10 +65,12 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
     };
     let gate = args.gate.load(Some(&args.file));
     let options = CheckOptions { published, gate, ..options(&args.fetch, registry, KnownChunks::none())? };
-    let checked = match &args.staging {
+    let mut checked = match &args.staging {
         Some(folder) => check::ingest(&args.file, folder, &options)?,
         None => check::check(&args.file, &options)?,
     };
+    let kept = checked.staging.as_ref().filter(|_| args.staging.is_some());
+    checked.record = kept.map(|staging| staging.record.digest());
     let file = args.file.display().to_string();
     if let Some(out) = &args.out {
         let format = args.format.unwrap_or(Format::Text);

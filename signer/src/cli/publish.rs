@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::Status;
 
 use super::change::at_site;
@@ -42,6 +43,9 @@ pub(super) struct PublishArgs {
     /// The recipe's file in its git repository: names the commit in the statement
     #[arg(long, value_name = "FILE", requires = "staging")]
     recipe: Option<PathBuf>,
+    /// The digest of the check record that `check --staging` printed: refuses any other
+    #[arg(long, value_name = "SHA256", requires = "staging")]
+    record: Option<Digest>,
     /// Only sign the head again, so that it does not expire
     #[arg(long)]
     resign: bool,
@@ -105,6 +109,7 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
     at_site(keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let staging = Staging::read(folder)?;
+        staging.pinned(args.record)?;
         staging.demand(&args.gate.load(args.recipe.as_deref()))?;
         show_findings(&staging.findings);
         let origin = match &args.recipe {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mcpfs_trust::time::Timestamp;
 use url::Url;
 
-use crate::check::{Findings, RULES, Rule, Severity, rules};
+use crate::check::{Findings, Look, Observation, RULES, Rule, Severity, rules};
 use crate::recipe::Recipe;
 use crate::recipe::fields::{Fields, Reading};
 use crate::recipe::yaml::Node;
@@ -29,6 +29,9 @@ pub struct Policy {
     pub hosts: Option<Vec<String>>,
     /// Licences that dependencies may have.
     pub licences: Option<Licences>,
+    /// What the check must have looked for, such as `advisories`, `patterns` or `trial`.
+    #[schemars(default)]
+    pub require: Vec<Look>,
     /// Rules that weigh more than their table says, by id. A rule is never made lighter.
     #[schemars(default)]
     pub severity: BTreeMap<String, Severity>,
@@ -47,8 +50,16 @@ pub struct Reviewers {
     pub independent: bool,
 }
 
-pub(super) const POLICY: &[&str] =
-    &["reviewers", "data_classification", "lawful_basis", "review_max_days", "hosts", "licences", "severity"];
+pub(super) const POLICY: &[&str] = &[
+    "reviewers",
+    "data_classification",
+    "lawful_basis",
+    "review_max_days",
+    "hosts",
+    "licences",
+    "require",
+    "severity",
+];
 pub(super) const REVIEWERS: &[&str] = &["allowed", "minimum", "independent"];
 
 pub(super) fn read(reading: &mut Reading, root: &Node) -> Option<Policy> {
@@ -70,8 +81,9 @@ pub(super) fn read(reading: &mut Reading, root: &Node) -> Option<Policy> {
         }
     }
     let licences = fields.optional("licences").and_then(|node| licences::read(reading, node));
+    let require = looks(reading, &fields);
     let severity = fields.optional("severity").map(|node| severities(reading, node)).unwrap_or_default();
-    Some(Policy { reviewers, data_classification, lawful_basis, review_max_days, hosts, licences, severity })
+    Some(Policy { reviewers, data_classification, lawful_basis, review_max_days, hosts, licences, require, severity })
 }
 
 fn reviewers(reading: &mut Reading, node: &Node) -> Option<Reviewers> {
@@ -106,6 +118,22 @@ pub(super) fn words(reading: &mut Reading, fields: &Fields, name: &str) -> Optio
         reading.problem(node.at, &field, "must list at least one; leave the field out to demand nothing");
     }
     Some(texts)
+}
+
+fn looks(reading: &mut Reading, fields: &Fields) -> Vec<Look> {
+    let mut looks = Vec::new();
+    for (index, word) in words(reading, fields, "require").iter().flatten().enumerate() {
+        match Look::ALL.into_iter().find(|look| look.word() == word) {
+            Some(look) => looks.push(look),
+            None => {
+                let field = format!("require[{index}]");
+                let at = reading.places[&field];
+                let all: Vec<&str> = Look::ALL.iter().map(|look| look.word()).collect();
+                reading.problem(at, &field, format!("{word:?} is not one of: {}", all.join(", ")));
+            }
+        }
+    }
+    looks
 }
 
 fn number(reading: &mut Reading, fields: &Fields, name: &str) -> Option<u32> {
@@ -151,7 +179,7 @@ fn severities(reading: &mut Reading, node: &Node) -> BTreeMap<String, Severity> 
 
 impl Policy {
     /// What a recipe lacks by this policy.
-    pub(super) fn check(&self, recipe: &Recipe, now: Timestamp, findings: &mut Findings) {
+    pub(super) fn check(&self, recipe: &Recipe, now: Timestamp, observations: &[Observation], findings: &mut Findings) {
         let mut found = |rule: &Rule, field: &str, message: String, fix: &str| {
             let finding = rule.find(field, message).at(recipe.file(), Some(recipe.place(field)));
             findings.push(if fix.is_empty() { finding } else { finding.fix(fix) });
@@ -185,6 +213,11 @@ impl Policy {
                     found(&rules::POLICY_HOST, &field, message, "publish the artefact at one of them");
                 }
             }
+        }
+        for look in self.require.iter().filter(|look| !observations.iter().any(|one| one.kind == **look)) {
+            let message = format!("the policy requires a look for {}, and this check had none", look.word());
+            let fix = "check again with it; `mcpfs-signer check --help` names the option";
+            found(&rules::POLICY_LOOK, "name", message, fix);
         }
     }
 

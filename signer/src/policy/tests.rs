@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::check::tests::{Place, now};
-use crate::check::{CheckOptions, RULES, Severity, check, ingest};
+use crate::check::{CheckOptions, Findings, Look, Observation, RULES, Severity, check, ingest};
 use crate::staging::{Staging, StagingError};
 
 fn policy(text: &str) -> Result<Policy, String> {
@@ -57,6 +57,7 @@ fn a_policy_is_read_strictly() {
             "policy.yaml:2:3: severity.digest: its weight is error, and a policy makes no",
         ),
         ("severity:\n  name-case: note", "policy.yaml:2:3: severity.name-case: its weight is warning"),
+        ("require:\n  - scan", "policy.yaml:2:5: require[0]: \"scan\" is not one of: advisories, audit-npm, "),
         ("severity:\n  no-such: error", "policy.yaml:2:3: severity.no-such: no rule has this id"),
         ("a: &x 1", "anchors and aliases are not allowed in this file"),
         ("", "policy.yaml:1:1: expected a mapping, found nothing"),
@@ -115,7 +116,7 @@ fn hosts_are_compared_whole() {
         let text = fs::read_to_string(&path).unwrap().replace("file:hello", url);
         let recipe = Recipe::parse(&text, "hello.yaml").unwrap();
         let mut findings = Findings::new();
-        policy.check(&recipe, now(), &mut findings);
+        policy.check(&recipe, now(), &[], &mut findings);
         findings.all().is_empty()
     };
     assert!(at("a.example.com", "https://a.example.com/x.tar"));
@@ -337,4 +338,47 @@ fn the_schemas_are_frozen() {
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), schema, "the schema changed: see UPDATE_SCHEMA above");
     }
+}
+
+#[test]
+fn what_a_policy_requires_to_be_looked_for_is_looked_for() {
+    let place = Place::new();
+    let path = place.recipe("");
+    fs::write(place.path("policy.yaml"), "require: [advisories, trial]\n").unwrap();
+    let gate = Gate::load(Some(&path), None, None);
+    let options = CheckOptions { gate: gate.clone(), ..place.options() };
+    let checked = check(&path, &options).unwrap();
+    let said: Vec<&str> = checked.findings.all().iter().map(|one| one.message.as_str()).collect();
+    let want = |word: &str| format!("the policy requires a look for {word}, and this check had none");
+    assert_eq!(said, [want("advisories"), want("trial")]);
+    let recipe = checked.recipe.unwrap();
+    let look = |kind| Observation { kind, tool: "a test".to_owned(), result: Digest::EMPTY };
+    let mut findings = Findings::new();
+    gate.check(&recipe, now(), &[look(Look::Trial), look(Look::Advisories)], &mut findings);
+    assert_eq!(findings.all(), []);
+    // Signing asks again: a record without them is refused.
+    let staging = place.ingest(&path, "staging");
+    let staging = Staging { gate, ..staging };
+    let staging = Staging { record: staging.expected_record(), ..staging };
+    let error = staging.recheck(now()).unwrap_err().to_string();
+    assert!(error.contains("the policy requires a look for advisories"), "{error}");
+    let mut record = staging.record.clone();
+    record.observations = vec![look(Look::Advisories), look(Look::Trial)];
+    Staging { record, ..staging }.recheck(now()).unwrap();
+}
+
+#[test]
+fn a_record_can_be_pinned() {
+    let place = Place::new();
+    let staging = place.ingest(&place.recipe(""), "staging");
+    let digest = staging.record.digest();
+    staging.pinned(None).unwrap();
+    staging.pinned(Some(digest)).unwrap();
+    // Consistent in itself, and still not what was checked.
+    let mut record = staging.record.clone();
+    record.observations.push(Observation { kind: Look::Trial, tool: "a test".to_owned(), result: Digest::EMPTY });
+    let edited = Staging { record, ..staging };
+    edited.recheck(now()).unwrap();
+    let error = edited.pinned(Some(digest)).unwrap_err();
+    assert!(matches!(error, StagingError::OtherRecord { pinned, .. } if pinned == digest), "{error}");
 }
