@@ -7,6 +7,7 @@
 //! Rules have stable ids ([`RULES`]); the digest of that table stands in the check record, so
 //! a record tells by which rules it was made.
 
+pub mod capability;
 pub mod changes;
 mod content;
 pub mod dependencies;
@@ -38,6 +39,7 @@ use crate::site::SiteFolder;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
 use crate::unpack::{self, Spool};
 
+pub use capability::Capabilities;
 pub use changes::Changes;
 pub use dependencies::Inventory;
 pub use finding::{Finding, Findings, Severity};
@@ -85,6 +87,8 @@ pub struct Checked {
     pub changes: Option<Changes>,
     /// What each readable artefact carries, by platform.
     pub dependencies: Vec<(Platform, Inventory)>,
+    /// What the code of each readable artefact can do, by platform.
+    pub capabilities: Vec<(Platform, Capabilities)>,
     /// The files that the verdict rests on besides recipe and artefacts, with their digests.
     pub sources: Vec<String>,
     /// What was looked at that signing does not look at again.
@@ -170,8 +174,11 @@ pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Chec
 fn compare(options: &CheckOptions, checked: &mut Checked, staging: Option<&Staging>) {
     let (Some(published), Some(recipe)) = (&options.published, &checked.recipe) else { return };
     let artefacts = staging.map_or(&checked.measured, |staging| &staging.artefacts);
-    match changes::since(published, recipe, artefacts, &checked.dependencies) {
-        Ok(changes) => checked.changes = Some(changes),
+    match changes::since(published, recipe, artefacts, &checked.dependencies, &checked.capabilities) {
+        Ok(changes) => {
+            capability::compare(recipe, &changes, &checked.capabilities, &mut checked.findings);
+            checked.changes = Some(changes);
+        }
         Err(error) => {
             let finding = rules::PUBLISHED.find("name", chain(&error)).at(recipe.file(), Some(recipe.place("name")));
             checked.findings.push(finding.fix("name the site and the trust root that hosts use, or mend the site"));
@@ -207,13 +214,18 @@ fn stage(
     };
     rules::similar_names(&recipe, Path::new(shown), findings);
     let (mut artefacts, mut launches) = (Vec::with_capacity(recipe.artefact.len()), Vec::new());
+    let mut carried = Vec::new();
     for (index, source) in recipe.artefact.iter().enumerate() {
         let field = recipe.artefact_field(index);
-        let made = artefact(&recipe, source, &field, folder, options, findings, &mut checked.dependencies);
+        let made = artefact(&recipe, source, &field, folder, options, findings, &mut carried);
         if let Some((artefact, launch)) = made {
             artefacts.push(artefact);
             launches.push(launch);
         }
+    }
+    for (platform, Carried { inventory, capabilities }) in carried {
+        checked.dependencies.push((platform.clone(), inventory));
+        checked.capabilities.push((platform, capabilities));
     }
     launch::settle(&mut recipe, launches, findings);
     // Last: the launch is part of what is signed, and may be the artefact's.
@@ -260,7 +272,7 @@ fn artefact(
     folder: &Path,
     options: &CheckOptions,
     findings: &mut Findings,
-    dependencies: &mut Vec<(Platform, Inventory)>,
+    all: &mut Vec<(Platform, Carried)>,
 ) -> Option<(StagedArtefact, Option<Launch>)> {
     let places = Places::new(folder);
     let mut refuse = |rule: &Rule, part: &str, message: String, fix: Option<String>| {
@@ -315,8 +327,8 @@ fn artefact(
     said.all().iter().cloned().for_each(|finding| findings.push(finding));
     let started = recipe.started_by(launch.as_ref());
     content::check(&started, field, &tree, &archive.remarks, findings);
-    let inventory = carried(recipe, field, (&tree, &archive.spool), options.gate.policy(), findings);
-    dependencies.push((source.platform.clone(), inventory));
+    let found = carried(recipe, field, (&tree, &archive.spool), options.gate.policy(), findings);
+    all.push((source.platform.clone(), found));
     let staged = StagedArtefact {
         platform: source.platform.clone(),
         file: fetched.path,
@@ -329,6 +341,12 @@ fn artefact(
     Some((staged, launch))
 }
 
+/// What one artefact carries.
+pub(crate) struct Carried {
+    inventory: Inventory,
+    capabilities: Capabilities,
+}
+
 /// The rules about what an artefact carries; also for staging that is read back.
 pub(crate) fn carried(
     recipe: &Recipe,
@@ -336,8 +354,8 @@ pub(crate) fn carried(
     (tree, spool): (&Tree, &Spool),
     policy: Option<&Policy>,
     findings: &mut Findings,
-) -> Inventory {
-    let inventory = Inventory::read(tree, &mut |id, limit| {
+) -> Carried {
+    let mut content = |id, limit| {
         let Some(Kind::File { sha256, size, .. }) = tree.node(id).map(|node| node.kind) else {
             return Err("is not a file".to_owned());
         };
@@ -348,13 +366,16 @@ pub(crate) fn carried(
             None => return Err("is not in the artefact".to_owned()),
         };
         Ok(bytes)
-    });
+    };
+    let inventory = Inventory::read(tree, &mut content);
+    let capabilities = Capabilities::read(tree, None, &mut content);
     inventory.check(recipe, field, policy, findings);
     let native = dependencies::native(tree, spool).into_iter().map(|(subject, message)| {
         rules::NATIVE_CODE.find(&subject, message).at(recipe.file(), Some(recipe.place(field)))
     });
     findings.extend_bounded(native);
-    inventory
+    capabilities.check(recipe, field, findings);
+    Carried { inventory, capabilities }
 }
 
 /// The rules about the recipe, for staging that is read back.

@@ -10,6 +10,7 @@ use mcpfs_tests::suite::Suite;
 
 mod attacks;
 mod audit;
+mod capabilities;
 mod check;
 mod clients;
 mod closed;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     publish::register(&mut suite);
     signer::register(&mut suite);
     check::register(&mut suite);
+    capabilities::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);
     launches::register(&mut suite);

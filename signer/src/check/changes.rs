@@ -4,23 +4,27 @@
 //! the trust root of its hosts, and the tree by the statement. Changes are facts for the
 //! reviewer, not findings: they need the site, which signing does not look at again.
 
+mod published;
+
 use std::collections::BTreeMap;
 
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::entry::{Listed, PlatformLayout};
+use mcpfs_trust::entry::Listed;
 use mcpfs_trust::error::bounded;
-use mcpfs_trust::layout::Layout;
 use mcpfs_trust::name::{Platform, Version};
 use mcpfs_trust::release::Release;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use mcpfs_trust::verify;
 use serde::Serialize;
 
+use super::capability::{Capabilities, Capability, Evidence};
 use super::{Inventory, Published};
 use crate::recipe::Recipe;
 use crate::site::state::at;
 use crate::site::{SiteError, SiteFolder};
 use crate::staging::StagedArtefact;
+
+use published::PublishedFiles;
 
 /// Fields that differ from release to release by themselves, or are compared by content.
 const NOT_COMPARED: [&str; 5] = ["version", "reviewed_at", "artefact", "source", "issued"];
@@ -79,6 +83,30 @@ pub struct PlatformChanges {
     pub packages_changed: Paths,
     /// New executables, and files that became executable.
     pub executables: Paths,
+    /// What packages can do now and could not before.
+    pub capabilities_added: Gained,
+    /// What packages could do before, as `npm:name exec`.
+    pub capabilities_removed: Paths,
+}
+
+/// Some capabilities, and how many there are.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Gained {
+    /// All of them.
+    pub count: usize,
+    /// The first 500, by package.
+    pub first: Vec<NewCapability>,
+}
+
+/// Something that a package can do now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NewCapability {
+    /// The package, such as `npm:lodash`.
+    pub package: String,
+    /// What it can do.
+    pub capability: Capability,
+    /// Where that stands.
+    pub evidence: Evidence,
 }
 
 /// Some paths, and how many there are.
@@ -115,6 +143,7 @@ pub(super) fn since(
     recipe: &Recipe,
     artefacts: &[StagedArtefact],
     dependencies: &[(Platform, Inventory)],
+    capabilities: &[(Platform, Capabilities)],
 ) -> Result<Changes, SiteError> {
     let (site, root) = (&published.site, &published.root);
     let state = site.published(root)?;
@@ -134,9 +163,17 @@ pub(super) fn since(
         let old = published_tree(site, listed, &artefact.platform)?;
         let mut changes = trees(&artefact.platform, old.as_ref(), &artefact.tree);
         let carried = dependencies.iter().find(|(platform, _)| *platform == artefact.platform);
-        if let (Some((_, after)), Some(stored)) = (carried, listed.layout_for(&artefact.platform)) {
-            let before = old.map(|tree| published_inventory(site, &tree, stored)).transpose()?.unwrap_or_default();
+        let can = capabilities.iter().find(|(platform, _)| *platform == artefact.platform);
+        let mut files = match (&old, listed.layout_for(&artefact.platform)) {
+            (Some(tree), Some(stored)) => Some(PublishedFiles::open(site, tree, stored)?),
+            _ => None,
+        };
+        if let Some((_, after)) = carried {
+            let before = files.as_mut().map(PublishedFiles::inventory).transpose()?.unwrap_or_default();
             packages(&before, after, &mut changes);
+        }
+        if let (Some((_, after)), Some(files)) = (can, &mut files) {
+            gained(&files.capabilities(after)?, after, &mut changes);
         }
         platforms.push(changes);
     }
@@ -176,38 +213,18 @@ fn published_tree(site: &SiteFolder, listed: &Listed, platform: &Platform) -> Re
     Ok(Some(Tree::decode(&site.chunks(&stored.tree)?, &artefact.tree).map_err(at("tree"))?))
 }
 
-/// What a published tree carries, from its own lockfiles and metadata.
-fn published_inventory(site: &SiteFolder, tree: &Tree, stored: &PlatformLayout) -> Result<Inventory, SiteError> {
-    let bytes = site.chunks(&stored.layout.chunks)?;
-    mcpfs_trust::chunk::expect("layout", &stored.layout.sha256, &bytes).map_err(at("layout"))?;
-    let layout = Layout::decode(&bytes, tree).map_err(at("layout"))?;
-    let mut failed = None;
-    let inventory = Inventory::read(tree, &mut |id, limit| {
-        let read = content(site, tree, &layout, id, limit);
-        read.map_err(|error| {
-            let message = error.to_string();
-            failed.get_or_insert(error);
-            message
-        })
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(inventory),
+/// What packages can do now and could not, and the other way round.
+fn gained(before: &Capabilities, after: &Capabilities, changes: &mut PlatformChanges) {
+    for (package, capability, evidence) in after.since(before) {
+        let gained = &mut changes.capabilities_added;
+        gained.count += 1;
+        if gained.first.len() < KEPT {
+            gained.first.push(NewCapability { package: package.clone(), capability, evidence: evidence.clone() });
+        }
     }
-}
-
-/// The first `limit` bytes of a published file.
-fn content(site: &SiteFolder, tree: &Tree, layout: &Layout, id: NodeId, limit: u64) -> Result<Vec<u8>, SiteError> {
-    let Some(Kind::File { size, content: Some(index), .. }) = tree.node(id).map(|node| node.kind) else {
-        return Ok(Vec::new());
-    };
-    let wanted = size.min(limit);
-    let Some(extent) = layout.contents.get(index as usize).copied() else { return Ok(Vec::new()) };
-    let span = layout.span(extent, wanted).unwrap_or_default();
-    let mut bytes = site.chunks(layout.chunks.get(span).unwrap_or_default())?;
-    bytes.drain(..bytes.len().min(extent.offset as usize));
-    bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
-    Ok(bytes)
+    for (package, capability, _) in before.since(after) {
+        changes.capabilities_removed.push(&format!("{package} {capability}"));
+    }
 }
 
 /// Packages by name: one version that became another is a change, all else comes or goes.
@@ -252,6 +269,8 @@ fn trees(platform: &Platform, before: Option<&Tree>, after: &Tree) -> PlatformCh
         packages_removed: Paths::default(),
         packages_changed: Paths::default(),
         executables: Paths::default(),
+        capabilities_added: Gained::default(),
+        capabilities_removed: Paths::default(),
     };
     for (path, leaf) in &after {
         let old = before.get(path);

@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::changes::{Changes, Paths, PlatformChanges};
+use super::changes::{Changes, Gained, Paths, PlatformChanges};
 use super::{Checked, Inventory};
 
 /// The form of a report.
@@ -57,6 +57,14 @@ fn json(checked: &Checked) -> serde_json::Value {
             .map(|(platform, inventory)| json!({"platform": platform, "packages": inventory.packages}));
         map.insert("dependencies".to_owned(), listed.collect());
     }
+    if let (false, Some(map)) = (checked.capabilities.is_empty(), value.as_object_mut()) {
+        let listed = checked.capabilities.iter().map(|(platform, all)| {
+            let mut one = json!(all);
+            one.as_object_mut().map(|one| one.insert("platform".to_owned(), json!(platform)));
+            one
+        });
+        map.insert("capabilities".to_owned(), listed.collect());
+    }
     if let (false, Some(map)) = (checked.observations.is_empty(), value.as_object_mut()) {
         map.insert("observations".to_owned(), json!(checked.observations));
     }
@@ -73,6 +81,9 @@ fn text(checked: &Checked) -> String {
     let mut text = format!("{}\n", checked.findings);
     for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
         let _ = writeln!(text, "dependencies ({platform}): {}", inventory.counts());
+    }
+    for (platform, all) in checked.capabilities.iter().filter(|(_, all)| !all.packages.is_empty()) {
+        let _ = writeln!(text, "capabilities ({platform}): {}", all.counts());
     }
     if let Some(changes) = &checked.changes {
         text.push_str(&changes_text(changes));
@@ -106,6 +117,8 @@ fn changes_text(changes: &Changes) -> String {
         lines(&mut text, "new package:", &platform.packages_added);
         lines(&mut text, "package gone:", &platform.packages_removed);
         lines(&mut text, "package changed:", &platform.packages_changed);
+        lines(&mut text, "new capability:", &platform.capabilities_added.shown());
+        lines(&mut text, "capability gone:", &platform.capabilities_removed);
     }
     text
 }
@@ -128,6 +141,14 @@ impl Inventory {
         let counts = counts.into_iter().filter(|(count, _)| *count > 0);
         let counts = counts.map(|(count, name)| format!("{count} {name} package{}", if count == 1 { "" } else { "s" }));
         counts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Gained {
+    /// `npm:lodash exec (node_modules/lodash/x.js:3 child_process)`
+    fn shown(&self) -> Paths {
+        let shown = self.first.iter().map(|new| format!("{} {} ({})", new.package, new.capability, new.evidence));
+        Paths { count: self.count, paths: shown.collect() }
     }
 }
 

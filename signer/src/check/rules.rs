@@ -68,6 +68,10 @@ rules! {
     DEPENDENCY_UNLISTED = "dependency-unlisted", Warning, "Each package below node_modules stands in its lockfile.";
     INSTALL_SCRIPT = "install-script", Warning, "No dependency runs a script when it is installed.";
     NATIVE_CODE = "native-code", Note, "The artefact holds no machine code.";
+    CAPABILITY_NEW = "capability-new", Warning, "No package can do more than in the published version: network, exec, write, eval, native, environment.";
+    CAPABILITY_FIRST = "capability-first", Note, "The code of a first release shows nothing of these.";
+    CAPABILITY_UNDECLARED = "capability-undeclared", Warning, "Code of a server whose sandbox has no network does not use it.";
+    CAPABILITY_UNREAD = "capability-unread", Warning, "Code is small enough to be looked at.";
     POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
     POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
     POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";
@@ -114,7 +118,7 @@ impl Rule {
 
 /// Rules whose findings are observations: signing takes them from the record, since it cannot or
 /// need not look again. The policy's weights and the waivers are applied to them at signing too.
-const OBSERVED: &[Rule] = &[];
+const OBSERVED: &[Rule] = &[CAPABILITY_NEW, CAPABILITY_FIRST];
 
 /// Whether a finding of this rule is an observation.
 pub(crate) fn is_observed(id: &str) -> bool {

@@ -37,6 +37,9 @@ pub(super) fn report(file: &str, checked: &Checked) -> String {
     for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
         page.line(&format!("- **Dependencies:** {} {}", code(platform.as_str()), inventory.counts()));
     }
+    for (platform, all) in checked.capabilities.iter().filter(|(_, all)| !all.packages.is_empty()) {
+        page.line(&format!("- **Its code uses:** {} {}", code(platform.as_str()), code(&all.counts())));
+    }
     if !checked.sources.is_empty() {
         page.line(&format!("- **Checked by:** {}", texts(&checked.sources)));
     }
@@ -200,6 +203,8 @@ fn since(page: &mut Page, changes: &Changes) {
     }
     for platform in &changes.platforms {
         page.line(&format!("- Files for {}: {}", code(platform.platform.as_str()), platform.counts()));
+        paths(page, "New capabilities", &platform.capabilities_added.shown());
+        paths(page, "Capabilities gone", &platform.capabilities_removed);
         paths(page, "New executables", &platform.executables);
         paths(page, "New packages", &platform.packages_added);
         paths(page, "Changed packages", &platform.packages_changed);

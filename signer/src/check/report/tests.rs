@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::*;
-use crate::check::changes::{FieldChange, Paths, PlatformChanges, Previous};
+use crate::check::capability::{Capability, Evidence};
+use crate::check::changes::{FieldChange, Gained, NewCapability, Paths, PlatformChanges, Previous};
 use crate::check::tests::Place;
 use crate::check::{Finding, Findings, RULES, Severity, check};
 
@@ -54,6 +55,15 @@ fn hostile() -> (String, Checked) {
             packages_removed: Paths::default(),
             packages_changed: paths(&["npm:zod 4.0.0 -> 4.1.0"]),
             executables: paths(&["bin/@all"]),
+            capabilities_added: Gained {
+                count: 1,
+                first: vec![NewCapability {
+                    package: "npm:@evil/x".to_owned(),
+                    capability: Capability::Exec,
+                    evidence: Evidence { file: "a/`@all`.js".to_owned(), line: Some(3), marker: "child_process" },
+                }],
+            },
+            capabilities_removed: paths(&["npm:gone network"]),
         }],
     });
     ("servers/hello.yaml".to_owned(), checked)
