@@ -11,6 +11,7 @@
 //! returns a pure Ed25519 signature and says that all went well.
 
 pub mod demo;
+mod ecdsa;
 pub mod pkcs11;
 pub mod uri;
 
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::envelope::{PAYLOAD_TYPE, Signature, pae};
 use mcpfs_trust::error::VerifyError;
-use mcpfs_trust::key::PublicKey;
+use mcpfs_trust::key::{Algorithm, PublicKey};
 use mcpfs_trust::limits;
 use mcpfs_trust::name::RegistryName;
 
@@ -108,6 +109,13 @@ pub enum KeyError {
     LoginFailed { token: String, source: pkcs11::Fault },
     #[error("token {token}: {doing} failed")]
     Token { token: String, doing: &'static str, source: pkcs11::Fault },
+    #[error("the token {token} makes no {algorithm} keys. {instead}")]
+    AlgorithmMissing { token: String, algorithm: Algorithm, instead: String },
+    #[error(
+        "the token {token} did not sign, so there is no new head and hosts see what they saw before. \
+             See that the token is connected and that its service runs, then repeat the command"
+    )]
+    NotSigned { token: String, source: pkcs11::Fault },
     #[error(
         "{size} bytes to sign, at most {limit} are allowed (the smallest bound of the key services in use); \
              shorten the recipe's texts or lists"

@@ -85,9 +85,9 @@ pub fn pem(key: &PublicKey) -> String {
 ///
 /// # Errors
 /// Everything that [`pkcs11::generate`] refuses.
-pub fn generate(keyring: &mut Keyring, uri: &KeyUri) -> Result<KeyFacts, TrustError> {
+pub fn generate(keyring: &mut Keyring, uri: &KeyUri, algorithm: Algorithm) -> Result<KeyFacts, TrustError> {
     let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
-    Ok(KeyFacts::of(&pkcs11::generate(keyring, uri)?))
+    Ok(KeyFacts::of(&pkcs11::generate(keyring, uri, algorithm)?))
 }
 
 /// Opens a key, with every check, and shows its public half.

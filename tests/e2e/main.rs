@@ -21,6 +21,7 @@ mod exposure;
 mod flip;
 mod host;
 mod hostile;
+mod keys;
 mod kinds;
 mod launch;
 mod launches;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     policy::register(&mut suite);
     publish::register(&mut suite);
     signer::register(&mut suite);
+    keys::register(&mut suite);
     check::register(&mut suite);
     capabilities::register(&mut suite);
     simple_client::register(&mut suite);

@@ -34,3 +34,4 @@ pub mod servers;
 pub mod site;
 pub mod suite;
 pub mod tls;
+pub mod tpm;

@@ -50,6 +50,12 @@ pub fn python_sdk() -> Run {
     Run::new(python()).env("PYTHONPATH", sdk)
 }
 
+/// Python with securesystemslib 1.6.0 on its path: an independent reader and writer of envelopes.
+pub fn securesystemslib() -> Run {
+    let library = frozen("securesystemslib", pip_install);
+    Run::new(python()).env("PYTHONPATH", library)
+}
+
 /// A bundle of a frozen server: a deterministic tar, made by the signer.
 pub fn bundle(registry: &Registry, name: &str, tree: &Path) -> PathBuf {
     let file = registry.artefacts().join(format!("{name}.tar"));

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use mcpfs_trust::key::Algorithm;
 use mcpfs_trust::name::RegistryName;
 use serde_json::json;
 
@@ -13,13 +14,16 @@ use crate::trust_cmd::{self, KeyFacts, NewRoot};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Keys {
-    /// Make an Ed25519 key in a token: sensitive, never extractable
+    /// Make a key in a token: sensitive, never extractable
     Generate {
         #[command(flatten)]
         key: KeyArg,
         /// The key's label, if the URI has no object=
         #[arg(long)]
         label: Option<String>,
+        /// What it signs with: ed25519, or ecdsa-p256 where a token has only that, as TPMs do
+        #[arg(long, default_value = "ed25519", value_parser = algorithm)]
+        algorithm: Algorithm,
     },
     /// List the keys of a token: label, id, algorithm, public key, and whether it can be read
     List {
@@ -57,7 +61,7 @@ pub(super) struct TrustInit {
     /// The registry's name, such as mcp.example.com/prod
     #[arg(long)]
     registry: RegistryName,
-    /// A key that signs heads: its URI, or the base64 of its public half; may be repeated
+    /// A key that signs heads: its URI, or its public half as base64 or a .pem file; may be repeated
     #[arg(long, value_name = "KEY", required = true)]
     head_key: Vec<String>,
     /// A key that signs releases: likewise; another one than any head key
@@ -88,9 +92,9 @@ pub(super) struct TrustInit {
 
 pub(super) fn keys(cli: &Cli, keyring: &mut Keyring, command: &Keys) -> anyhow::Result<()> {
     match command {
-        Keys::Generate { key, label } => {
+        Keys::Generate { key, label, algorithm } => {
             let uri = labelled(key.uri.parse()?, label.as_deref())?;
-            let facts = trust_cmd::generate(keyring, &uri)?;
+            let facts = trust_cmd::generate(keyring, &uri, *algorithm)?;
             print_key(cli, &facts);
             if !cli.json {
                 eprintln!("Next: mcpfs-signer keys prove --key '{uri}', then mcpfs-signer trust init");
@@ -112,6 +116,11 @@ pub(super) fn keys(cli: &Cli, keyring: &mut Keyring, command: &Keys) -> anyhow::
         }
     }
     Ok(())
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    let known = || Algorithm::ALL.map(Algorithm::as_str).join(" or ");
+    Algorithm::ALL.into_iter().find(|one| one.as_str() == name).ok_or_else(|| format!("it is {}", known()))
 }
 
 fn labelled(uri: KeyUri, label: Option<&str>) -> Result<KeyUri, KeyError> {

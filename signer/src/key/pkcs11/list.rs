@@ -1,14 +1,16 @@
 //! What keys a token holds, also those that are not fit to sign: a list that left them out
 //! would hide why a label is taken.
 
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::bounded;
 use serde::Serialize;
 
 use super::super::uri::hex;
-use super::{KeyError, Keyring, Pkcs11Uri, Token};
+use super::attributes::algorithm;
+use super::session::Token;
+use super::{KeyError, Keyring, Pkcs11Uri};
 
 /// One key of a token: a pair, or the half that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,9 +19,9 @@ pub struct Listed {
     pub label: String,
     /// Its CKA_ID in hexadecimal digits; what `id=` names, there as `%XX`.
     pub id: String,
-    /// `ed25519`, or the standard's name for another, such as `CKK_RSA`.
+    /// `ed25519`, `ecdsa-p256`, or the standard's name for another type, such as `CKK_RSA`.
     pub algorithm: String,
-    /// SHA-256 of its SubjectPublicKeyInfo, its id in trust.json; absent for what is no Ed25519 key.
+    /// SHA-256 of its SubjectPublicKeyInfo, its id in trust.json; absent for keys of other algorithms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_id: Option<Digest>,
     /// Whether its private half is there.
@@ -82,13 +84,13 @@ impl Token {
             Some(Attribute::Extractable(value)) => Some(value),
             _ => None,
         };
-        let edwards = kind == Some(KeyType::EC_EDWARDS);
-        let public_key = public.filter(|_| edwards).and_then(|key| self.public_key(session, key).ok());
+        let known = algorithm(session, private.or(public)?).ok().flatten();
+        let public_key = public.zip(known).and_then(|(key, known)| self.public_key(session, key, known).ok());
         let public_id = public_key.map(|key| key.id());
-        let algorithm = match kind {
-            Some(_) if public_id.is_some() => "ed25519".to_owned(),
-            Some(kind) => kind.to_string(),
-            None => "not told".to_owned(),
+        let algorithm = match (public_key, kind) {
+            (Some(key), _) => key.algorithm().to_string(),
+            (None, Some(kind)) => kind.to_string(),
+            (None, None) => "not told".to_owned(),
         };
         Some(Listed {
             label: bounded(&String::from_utf8_lossy(&label)),
