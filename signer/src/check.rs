@@ -35,7 +35,7 @@ use crate::fetch::{self, FetchPolicy};
 use crate::pack::{self, ChunkStore, KnownChunks};
 use crate::policy::{Gate, Policy};
 use crate::recipe::{ArtefactSource, Recipe};
-use crate::site::SiteFolder;
+use crate::site::Site;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
 use crate::unpack::{self, Spool};
 
@@ -69,7 +69,7 @@ pub struct CheckOptions {
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The site.
-    pub site: SiteFolder,
+    pub site: Site,
     /// The trust root of its hosts.
     pub root: TrustRoot,
 }

@@ -21,7 +21,8 @@ use serde::Serialize;
 use crate::key::{KeyError, Keyring};
 use crate::pin::Pins;
 use crate::policy;
-use crate::site::SiteError;
+use crate::release::ReleaseError;
+use crate::site::{SiteError, StoreError};
 use crate::trust_cmd::TrustError;
 
 /// Turns reviewed recipes into a signed static registry, with keys that never leave their token.
@@ -141,7 +142,7 @@ fn print_text(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// The exit code that fits an error: 1 refused, 2 usage, 4 integrity.
+/// The exit code that fits an error: 1 refused, 2 usage, 3 unreachable, 4 integrity.
 fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if let Some(error) = cause.downcast_ref::<TrustError>() {
@@ -154,17 +155,34 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         if matches!(cause.downcast_ref(), Some(KeyError::BadUri { .. })) || cause.is::<options::Usage>() {
             return 2;
         }
-        let integrity = matches!(cause.downcast_ref(), Some(KeyError::SelfVerifyFailed { .. }))
-            || matches!(
-                cause.downcast_ref(),
-                Some(SiteError::Damaged { .. } | SiteError::SetBack { .. } | SiteError::Forked { .. })
-            )
-            || cause.is::<VerifyError>();
-        if integrity {
+        if let Some(code) = site_error(cause).and_then(site_code) {
+            return code;
+        }
+        if matches!(cause.downcast_ref(), Some(KeyError::SelfVerifyFailed { .. })) || cause.is::<VerifyError>() {
             return 4;
         }
     }
     1
+}
+
+/// A site's error, by itself or within one that says nothing more.
+fn site_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e SiteError> {
+    match cause.downcast_ref() {
+        Some(ReleaseError::Site(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
+fn site_code(error: &SiteError) -> Option<u8> {
+    match error {
+        SiteError::Store(StoreError::Unreachable { .. }) => Some(3),
+        SiteError::Damaged { .. }
+        | SiteError::SetBack { .. }
+        | SiteError::Forked { .. }
+        | SiteError::ReadBack { .. }
+        | SiteError::Log { .. } => Some(4),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

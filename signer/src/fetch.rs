@@ -26,6 +26,7 @@ use crate::recipe::ArtefactSource;
 
 pub use address::{AllowedHost, BadHost, Network};
 pub use bundle::{BundleError, bundle};
+pub(crate) use http::install_crypto;
 
 /// Where artefacts may come from, and how much and how long.
 #[derive(Debug, Clone)]

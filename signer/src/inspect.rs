@@ -12,10 +12,11 @@ use mcpfs_trust::verify::{self, Verified};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::log;
 use crate::sign;
 use crate::site::publish::status_word;
 use crate::site::state::at;
-use crate::site::{SiteError, SiteFolder};
+use crate::site::{Site, SiteError};
 
 /// A view: for programs and for people.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct View {
 ///
 /// # Errors
 /// If the site does not verify.
-pub fn head(site: &SiteFolder, root: &TrustRoot) -> Result<View, SiteError> {
+pub fn head(site: &Site, root: &TrustRoot) -> Result<View, SiteError> {
     let published = site.published(root)?;
     let Some((_, accepted)) = &published.head else {
         return Ok(View { value: Value::Null, text: "an empty folder: nothing is published\n".to_owned() });
@@ -58,16 +59,33 @@ pub fn head(site: &SiteFolder, root: &TrustRoot) -> Result<View, SiteError> {
     Ok(View { value, text })
 }
 
+/// The signing log, from the first head to this one.
+///
+/// # Errors
+/// If the site does not verify, or the log's chain is broken.
+pub fn log(site: &Site, root: &TrustRoot) -> Result<View, SiteError> {
+    let segments = log::segments(site, &site.published(root)?)?;
+    let rows: Vec<_> = segments.iter().flat_map(|segment| &segment.rows).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let head = row.head_version.map(|version| version.to_string()).unwrap_or_default();
+        let time = row.time.map(|time| time.to_string()).unwrap_or_default();
+        let what = match (&row.name, &row.version) {
+            (Some(name), Some(version)) => format!("{name} {version}"),
+            _ => bounded(&row.request),
+        };
+        let refused = if row.refused { " REFUSED" } else { "" };
+        let reason = row.reason.as_deref().map(|reason| format!(" ({})", bounded(reason))).unwrap_or_default();
+        let _ = writeln!(text, "{head:>6} {time:<20} {:<8}{refused} {what}{reason}", visible(&row.action));
+    }
+    Ok(View { value: json!({"segments": segments.len(), "rows": rows}), text })
+}
+
 /// A server's releases, or one of them in full.
 ///
 /// # Errors
 /// If it is not there or does not verify.
-pub fn server(
-    site: &SiteFolder,
-    root: &TrustRoot,
-    name: &ServerName,
-    version: Option<&Version>,
-) -> Result<View, SiteError> {
+pub fn server(site: &Site, root: &TrustRoot, name: &ServerName, version: Option<&Version>) -> Result<View, SiteError> {
     let entry = entry(site, root, name)?;
     match version {
         Some(version) => {
@@ -130,7 +148,7 @@ fn one(entry: &Verified<Entry>, root: &TrustRoot, listed: &Listed, version: &Ver
 /// # Errors
 /// If one is not there or does not verify.
 pub fn diff(
-    site: &SiteFolder,
+    site: &Site,
     root: &TrustRoot,
     name: &ServerName,
     (from, to): (&Version, &Version),
@@ -170,7 +188,7 @@ struct FileChange {
 }
 
 fn files(
-    site: &SiteFolder,
+    site: &Site,
     listed: &Listed,
     platform: &mcpfs_trust::name::Platform,
 ) -> Result<BTreeMap<String, String>, SiteError> {
@@ -191,7 +209,7 @@ fn files(
     Ok((0..tree.len()).filter_map(node).collect())
 }
 
-fn entry(site: &SiteFolder, root: &TrustRoot, name: &ServerName) -> Result<Verified<Entry>, SiteError> {
+fn entry(site: &Site, root: &TrustRoot, name: &ServerName) -> Result<Verified<Entry>, SiteError> {
     let published = site.published(root)?;
     site.entry(&published, name)?.ok_or_else(|| SiteError::NoServer { name: name.clone() })
 }

@@ -21,6 +21,7 @@ pub mod log;
 pub mod pack;
 pub mod pin;
 pub mod policy;
+pub mod progress;
 pub mod recipe;
 pub mod release;
 pub mod revoke;

@@ -1,27 +1,39 @@
 //! The signing log, and what a signer remembers.
 //!
-//! Each head has a segment `log/<version>.jsonl` in the site: rows of what was signed, by
+//! Each head has a segment `log/<version>-<digest>.jsonl` in the site: rows of what was signed, by
 //! which keys, from which commit, and of what was refused since the head before. The first
-//! row names the digest of the previous segment, so a cut or an edit in the middle shows.
+//! row names the digest of the previous segment, so a cut or an edit in the middle shows, and the
+//! previous head, which leads to that segment's name. The digest is the head's own: of two
+//! publishers that make a head of one number, each has its segment, and only one is ever named.
 //! A refusal makes no head, so its row waits in the signer's own `refused.jsonl` and goes
 //! into the next segment.
 //!
 //! The floor beside it is the signer's memory of its last head: a site folder that was set
 //! back would otherwise make it sign a second head of one number.
 
+mod read;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mcpfs_trust::digest::Digest;
+use mcpfs_trust::envelope::{Envelope, Signature};
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
+use mcpfs_trust::release::Source;
 use mcpfs_trust::site as path;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::Floor;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError};
-use crate::site::{SiteError, SiteFolder};
+use crate::site;
+use crate::site::state::Published;
+use crate::site::{Lock, Site, SiteError};
+
+pub use read::{Segment, segments};
 
 /// Refusals that are kept until the next head, bytes. A flood of them loses the later ones.
 const JOURNAL_BYTES: u64 = 1 << 20;
@@ -42,6 +54,9 @@ pub struct Row {
     /// The head that this row came with; absent while a refusal waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_version: Option<u64>,
+    /// Digest of the payload of the head before; in the first row of a segment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_head: Option<Digest>,
     /// Digest of the previous head's segment; in the first row of a segment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
@@ -66,6 +81,16 @@ pub struct Row {
     /// The statement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statement: Option<Digest>,
+    /// Where the reviewed recipe comes from, and when it was committed: with recipe and artefacts
+    /// this is all that a statement says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// The statement's time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued: Option<Timestamp>,
+    /// The statement's signatures, so that it can be made again without its keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<LoggedSignature>,
     /// Digest of the recipe's bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe: Option<Digest>,
@@ -78,6 +103,15 @@ pub struct Row {
     /// Whether it was refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
+}
+
+/// A signature, as envelopes write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedSignature {
+    /// The key's id.
+    pub keyid: Digest,
+    /// Base64.
+    pub sig: String,
 }
 
 /// The folder in which a signer keeps its floor and its refusals. It holds no secret.
@@ -146,6 +180,14 @@ impl SignerState {
         Ok(files::write_durably(&self.folder.join("floor.json"), &line(&floor), true)?)
     }
 
+    /// Waits for other publishers that use this folder: their floor and refusals are the same files.
+    ///
+    /// # Errors
+    /// `Locked` after a minute.
+    pub(crate) fn lock(&self) -> Result<Lock, SiteError> {
+        Ok(site::wait_for_lock(&self.folder.join("publish.lock"))?)
+    }
+
     /// Notes a refusal for the next segment.
     ///
     /// # Errors
@@ -182,12 +224,22 @@ impl SignerState {
 
 impl Folding {
     /// The segment of head `version`: this row first, then the refusals.
-    pub(crate) fn segment(&self, site: &SiteFolder, version: u64, row: Row) -> Result<Vec<u8>, SiteError> {
-        let previous = match version.checked_sub(1) {
-            Some(before) => site.find(&path::log(before), SEGMENT_BYTES)?.map(|bytes| Digest::of(&bytes)),
+    pub(crate) fn segment(
+        &self,
+        site: &Site,
+        published: &Published,
+        version: u64,
+        row: Row,
+    ) -> Result<Vec<u8>, SiteError> {
+        let previous_head = published.head_digest();
+        let previous = match &previous_head {
+            Some(head) => {
+                let name = path::log(published.version(), head);
+                site.find(&name, SEGMENT_BYTES)?.map(|bytes| Digest::of(&bytes))
+            }
             None => None,
         };
-        let mut segment = line(&Row { head_version: Some(version), previous, ..row });
+        let mut segment = line(&Row { head_version: Some(version), previous, previous_head, ..row });
         for text in self.rows.split(|byte| *byte == b'\n') {
             // A line that a crash cut short is left out.
             if let Ok(row) = serde_json::from_slice::<Row>(text) {
@@ -206,6 +258,12 @@ impl Folding {
             _ => Ok(()),
         }
     }
+}
+
+/// An envelope's signatures for a row.
+pub(crate) fn signatures(envelope: &Envelope) -> Vec<LoggedSignature> {
+    let logged = |one: &Signature| LoggedSignature { keyid: one.keyid, sig: STANDARD.encode(&one.sig) };
+    envelope.signatures.iter().map(logged).collect()
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use crate::check::{self, CheckError, CheckOptions, Findings};
 use crate::key::{self, SigningKey};
-use crate::log::Row;
+use crate::log::{self, Row};
 use crate::pack::KnownChunks;
 use crate::recipe::RecipeErrors;
 use crate::revoke;
 use crate::sign;
 use crate::site::publish::{Change, Outcome, Publisher};
-use crate::site::{SiteError, SiteFolder};
+use crate::site::{Site, SiteError};
 use crate::source::Origin;
 use crate::staging::{Staging, StagingError};
 
@@ -57,19 +57,23 @@ pub struct Released {
     pub site: Outcome,
 }
 
+/// How many releases of a server are looked through for chunks that are published already.
+const REMEMBERED: usize = 16;
+
 /// Published chunks of the recipe's server, so that an update stores only what changed.
 ///
 /// # Errors
 /// If the site does not verify.
 pub fn known_chunks(
-    site: &SiteFolder,
+    site: &Site,
     root: &mcpfs_trust::root::TrustRoot,
     name: &ServerName,
 ) -> Result<KnownChunks, SiteError> {
     let published = site.published(root)?;
     let Some(entry) = site.entry(&published, name)? else { return Ok(KnownChunks::none()) };
     let mut chunks = Vec::new();
-    for listed in entry.releases() {
+    // The newest: what has not been there for so long is rather new again than worth reading all before it.
+    for listed in entry.releases().take(REMEMBERED) {
         // A release that cannot be read any more is no reason not to publish the next one.
         match site.release_chunks(listed) {
             Ok(found) => chunks.extend(found),
@@ -161,6 +165,9 @@ fn row(
         approvals: release.source.as_ref().map(|source| source.approvals.clone()).unwrap_or_default(),
         keys: key::ids(keys),
         statement: Some(envelope.statement()),
+        source: release.source.clone(),
+        issued: Some(release.issued),
+        signatures: log::signatures(envelope),
         recipe: Some(staging.recipe_sha256),
         findings: Some(staging.record.findings),
         ..Row::default()

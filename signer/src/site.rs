@@ -1,21 +1,23 @@
-//! A site in a folder: the files that any web server can serve.
+//! A site: static files that any web server can serve, in a folder or in a bucket.
 //!
 //! Everything but `head.json` and `servers/*.json` is immutable and named by its digest, so
 //! publishing is: put new files beside the old ones, then move the head. Whoever stops
-//! anywhere before that last rename leaves the old site whole; what was put already is found
-//! again by the next publisher. A file is written beside its place, synced and renamed;
-//! one that is there already is verified and never rewritten.
+//! anywhere before that leaves the old site whole; what was put already is found again by the
+//! next publisher. One that is there already is verified and never rewritten.
 //!
-//! The lock keeps two publishers of one folder apart; the compare-and-swap of the head
-//! would also notice a publisher that does not know of the lock (a copy job, a restore).
+//! What of this depends on where the files lie is in [`store`], the rest is here.
 
+pub mod address;
+mod folder;
+pub mod parallel;
+pub mod public;
 pub mod publish;
+mod s3;
 pub mod state;
+pub mod store;
 
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
 
 use mcpfs_trust::chunk::Chunk;
 use mcpfs_trust::digest::{Digest, Hasher};
@@ -23,28 +25,27 @@ use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::name::{ServerName, Version};
 use mcpfs_trust::site as path;
 
-use crate::files::{self, FileError};
+use crate::files::FileError;
 use crate::sign::SignError;
 use crate::staging::StagingError;
 
-/// The file whose lock a publisher holds.
-const LOCK: &str = ".publish.lock";
+pub use address::Address;
+pub use store::{Lock, Store, StoreError, Stored};
 
-/// How long to wait for another publisher.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+pub(crate) use folder::wait_for as wait_for_lock;
 
 /// Why a site was not changed. Nothing of it is undone: the old head still stands.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // Each message says what happened and what to do.
 pub enum SiteError {
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
     File(#[from] FileError),
     #[error(transparent)]
     Sign(#[from] SignError),
     #[error(transparent)]
     Staging(#[from] StagingError),
-    #[error("another publisher has held {path} for {seconds} seconds; try again when it is done", path = path.display(), seconds = LOCK_WAIT.as_secs())]
-    Locked { path: PathBuf },
     #[error(
         "{path} is published but does not hold what its name says; restore it from a backup or another mirror. \
              Nothing was changed"
@@ -68,10 +69,19 @@ pub enum SiteError {
              one registry, or somebody else has the head key"
     )]
     Forked { version: u64 },
+    #[error(
+        "the new head was published, but what hosts read at {place} does not verify. Run the same command again; \
+             if that does not help, what lies between the store and {place} is at fault, and hosts keep the state they have"
+    )]
+    ReadBack { place: String, source: Box<SiteError> },
+    #[error("the head there is still version {found}, not {expected}: a cache in between keeps it too long")]
+    StillOld { expected: u64, found: u64 },
+    #[error("the signing log is broken at {path}: {problem}; restore it from a copy")]
+    Log { path: String, problem: String },
     #[error("a head may live for 1 hour to 30 days, not {seconds} seconds")]
     Lifetime { seconds: i64 },
-    #[error("{path} holds no published site: it has no head.json", path = path.display())]
-    NothingPublished { path: PathBuf },
+    #[error("{place} holds no published site: it has no head.json")]
+    NothingPublished { place: String },
     #[error("{name} is not in the registry")]
     NoServer { name: ServerName },
     #[error("{name} {version} is not in the registry; there is {present}")]
@@ -89,82 +99,74 @@ pub enum SiteError {
     BadReason,
 }
 
-/// A site's folder.
+/// A site, wherever it lies.
 #[derive(Debug, Clone)]
-pub struct SiteFolder {
-    root: PathBuf,
+pub struct Site {
+    store: Arc<dyn Store>,
 }
 
-/// Held while publishing; released when dropped, and by the kernel if the process dies.
-#[derive(Debug)]
-pub struct Lock(#[allow(dead_code)] File); // Held, never read.
-
-impl SiteFolder {
-    /// The site at `root`, which need not exist yet.
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
-    }
-
-    /// Where it lies.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Whether the folder is there and holds nothing.
-    pub fn is_empty(&self) -> bool {
-        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_none())
-    }
-
-    /// Waits for the right to publish.
+impl Site {
+    /// The site at an address; it need not exist yet.
     ///
     /// # Errors
-    /// `Locked` after a minute.
-    pub fn lock(&self) -> Result<Lock, SiteError> {
-        let path = self.root.join(LOCK);
-        files::make_public_folder(&path)?;
-        let file = File::options().create(true).append(true).open(&path).map_err(FileError::write(&path))?;
-        let start = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Lock(file)),
-                Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_WAIT => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Err(fs::TryLockError::WouldBlock) => return Err(SiteError::Locked { path }),
-                Err(fs::TryLockError::Error(error)) => return Err(FileError::write(&path)(error).into()),
-            }
-        }
+    /// If the address cannot be used.
+    pub fn open(address: &Address) -> Result<Self, SiteError> {
+        Ok(match address {
+            Address::Folder(root) => Self::folder(root),
+            Address::S3(address) => Self { store: Arc::new(s3::S3::new(address)?) },
+        })
+    }
+
+    /// The site in a folder, which need not exist yet.
+    pub fn folder(root: &Path) -> Self {
+        Self { store: Arc::new(folder::Folder::new(root)) }
+    }
+
+    /// A site in a store of the caller's own.
+    pub fn within(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Where it lies, for people.
+    pub fn place(&self) -> String {
+        self.store.place()
+    }
+
+    /// Where its files lie.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
     /// Reads a file of at most `limit` bytes.
     ///
     /// # Errors
-    /// If it cannot be read or is larger.
+    /// If it cannot be read, is larger or is missing.
     pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, SiteError> {
-        Ok(files::read_bounded(&self.root.join(path), limit)?)
+        let missing = || StoreError::Missing { place: self.place(), name: path.to_owned() };
+        Ok(self.find(path, limit)?.ok_or_else(missing)?)
     }
 
-    /// As [`SiteFolder::read`]; `None` if there is no such file.
+    /// As [`Site::read`]; `None` if there is no such file.
     ///
     /// # Errors
-    /// As [`SiteFolder::read`].
+    /// If it cannot be read or is larger.
     pub fn find(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, SiteError> {
-        match files::read_bounded(&self.root.join(path), limit) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_missing() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.store.get(path, limit)?.map(|stored| stored.bytes))
     }
 
-    /// Puts bytes under a name that is derived from their digest.
+    /// Puts bytes under a name that is derived from their digest; `false` if they were there already.
     ///
     /// # Errors
     /// `Damaged` if the name holds something else.
-    pub fn put(&self, path: &str, bytes: &[u8]) -> Result<(), SiteError> {
+    pub fn put(&self, path: &str, bytes: &[u8]) -> Result<bool, SiteError> {
+        // Far away, asking first would cost a request for each new file.
+        if !self.store.is_near() && self.store.create(path, bytes)? {
+            return Ok(true);
+        }
         match self.find(path, bytes.len() as u64) {
-            Ok(None) => self.replace(path, bytes),
-            Ok(Some(found)) if found == bytes => Ok(()),
-            Ok(Some(_)) | Err(SiteError::File(FileError::TooLarge { .. })) => {
+            Ok(Some(found)) if found == bytes => Ok(false),
+            Ok(None) if self.store.create(path, bytes)? => Ok(true),
+            Ok(_) | Err(SiteError::Store(StoreError::TooLarge { .. })) => {
                 Err(SiteError::Damaged { path: path.to_owned() })
             }
             Err(error) => Err(error),
@@ -176,45 +178,57 @@ impl SiteFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), SiteError> {
-        let path = self.root.join(path);
-        files::make_public_folder(&path)?;
-        Ok(files::write_durably(&path, bytes, true)?)
+        Ok(self.store.replace(path, bytes)?)
     }
 
-    /// Copies the original artefact, hashing what is written.
+    /// Copies the original artefact, hashing what is written; `false` if it was there already. One
+    /// that is there is hashed again where that is cheap, else its size is compared.
     ///
     /// # Errors
     /// `Damaged` if source or published file are not `sha256`.
-    pub fn put_artefact(&self, from: &Path, sha256: &Digest) -> Result<(), SiteError> {
+    pub fn put_artefact(&self, from: &Path, sha256: &Digest) -> Result<bool, SiteError> {
         let name = path::artefact(sha256);
-        let to = self.root.join(&name);
-        let damaged = |path: String| SiteError::Damaged { path };
-        if let Ok(mut file) = File::open(&to) {
-            let mut hasher = Hasher::new();
-            std::io::copy(&mut file, &mut hasher).map_err(FileError::read(&to))?;
-            return if hasher.finish() == *sha256 { Ok(()) } else { Err(damaged(name)) };
+        if let Some(size) = self.store.size(&name)? {
+            let own = std::fs::metadata(from).map_err(FileError::read(from))?.len();
+            let same = size == own && (!self.store.is_near() || self.digest(&name)? == Some(*sha256));
+            return if same { Ok(false) } else { Err(SiteError::Damaged { path: name }) };
         }
-        files::make_public_folder(&to)?;
-        let mut source = File::open(from).map_err(FileError::read(from))?;
-        let mut matched = true;
-        files::put_durably(&to, true, |file| {
-            let (mut hasher, mut buffer) = (Hasher::new(), vec![0; 1 << 20]);
-            loop {
-                match source.read(&mut buffer)? {
-                    0 => break,
-                    count => {
-                        hasher.update(&buffer[..count]);
-                        file.write_all(&buffer[..count])?;
-                    }
-                }
-            }
-            matched = hasher.finish() == *sha256;
-            // An error here drops the temporary file: what is wrong is never named.
-            if matched { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
-        })
-        .map_err(|error| {
-            if matched { FileError::write(&to)(error).into() } else { damaged(from.display().to_string()) }
-        })
+        match self.store.create_from(&name, from, sha256)? {
+            true => Ok(true),
+            false => Err(SiteError::Damaged { path: from.display().to_string() }),
+        }
+    }
+
+    /// The digest of a file of any size; `None` if it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn digest(&self, name: &str) -> Result<Option<Digest>, SiteError> {
+        let mut hasher = Hasher::new();
+        Ok(self.store.copy_out(name, &mut hasher)?.then(|| hasher.finish()))
+    }
+
+    /// Whether a published chunk is there: read and decoded where that is cheap, else by its size.
+    ///
+    /// # Errors
+    /// `Damaged` if it is not, or is something else.
+    pub fn has_chunk(&self, chunk: &Chunk) -> Result<(), SiteError> {
+        if self.store.is_near() {
+            return self.chunk(chunk).map(drop);
+        }
+        self.has_size(chunk)
+    }
+
+    /// Whether something of a chunk's size lies under its name.
+    ///
+    /// # Errors
+    /// `Damaged` if not.
+    pub fn has_size(&self, chunk: &Chunk) -> Result<(), SiteError> {
+        let path = path::object(&chunk.sha256);
+        match self.store.size(&path)? == Some(u64::from(chunk.size)) {
+            true => Ok(()),
+            false => Err(SiteError::Damaged { path }),
+        }
     }
 
     /// A published chunk's plain bytes.
@@ -230,12 +244,13 @@ impl SiteFolder {
     /// Chunks put together, such as an encoded tree.
     ///
     /// # Errors
-    /// As [`SiteFolder::chunk`].
+    /// As [`Site::chunk`].
     pub fn chunks(&self, chunks: &[Chunk]) -> Result<Vec<u8>, SiteError> {
-        let mut bytes = Vec::new();
-        for chunk in chunks {
-            bytes.extend(self.chunk(chunk)?);
-        }
-        Ok(bytes)
+        Ok(parallel::map(chunks, self.workers(), |chunk| self.chunk(chunk))?.concat())
+    }
+
+    /// How many requests may be under way at once.
+    pub(crate) fn workers(&self) -> usize {
+        self.store.workers()
     }
 }

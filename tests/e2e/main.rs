@@ -36,6 +36,7 @@ mod rules;
 mod servers;
 mod signer;
 mod simple_client;
+mod store;
 mod tls;
 mod told;
 mod world;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
     told::register(&mut suite);
     tls::register(&mut suite);
     kinds::register(&mut suite);
+    store::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     code

@@ -1,6 +1,7 @@
 //! Faults at the signer, and their rows in its log.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use mcpfs_tests::command::Run;
 use mcpfs_tests::forge;
@@ -30,9 +31,19 @@ fn waiting(registry: &Registry) -> Vec<Value> {
     rows(&std::fs::read_to_string(&file).unwrap_or_default())
 }
 
+/// The file of a head's log segment.
+fn segment_file(registry: &Registry, head: u64) -> PathBuf {
+    let log = registry.site().join("log");
+    let names = mcpfs_tests::registry::files_below(&log);
+    let mut found = names.iter().filter(|name| name.starts_with(&format!("{head}-")));
+    let name = found.next().unwrap_or_else(|| panic!("no segment of head {head}: {names:?}"));
+    assert!(found.next().is_none(), "one segment for each head: {names:?}");
+    log.join(name)
+}
+
 /// The log segment of a head.
 fn segment(registry: &Registry, head: u64) -> Vec<Value> {
-    rows(&std::fs::read_to_string(registry.site().join(format!("log/{head}.jsonl"))).unwrap())
+    rows(&std::fs::read_to_string(segment_file(registry, head)).unwrap())
 }
 
 /// Expects that the last waiting row is a refused release with these words.
@@ -145,7 +156,7 @@ fn segments_are_chained() {
     assert_eq!(actions, ["release", "release", "resign", "yank"]);
     assert!(segment(&registry, 1)[0].get("previous").is_none());
     for head in 2..=4 {
-        let before = registry.site().join(format!("log/{}.jsonl", head - 1));
+        let before = segment_file(&registry, head - 1);
         assert_eq!(segment(&registry, head)[0]["previous"], mcpfs_tests::fixture::sha256_of(&before));
     }
     let entry = forge::read(&registry.site().join("servers/hello.json"));

@@ -151,10 +151,15 @@ impl Registry {
 
     /// A signer command that publishes: `release`, `yank`, `revoke`.
     pub fn publishing(&self, command: &str) -> Run {
+        self.publishing_at(command, &self.site().display().to_string())
+    }
+
+    /// The same for another site: a folder or a bucket.
+    pub fn publishing_at(&self, command: &str, site: &str) -> Run {
         self.signer()
             .arg(command)
             .arg("--site")
-            .arg(self.site())
+            .arg(site)
             .arg("--trust")
             .arg(self.trust())
             .arg("--head-key")

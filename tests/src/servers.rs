@@ -56,6 +56,11 @@ pub fn securesystemslib() -> Run {
     Run::new(python()).env("PYTHONPATH", library)
 }
 
+/// Python packages of an S3 server (moto 5.2.5).
+pub fn s3() -> PathBuf {
+    frozen("s3", pip_install)
+}
+
 /// A bundle of a frozen server: a deterministic tar, made by the signer.
 pub fn bundle(registry: &Registry, name: &str, tree: &Path) -> PathBuf {
     let file = registry.artefacts().join(format!("{name}.tar"));
@@ -126,7 +131,7 @@ fn pip_install(lock: &Path, into: &Path) {
         .ok();
 }
 
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     need("python3", "python3-pip")
 }
 

@@ -37,7 +37,12 @@ pub fn artefact(sha256: &Digest) -> String {
     format!("artefacts/{sha256}")
 }
 
-/// A segment of the signing log.
-pub fn log(head_version: u64) -> String {
-    format!("log/{head_version}.jsonl")
+/// The segment of the signing log that belongs to a head; `head` is the digest of its payload.
+pub fn log(head_version: u64, head: &Digest) -> String {
+    format!("log/{head_version}-{head}.jsonl")
+}
+
+/// A head that was replaced by the next one.
+pub fn earlier_head(head_version: u64, head: &Digest) -> String {
+    format!("heads/{head_version}-{head}.json")
 }

@@ -21,7 +21,7 @@ use super::capability::{Capabilities, Capability, Evidence};
 use super::{Inventory, Published};
 use crate::recipe::Recipe;
 use crate::site::state::at;
-use crate::site::{SiteError, SiteFolder};
+use crate::site::{Site, SiteError};
 use crate::staging::StagedArtefact;
 
 use published::PublishedFiles;
@@ -148,8 +148,8 @@ pub(super) fn since(
     let (site, root) = (&published.site, &published.root);
     let state = site.published(root)?;
     // An empty folder is a registry before its first release; anything else is a mistyped name.
-    if state.head.is_none() && !site.is_empty() {
-        return Err(SiteError::NothingPublished { path: site.root().to_owned() });
+    if state.head.is_none() && !site.store().is_empty()? {
+        return Err(SiteError::NothingPublished { place: site.place() });
     }
     let Some(entry) = site.entry(&state, &recipe.name)? else {
         return Ok(Changes { previous: None, published_already: false, fields: Vec::new(), platforms: Vec::new() });
@@ -205,7 +205,7 @@ fn fields(before: &Release, after: &Release) -> Vec<FieldChange> {
 }
 
 /// The tree of a listed release; `None` if it has none for this platform.
-fn published_tree(site: &SiteFolder, listed: &Listed, platform: &Platform) -> Result<Option<Tree>, SiteError> {
+fn published_tree(site: &Site, listed: &Listed, platform: &Platform) -> Result<Option<Tree>, SiteError> {
     let (Some(artefact), Some(stored)) = (listed.release.artefact.for_platform(platform), listed.layout_for(platform))
     else {
         return Ok(None);

@@ -3,15 +3,18 @@
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
+use super::Cli;
 use super::options::{SiteArgs, now, open};
 use crate::key::Keyring;
 use crate::log::{Row, SignerState};
-use crate::site::SiteFolder;
+use crate::progress::Progress;
+use crate::site::public::Public;
 use crate::site::publish::{Publisher, Step};
 use crate::trust_cmd;
 
 /// Runs one change of a site; if it is refused, the signer's journal says so.
 pub(super) fn at_site(
+    cli: &Cli,
     keyring: &mut Keyring,
     args: &SiteArgs,
     action: &str,
@@ -22,7 +25,7 @@ pub(super) fn at_site(
     let base = args.state.clone().unwrap_or_else(SignerState::default_base);
     let state = SignerState::new(&base, &root.registry);
     let now = now()?;
-    let result = prepared(keyring, args, &root, &state, now, work);
+    let result = prepared(cli, keyring, args, &root, &state, now, work);
     if let Err(error) = &result {
         let reason = mcpfs_trust::error::bounded(&format!("{error:#}"));
         let (action, request) = (action.to_owned(), request.to_owned());
@@ -35,6 +38,7 @@ pub(super) fn at_site(
 }
 
 fn prepared(
+    cli: &Cli,
     keyring: &mut Keyring,
     args: &SiteArgs,
     root: &TrustRoot,
@@ -43,10 +47,13 @@ fn prepared(
     work: impl FnOnce(&mut Keyring, &mut Publisher<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let head_keys = open(keyring, &args.head_keys)?;
-    let site = SiteFolder::new(&args.site);
+    let site = args.store.open(&args.site)?;
+    let public = args.public.as_deref().map(Public::new).transpose()?;
+    let shown = if cli.json { Progress::silent() } else { Progress::on_stderr() };
+    let steps = shown.clone();
     let mut progress = |step: Step| {
         if let Some(text) = step_text(step) {
-            eprintln!("{text}");
+            steps.say(text);
         }
     };
     let mut publisher = Publisher {
@@ -57,6 +64,8 @@ fn prepared(
         now,
         lifetime: i64::from(args.expires.get()) * 86_400,
         progress: &mut progress,
+        shown,
+        public: public.as_ref(),
     };
     work(keyring, &mut publisher)
 }
@@ -72,5 +81,6 @@ fn step_text(step: Step) -> Option<&'static str> {
         Step::Verified => "verified   as a host would",
         Step::Server | Step::Log => return None,
         Step::Head => "published  the head has moved",
+        Step::ReadBack => "read back  as a host would",
     })
 }

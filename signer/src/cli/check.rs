@@ -6,12 +6,11 @@ use clap::Args;
 use mcpfs_trust::name::RegistryName;
 
 use super::Cli;
-use super::options::{FetchArgs, GateArgs, Usage, options};
+use super::options::{FetchArgs, GateArgs, StoreArgs, Usage, options};
 use crate::check::report::{Format, report};
 use crate::check::{self, CheckOptions, Published};
 use crate::files;
 use crate::pack::KnownChunks;
-use crate::site::SiteFolder;
 use crate::trust_cmd;
 
 #[derive(Debug, Args)]
@@ -31,9 +30,11 @@ pub(super) struct Check {
     /// Write the result in that form to this file, and show text on the terminal
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The published site's folder: shows what changed since the selected version
-    #[arg(long, value_name = "DIR", requires = "trust")]
-    site: Option<PathBuf>,
+    /// The published site, a folder or s3://bucket/prefix: shows what changed since the selected version
+    #[arg(long, value_name = "SITE", requires = "trust")]
+    site: Option<String>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The trust root that hosts use, for --site
     #[arg(long, value_name = "FILE", requires = "site")]
     trust: Option<PathBuf>,
@@ -53,7 +54,7 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         (false, _, Some(_)) => Format::Text,
     };
     let published = match (&args.site, &args.trust) {
-        (Some(site), Some(trust)) => Some(Published { site: SiteFolder::new(site), root: trust_cmd::read(trust)? }),
+        (Some(site), Some(trust)) => Some(Published { site: args.store.open(site)?, root: trust_cmd::read(trust)? }),
         _ => None,
     };
     let root = published.as_ref().map(|published| &published.root.registry);

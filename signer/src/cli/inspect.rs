@@ -5,19 +5,20 @@ use std::path::PathBuf;
 use clap::Args;
 use mcpfs_trust::name::Version;
 
-use super::options::name_and_version;
+use super::options::{StoreArgs, name_and_version};
 use super::{Cli, print};
 use crate::inspect as views;
-use crate::site::SiteFolder;
 use crate::trust_cmd;
 
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// `head`, NAME or NAME@VERSION
+    /// `head`, `log`, NAME or NAME@VERSION
     what: String,
-    /// The site's folder
-    #[arg(long, value_name = "DIR")]
-    site: PathBuf,
+    /// The site: a folder, or s3://bucket/prefix
+    #[arg(long, value_name = "SITE")]
+    site: String,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The trust root that hosts use
     #[arg(long, value_name = "FILE")]
     trust: PathBuf,
@@ -28,9 +29,10 @@ pub(super) struct Inspect {
 
 pub(super) fn inspect(cli: &Cli, args: &Inspect) -> anyhow::Result<()> {
     let root = trust_cmd::read(&args.trust)?;
-    let site = SiteFolder::new(&args.site);
+    let site = args.store.open(&args.site)?;
     let view = match (args.what.as_str(), args.diff.as_deref()) {
         ("head", None) => views::head(&site, &root)?,
+        ("log", None) => views::log(&site, &root)?,
         (what, diff) => {
             let (name, version) = name_and_version(what)?;
             match diff {

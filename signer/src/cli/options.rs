@@ -17,6 +17,7 @@ use crate::key::{Keyring, SigningKey};
 use crate::pack::{ChunkStore, KnownChunks};
 use crate::policy::Gate;
 use crate::recipe::Recipe;
+use crate::site::{Address, Site};
 use crate::source::{self, Origin};
 use crate::staging::Staging;
 
@@ -59,12 +60,45 @@ impl GateArgs {
     }
 }
 
+/// Where s3: sites are. Keys come from the systemd credential mcpfs-s3, AWS_ACCESS_KEY_ID and
+/// AWS_SECRET_ACCESS_KEY, the profile in ~/.aws, or the machine's own identity.
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    /// The S3 server, if it is not Amazon's, such as https://s3.example.com
+    #[arg(long, value_name = "URL")]
+    s3_endpoint: Option<String>,
+    /// The bucket's region [default: AWS_REGION, or the profile's]
+    #[arg(long, value_name = "REGION")]
+    s3_region: Option<String>,
+    /// How often a request that got lost is sent again
+    #[arg(long, value_name = "N", default_value = "5")]
+    s3_retries: u8,
+}
+
+impl StoreArgs {
+    /// The site at `text`.
+    pub(super) fn open(&self, text: &str) -> anyhow::Result<Site> {
+        let mut address = Address::parse(text).map_err(|error| Usage(error.to_string()))?;
+        if let Address::S3(s3) = &mut address {
+            s3.endpoint = self.s3_endpoint.clone();
+            s3.region = self.s3_region.clone();
+            s3.retries = self.s3_retries.into();
+        }
+        Ok(Site::open(&address)?)
+    }
+}
+
 /// What every command that moves a head needs.
 #[derive(Debug, Args)]
 pub(super) struct SiteArgs {
-    /// The site's folder; made if it does not exist
-    #[arg(long, value_name = "DIR")]
-    pub(super) site: PathBuf,
+    /// The site: a folder, made if it does not exist, or s3://bucket/prefix
+    #[arg(long, value_name = "SITE")]
+    pub(super) site: String,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+    /// The address that hosts read, to read the new state back from there [default: the site itself]
+    #[arg(long, value_name = "URL")]
+    pub(super) public: Option<String>,
     /// The trust root that hosts use
     #[arg(long, value_name = "FILE")]
     pub(super) trust: PathBuf,

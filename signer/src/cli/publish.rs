@@ -71,7 +71,7 @@ pub(super) struct Withdraw {
 
 pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> anyhow::Result<()> {
     let request = args.file.display().to_string();
-    at_site(keyring, &args.site, "release", &request, |keyring, publisher| {
+    at_site(cli, keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let registry = publisher.root.registry.clone();
         // Only to find its server's chunks: the check reads the recipe again, and reports what is wrong with it.
@@ -99,14 +99,14 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
 
 pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> anyhow::Result<()> {
     let Some(folder) = &args.staging else {
-        return at_site(keyring, &args.site, "resign", "", |_, publisher| {
+        return at_site(cli, keyring, &args.site, "resign", "", |_, publisher| {
             let outcome = publisher.resign(Row { action: "resign".to_owned(), ..Row::default() })?;
             print_outcome(cli, &outcome);
             Ok(())
         });
     };
     let request = folder.display().to_string();
-    at_site(keyring, &args.site, "release", &request, |keyring, publisher| {
+    at_site(cli, keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let staging = Staging::read(folder)?;
         staging.pinned(args.record)?;
@@ -126,7 +126,7 @@ pub(super) fn withdraw(cli: &Cli, keyring: &mut Keyring, args: &Withdraw, status
     let (name, version) = name_and_version(&args.release)?;
     let version = version.ok_or_else(|| Usage(format!("{:?} names no version; write NAME@VERSION", args.release)))?;
     let action = if status == Status::Revoked { "revoke" } else { "yank" };
-    at_site(keyring, &args.site, action, &args.release, |_, publisher| {
+    at_site(cli, keyring, &args.site, action, &args.release, |_, publisher| {
         let outcome = revoke::withdraw(publisher, &name, &version, status, &args.reason)?;
         print_outcome(cli, &outcome);
         Ok(())
@@ -144,7 +144,14 @@ fn print_released(cli: &Cli, released: &Released, site: &SiteArgs) {
         for (platform, sha256) in &released.artefacts {
             text.push_str(&format!("artefact   {sha256} ({platform})\n"));
         }
-        text + &outcome_text(&released.site) + &format!("site       {}\n", site.site.display())
+        if released.site.new_objects > 0 {
+            let (objects, bytes) = (released.site.new_objects, released.site.new_bytes);
+            text.push_str(&format!(
+                "stored     {objects} new object{} ({bytes} bytes)\n",
+                if objects == 1 { "" } else { "s" }
+            ));
+        }
+        text + &outcome_text(&released.site) + &format!("site       {}\n", site.site)
     });
 }
 

@@ -89,10 +89,15 @@ async fn addresses(url: &Url, policy: &FetchPolicy) -> Result<Vec<SocketAddr>, F
     }
 }
 
-fn client(url: &Url, addresses: &[SocketAddr], policy: &FetchPolicy) -> Result<Client, FetchError> {
+/// Makes ring what TLS uses; every client of this process needs it.
+pub(crate) fn install_crypto() {
     static PROVIDER: Once = Once::new();
     // A second installation fails and changes nothing, so the answer does not matter.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+fn client(url: &Url, addresses: &[SocketAddr], policy: &FetchPolicy) -> Result<Client, FetchError> {
+    install_crypto();
     let mut builder = Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()

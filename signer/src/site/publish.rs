@@ -1,6 +1,18 @@
 //! Moving a site from one head to the next.
+//!
+//! Two publishers at once: in a folder they wait for each other; in a bucket the one whose head
+//! comes second is told so ([`SiteError::Conflict`]), reads the new state and makes its whole change
+//! again. What the slower one has left is harmless: content under its own digest, and a log
+//! segment under the digest of a head that nobody ever sees. The one name that both may write,
+//! `servers/<name>.json`, follows the head: whoever wrote it last looks at the head after that.
 
-use mcpfs_trust::catalogue::{Bin, BinServer, Blob, Catalogue, bin_of};
+mod as_host;
+mod put;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use mcpfs_trust::catalogue::BinServer;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::{Entry, Status};
 use mcpfs_trust::head::{CatalogueSize, Head};
@@ -9,18 +21,22 @@ use mcpfs_trust::name::{ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::site as path;
 use mcpfs_trust::time::Timestamp;
-use mcpfs_trust::verify::{self, Pin};
 use serde::Serialize;
 
-use super::state::{Published, at};
-use super::{SiteError, SiteFolder};
+use super::public::Public;
+use super::state::Published;
+use super::{Site, SiteError};
 use crate::key::{self, SigningKey};
 use crate::log::{Row, SignerState};
+use crate::progress::Progress;
 use crate::sign;
 use crate::staging::Staging;
 
 /// A head's life by default: 7 days.
 pub const LIFETIME_SECONDS: i64 = 7 * 86_400;
+
+/// How often a change is made again because another publisher was faster.
+const ATTEMPTS: u32 = 8;
 
 /// What has been done; every one of them may be the last before a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +55,19 @@ pub enum Step {
     Signed,
     /// The new state was verified as a host would.
     Verified,
-    /// `servers/<name>.json` is the new entry.
-    Server,
     /// The log has its segment.
     Log,
     /// The head has moved.
     Head,
+    /// `servers/<name>.json` is the new entry.
+    Server,
+    /// The new state was read back as a host does.
+    ReadBack,
 }
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Objects,
         Self::Artefacts,
         Self::Entry,
@@ -57,16 +75,17 @@ impl Step {
         Self::Catalogue,
         Self::Signed,
         Self::Verified,
-        Self::Server,
         Self::Log,
         Self::Head,
+        Self::Server,
+        Self::ReadBack,
     ];
 }
 
 /// Who publishes where.
 pub struct Publisher<'a> {
     /// The site.
-    pub site: &'a SiteFolder,
+    pub site: &'a Site,
     /// The trust root that the new state must satisfy.
     pub root: &'a TrustRoot,
     /// What this signer remembers.
@@ -79,6 +98,10 @@ pub struct Publisher<'a> {
     pub lifetime: i64,
     /// Told after each step.
     pub progress: &'a mut dyn FnMut(Step),
+    /// Shows how far uploads are.
+    pub shown: Progress,
+    /// Where hosts read, if that is not the store itself, such as a CDN: the new state is read back from there.
+    pub public: Option<&'a Public>,
 }
 
 /// One change of one server.
@@ -106,38 +129,30 @@ pub struct Outcome {
     pub expires: Timestamp,
     /// Servers in the registry.
     pub servers: usize,
+    /// Chunks and artefacts that were not there yet.
+    pub new_objects: u64,
+    /// Their size together, bytes.
+    pub new_bytes: u64,
 }
 
 impl Publisher<'_> {
     /// Publishes the change that `make` gives for the present state; without one, or with one
-    /// that changes nothing, the site keeps its head.
+    /// that changes nothing, the site keeps its head. `make` is asked again if another publisher
+    /// was faster.
     ///
     /// # Errors
     /// Everything in [`SiteError`]; the old head still stands then.
     pub fn publish<'s>(
         &mut self,
-        make: impl FnOnce(&Published) -> Result<Option<Change<'s>>, SiteError>,
+        mut make: impl FnMut(&Published) -> Result<Option<Change<'s>>, SiteError>,
     ) -> Result<Outcome, SiteError> {
-        let _lock = self.site.lock()?;
-        let published = self.present()?;
-        let Some(change) = make(&published)? else { return self.unchanged(&published) };
-        let name = change.entry.selected.release.name.clone();
-        let before = self.site.entry(&published, &name)?;
-        if before.as_deref() == Some(&change.entry) {
-            return self.unchanged(&published);
-        }
-        if before.is_none() {
-            similar_name(&published, &name)?;
-        }
-        self.put_staged(change.staged)?;
-        let bytes = change.entry.encode();
-        check_entry(&change.entry, &bytes)?;
-        let server = BinServer { name: name.clone(), sha256: Digest::of(&bytes), size: bytes.len() as u64 };
-        self.site.put(&path::entry(&server.sha256), &bytes)?;
-        self.done(Step::Entry);
-        let mut servers: Vec<BinServer> = published.servers().filter(|one| one.name != name).cloned().collect();
-        servers.push(server);
-        self.advance(&published, servers, Some((&name, &bytes, change.usable.as_ref())), change.row)
+        self.in_turn(|publisher| {
+            let published = publisher.present()?;
+            match make(&published)? {
+                Some(change) => publisher.change(&published, change),
+                None => publisher.unchanged(&published),
+            }
+        })
     }
 
     /// Signs the present catalogue again under a new head; a site that has none gets an empty one.
@@ -145,10 +160,56 @@ impl Publisher<'_> {
     /// # Errors
     /// As [`Publisher::publish`].
     pub fn resign(&mut self, row: Row) -> Result<Outcome, SiteError> {
-        let _lock = self.site.lock()?;
-        let published = self.present()?;
-        let servers = published.servers().cloned().collect();
-        self.advance(&published, servers, None, row)
+        self.in_turn(|publisher| {
+            let published = publisher.present()?;
+            let servers = published.servers().cloned().collect();
+            publisher.advance(&published, servers, None, row.clone(), Put::default())
+        })
+    }
+
+    /// Waits for its turn where there is one, and begins again where there is none.
+    fn in_turn(&mut self, mut work: impl FnMut(&mut Self) -> Result<Outcome, SiteError>) -> Result<Outcome, SiteError> {
+        let _own = self.state.lock()?;
+        let _lock = self.site.store().lock()?;
+        let mut attempt = 1;
+        loop {
+            match work(self) {
+                Err(SiteError::Conflict { .. }) if attempt < ATTEMPTS => {
+                    // Of several that met, each waits another while.
+                    let longest = 50 << attempt;
+                    std::thread::sleep(Duration::from_millis(rand::random_range(longest / 2..=longest)));
+                    attempt += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn change(&mut self, published: &Published, change: Change<'_>) -> Result<Outcome, SiteError> {
+        let name = change.entry.selected.release.name.clone();
+        let before = self.site.entry(published, &name)?;
+        if before.as_deref() == Some(&change.entry) {
+            // A run that ended after its head moved may have left this behind.
+            self.settle(
+                published.head.as_ref().map(|(stored, _)| stored.bytes.as_slice()),
+                &name,
+                change.entry.encode(),
+            )?;
+            return self.unchanged(published);
+        }
+        if before.is_none() {
+            similar_name(published, &name)?;
+        }
+        let stored = self.put_staged(change.staged)?;
+        let bytes = change.entry.encode();
+        check_entry(&change.entry, &bytes)?;
+        let server = BinServer { name: name.clone(), sha256: Digest::of(&bytes), size: bytes.len() as u64 };
+        self.site.put(&path::entry(&server.sha256), &bytes)?;
+        self.done(Step::Entry);
+        let mut servers: Vec<BinServer> = published.servers().filter(|one| one.name != name).cloned().collect();
+        servers.push(server);
+        let changed = Changed { name: &name, entry: &bytes, usable: change.usable.as_ref() };
+        self.advance(published, servers, Some(changed), change.row, stored)
     }
 
     /// The site's state, unless it is not the one that this signer left.
@@ -174,8 +235,9 @@ impl Publisher<'_> {
         &mut self,
         published: &Published,
         servers: Vec<BinServer>,
-        changed: Option<(&ServerName, &[u8], Option<&Version>)>,
+        changed: Option<Changed<'_>>,
         row: Row,
+        stored: Put,
     ) -> Result<Outcome, SiteError> {
         let count = servers.len();
         let catalogue = self.put_bins(servers)?;
@@ -196,128 +258,96 @@ impl Publisher<'_> {
         let envelope = sign::head(head, digest, self.head_keys)?;
         self.done(Step::Signed);
         let head_bytes = envelope.encode();
-        self.verify_as_host(&head_bytes, published, changed)?;
+        self.verify_as_host(&head_bytes, published, changed, &stored)?;
         self.done(Step::Verified);
-        if let Some((name, entry, _)) = changed {
-            self.site.replace(&path::server(name), entry)?;
-        }
-        self.done(Step::Server);
         let folding = self.state.begin_folding()?;
         let row = Row { time: Some(self.now), head_keys: key::ids(self.head_keys), ..row };
-        let segment = folding.segment(self.site, version, row)?;
-        self.site.replace(&path::log(version), &segment)?;
+        let segment = folding.segment(self.site, published, version, row)?;
+        self.site.put(&path::log(version, &envelope.statement()), &segment)?;
         self.done(Step::Log);
         self.swap_head(published, &head_bytes)?;
         self.done(Step::Head);
-        // From here on the site is right; what follows only spares the next run some work.
+        // From here on the site is right; what follows spares readers and the next run some work.
         self.state.set_floor(&self.root.registry, self.root.epoch, version, envelope.statement())?;
         folding.finish()?;
-        Ok(Outcome { changed: true, head_version: version, head: envelope.statement(), expires, servers: count })
+        if let Some(changed) = changed {
+            self.settle(Some(&head_bytes), changed.name, changed.entry.to_vec())?;
+        }
+        self.done(Step::Server);
+        self.read_back(&head_bytes, changed)?;
+        self.done(Step::ReadBack);
+        Ok(Outcome {
+            changed: true,
+            head_version: version,
+            head: envelope.statement(),
+            expires,
+            servers: count,
+            new_objects: stored.objects,
+            new_bytes: stored.bytes,
+        })
     }
 
-    fn put_staged(&mut self, staged: Option<&Staging>) -> Result<(), SiteError> {
-        if let Some(staging) = staged {
-            for artefact in &staging.artefacts {
-                for chunk in artefact.all_chunks() {
-                    match staging.chunk(&chunk)? {
-                        Some(stored) => self.site.put(&path::object(&chunk.sha256), &stored)?,
-                        // Said to be published: then it must be there and decode.
-                        None => drop(self.site.chunk(&chunk)?),
-                    }
-                }
-            }
-            self.done(Step::Objects);
-            for artefact in &staging.artefacts {
-                self.site.put_artefact(&artefact.file, &artefact.sha256)?;
-            }
-            self.done(Step::Artefacts);
-        }
-        Ok(())
-    }
-
-    fn put_bins(&mut self, servers: Vec<BinServer>) -> Result<Catalogue, SiteError> {
-        let bins = if servers.len() <= limits::ONE_BIN_SERVERS { 1 } else { 256 };
-        let mut shares: Vec<Vec<BinServer>> = vec![Vec::new(); bins];
-        for server in servers {
-            if let Some(share) = shares.get_mut(bin_of(&server.name, bins)) {
-                share.push(server);
-            }
-        }
-        let mut blobs = Vec::with_capacity(bins);
-        for share in shares {
-            let bytes = Bin::new(share).encode();
-            let blob = Blob { sha256: Digest::of(&bytes), size: bytes.len() as u64 };
-            self.site.put(&path::bin(&blob.sha256), &bytes)?;
-            blobs.push(blob);
-        }
-        self.done(Step::Bins);
-        Ok(Catalogue::new(self.root.registry.clone(), blobs))
-    }
-
-    /// The way a host goes, over the bytes that it will get, with the memory of a host that
-    /// has the present head.
-    fn verify_as_host(
-        &self,
-        head: &[u8],
-        published: &Published,
-        changed: Option<(&ServerName, &[u8], Option<&Version>)>,
-    ) -> Result<(), SiteError> {
-        let accepted = verify::head(head, self.root, &published.seen(), self.now).map_err(at(path::HEAD))?;
-        let name = path::catalogue(&accepted.catalogue);
-        let catalogue = self.site.read(&name, limits::CATALOGUE_BYTES)?;
-        let catalogue = verify::catalogue(&catalogue, &accepted).map_err(at(&name))?;
-        let Some((server, _, usable)) = changed else { return Ok(()) };
-        let index = bin_of(server, catalogue.bins.len());
-        let Some(blob) = catalogue.bins.get(index) else { return Ok(()) };
-        let name = path::bin(&blob.sha256);
-        let bin = verify::bin(&self.site.read(&name, limits::BIN_BYTES)?, &catalogue, index).map_err(at(&name))?;
-        let Some(listed) = bin.find(server) else { return Err(SiteError::NoServer { name: server.clone() }) };
-        let name = path::entry(&listed.sha256);
-        let bytes = self.site.read(&name, limits::ENTRY_BYTES)?;
-        let entry = verify::entry(&bytes, &bin, server).map_err(at(&name))?;
-        let Some(version) = usable else { return Ok(()) };
-        let pin = Pin { version: version.clone(), artefact: None };
-        let listed = verify::select(&entry, Some(&pin)).map_err(at(&name))?;
-        verify::release(&entry, version, self.root, None).map_err(at(&name))?;
-        for chunk in self.site.release_chunks(listed)? {
-            let object = path::object(&chunk.sha256);
-            let size = std::fs::metadata(self.site.root().join(&object)).map(|facts| facts.len()).ok();
-            if size != Some(u64::from(chunk.size)) {
-                return Err(SiteError::Damaged { path: object });
-            }
-        }
-        Ok(())
-    }
-
-    /// Compare and swap, under the lock.
+    /// Compare and swap; the head that goes is kept beside, for hosts that still have it and for
+    /// whoever wants to remove what no head needs.
     fn swap_head(&self, published: &Published, head: &[u8]) -> Result<(), SiteError> {
-        let found = self.site.find(path::HEAD, limits::HEAD_BYTES)?;
-        let expected = published.head.as_ref().map(|(bytes, _)| bytes);
-        if found.as_ref() != expected {
-            let found = self.site.published(self.root).map_or(0, |now| now.version());
-            return Err(SiteError::Conflict { expected: published.version(), found });
+        let read = published.head.as_ref().map(|(stored, _)| stored);
+        if let (Some(stored), Some(digest)) = (read, published.head_digest()) {
+            self.site.put(&path::earlier_head(published.version(), &digest), &stored.bytes)?;
         }
-        self.site.replace(path::HEAD, head)
+        if self.site.store().swap(path::HEAD, read, head)? {
+            return Ok(());
+        }
+        let found = self.site.published(self.root).map_or(0, |now| now.version());
+        Err(SiteError::Conflict { expected: published.version(), found })
+    }
+
+    /// Makes `servers/<name>.json` the entry under the head, also if the head moves meanwhile.
+    fn settle(&self, head: Option<&[u8]>, name: &ServerName, entry: Vec<u8>) -> Result<(), SiteError> {
+        let (mut head, mut entry, place) = (head.map(<[u8]>::to_vec), entry, path::server(name));
+        for _ in 0..ATTEMPTS {
+            if self.site.find(&place, limits::ENTRY_BYTES).ok().flatten().as_ref() != Some(&entry) {
+                self.site.replace(&place, &entry)?;
+            }
+            if self.site.find(path::HEAD, limits::HEAD_BYTES)? == head {
+                break;
+            }
+            let now = self.site.published(self.root)?;
+            let Some(current) = self.site.entry(&now, name)? else { break };
+            entry = current.encode();
+            head = now.head.map(|(stored, _)| stored.bytes);
+        }
+        Ok(())
     }
 
     fn unchanged(&self, published: &Published) -> Result<Outcome, SiteError> {
         let servers = published.servers().count();
-        match (&published.head, published.head_digest()) {
-            (Some((_, accepted)), Some(head)) => Ok(Outcome {
-                changed: false,
-                head_version: accepted.head.version,
-                head,
-                expires: accepted.head.expires,
-                servers,
-            }),
-            // Nothing to do in an empty folder: there is no head to report.
-            _ => Ok(Outcome { changed: false, head_version: 0, head: Digest::EMPTY, expires: self.now, servers }),
-        }
+        let (head_version, head, expires) = match (&published.head, published.head_digest()) {
+            (Some((_, accepted)), Some(head)) => (accepted.head.version, head, accepted.head.expires),
+            // Nothing to do in an empty site: there is no head to report.
+            _ => (0, Digest::EMPTY, self.now),
+        };
+        Ok(Outcome { changed: false, head_version, head, expires, servers, new_objects: 0, new_bytes: 0 })
     }
 
     fn done(&mut self, step: Step) {
         (self.progress)(step);
     }
+}
+
+/// What a change did to one server.
+#[derive(Clone, Copy)]
+struct Changed<'a> {
+    name: &'a ServerName,
+    entry: &'a [u8],
+    usable: Option<&'a Version>,
+}
+
+/// What was put, and what is known to be there.
+#[derive(Debug, Default)]
+struct Put {
+    objects: u64,
+    bytes: u64,
+    present: HashSet<Digest>,
 }
 
 /// Two names that people confuse may not stand in one registry.

@@ -16,37 +16,39 @@ use mcpfs_trust::statement::Statement;
 use mcpfs_trust::tree::Tree;
 use mcpfs_trust::verify::{self, AcceptedHead, Floor, Seen, Verified};
 
-use super::{SiteError, SiteFolder};
+use super::{Site, SiteError, Stored, parallel};
 
 /// A site's verified state.
 #[derive(Debug)]
 pub struct Published {
-    /// The bytes of `head.json`, and the head; `None` for an empty folder.
-    pub head: Option<(Vec<u8>, AcceptedHead)>,
+    /// `head.json` as it was read, and the head; `None` for an empty site.
+    pub head: Option<(Stored, AcceptedHead)>,
     /// Every server, in the bins of the catalogue.
     pub bins: Vec<Verified<mcpfs_trust::catalogue::Bin>>,
 }
 
-impl SiteFolder {
+impl Site {
     /// Reads head, catalogue and bins. An expired head is accepted here: replacing it is the cure.
     ///
     /// # Errors
     /// `Verify` if a file is not what the trust root's head keys signed.
     pub fn published(&self, root: &TrustRoot) -> Result<Published, SiteError> {
-        let Some(bytes) = self.find(path::HEAD, limits::HEAD_BYTES)? else {
+        let Some(stored) = self.store().get(path::HEAD, limits::HEAD_BYTES)? else {
+            // Asked only for its error: nothing in a bucket that is not there is no empty site.
+            self.store().is_empty()?;
             return Ok(Published { head: None, bins: Vec::new() });
         };
-        let accepted = restore(&bytes, root).map_err(at(path::HEAD))?;
+        let accepted = restore(&stored.bytes, root).map_err(at(path::HEAD))?;
         let name = path::catalogue(&accepted.catalogue);
         let catalogue = self.read(&name, limits::CATALOGUE_BYTES)?;
         let catalogue = verify::catalogue(&catalogue, &accepted).map_err(at(&name))?;
-        let mut bins = Vec::with_capacity(catalogue.bins.len());
-        for (index, blob) in catalogue.bins.iter().enumerate() {
+        let indexed: Vec<_> = catalogue.bins.iter().enumerate().collect();
+        let bins = parallel::map(&indexed, self.workers(), |(index, blob)| {
             let name = path::bin(&blob.sha256);
             let bin = self.read(&name, limits::BIN_BYTES)?;
-            bins.push(verify::bin(&bin, &catalogue, index).map_err(at(&name))?);
-        }
-        Ok(Published { head: Some((bytes, accepted)), bins })
+            verify::bin(&bin, &catalogue, *index).map_err(at(&name))
+        })?;
+        Ok(Published { head: Some((stored, accepted)), bins })
     }
 
     /// A server's verified entry; `None` if the registry does not have it.
@@ -108,7 +110,7 @@ impl Published {
 }
 
 /// Verifies a head for its own sake: by its keys, registry and epoch, whatever the time.
-fn restore(bytes: &[u8], root: &TrustRoot) -> Result<AcceptedHead, VerifyError> {
+pub(crate) fn restore(bytes: &[u8], root: &TrustRoot) -> Result<AcceptedHead, VerifyError> {
     let envelope = Envelope::parse(bytes, limits::HEAD_BYTES, "head")?;
     // Read before it is verified only to say which head we mean; `restored_head` verifies it.
     let claimed = Statement::<Head>::parse(&envelope.payload, HEAD_TYPE)?.predicate;

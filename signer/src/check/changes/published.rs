@@ -9,14 +9,14 @@ use mcpfs_trust::tree::{Kind, NodeId, Tree};
 
 use crate::check::{Capabilities, Inventory};
 use crate::site::state::at;
-use crate::site::{SiteError, SiteFolder};
+use crate::site::{Site, SiteError};
 
 /// Decoded chunks that are kept, each of at most 4 MiB.
 const KEPT: usize = 4;
 
 /// The files of one published tree.
 pub(super) struct PublishedFiles<'a> {
-    site: &'a SiteFolder,
+    site: &'a Site,
     tree: &'a Tree,
     layout: Layout,
     /// By index, the last used one last.
@@ -25,7 +25,7 @@ pub(super) struct PublishedFiles<'a> {
 
 impl<'a> PublishedFiles<'a> {
     /// Reads the layout, which must be the listed one.
-    pub(super) fn open(site: &'a SiteFolder, tree: &'a Tree, stored: &PlatformLayout) -> Result<Self, SiteError> {
+    pub(super) fn open(site: &'a Site, tree: &'a Tree, stored: &PlatformLayout) -> Result<Self, SiteError> {
         let bytes = site.chunks(&stored.layout.chunks)?;
         mcpfs_trust::chunk::expect("layout", &stored.layout.sha256, &bytes).map_err(at("layout"))?;
         let layout = Layout::decode(&bytes, tree).map_err(at("layout"))?;

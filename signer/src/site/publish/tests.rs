@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
-use mcpfs_trust::verify::Seen;
+use mcpfs_trust::verify::{self, Seen};
 
 use super::*;
 use crate::check::CheckOptions;
@@ -14,6 +14,7 @@ use crate::fetch::FetchPolicy;
 use crate::key::demo::DemoKey;
 use crate::log::Row;
 use crate::pack::KnownChunks;
+use crate::progress::Progress;
 use crate::release::{self, ReleaseError, Released};
 use crate::revoke;
 use crate::sign::SignError;
@@ -23,7 +24,7 @@ use crate::trust_cmd::{self, NewRoot};
 /// A signer, its site and what it releases.
 struct Signer {
     folder: tempfile::TempDir,
-    site: SiteFolder,
+    site: Site,
     root: TrustRoot,
     state: SignerState,
 }
@@ -43,7 +44,7 @@ fn keys(names: &[&str]) -> Vec<Box<dyn SigningKey>> {
 impl Signer {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let site = SiteFolder::new(&folder.path().join("site"));
+        let site = Site::folder(&folder.path().join("site"));
         let new = NewRoot {
             registry: "demo/test".parse().unwrap(),
             version: 1,
@@ -102,6 +103,8 @@ impl Signer {
             now: at_second(second),
             lifetime: LIFETIME_SECONDS,
             progress: &mut progress,
+            shown: Progress::silent(),
+            public: None,
         })
     }
 
@@ -174,6 +177,13 @@ impl Host {
     }
 }
 
+/// The bytes under the server's name, and those that the head leads to.
+fn named_and_listed(signer: &Signer) -> (Vec<u8>, Vec<u8>) {
+    let published = signer.site.published(&signer.root).unwrap();
+    let entry = signer.site.entry(&published, &"hello".parse().unwrap()).unwrap().unwrap();
+    (signer.site.read("servers/hello.json", limits::ENTRY_BYTES).unwrap(), entry.encode())
+}
+
 fn one(version: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("hello".to_owned(), version.to_owned())])
 }
@@ -188,10 +198,13 @@ fn a_crash_after_any_step_leaves_a_valid_site_and_the_next_run_finishes() {
         let recipe = signer.recipe("hello", "1.1.0", "two", "Says hi.");
         let crash = || signer.release_with(&recipe, 2, ("head", &["release"]), Some(stop));
         assert!(catch_unwind(AssertUnwindSafe(crash)).is_err(), "{stop:?}");
-        let expected = if stop == Step::Head { (2, one("1.1.0")) } else { (1, one("1.0.0")) };
+        let moved = matches!(stop, Step::Head | Step::Server | Step::ReadBack);
+        let expected = if moved { (2, one("1.1.0")) } else { (1, one("1.0.0")) };
         assert_eq!(host.refresh(&signer, 3), expected, "{stop:?}");
         let again = signer.release_with(&recipe, 4, ("head", &["release"]), None).unwrap();
-        assert_eq!(again.site.changed, stop != Step::Head, "{stop:?}");
+        assert_eq!(again.site.changed, !moved, "{stop:?}");
+        let (named, listed) = named_and_listed(&signer);
+        assert!(named == listed, "{stop:?}: servers/hello.json is the entry under the head");
         assert_eq!(host.refresh(&signer, 5), (2, one("1.1.0")), "{stop:?}");
         signer.release("1.2.0", "three", 6).unwrap();
         assert_eq!(host.refresh(&signer, 7), (3, one("1.2.0")), "{stop:?}");
@@ -334,7 +347,7 @@ fn a_damaged_or_set_back_site_is_noticed() {
 fn existing_files_are_verified_never_rewritten() {
     let signer = Signer::new();
     signer.release("1.0.0", "one", 0).unwrap();
-    let artefacts = signer.site.root().join("artefacts");
+    let artefacts = signer.folder.path().join("site/artefacts");
     let artefact = std::fs::read_dir(&artefacts).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&artefact).unwrap();
     bytes[0] ^= 1;
@@ -359,7 +372,7 @@ fn more_than_512_servers_make_256_bins() {
             servers.extend(
                 (1..count).map(|index| BinServer { name: format!("s{index}").parse().unwrap(), ..entry.clone() }),
             );
-            publisher.advance(&published, servers, None, Row::default()).unwrap()
+            publisher.advance(&published, servers, None, Row::default(), Put::default()).unwrap()
         })
     };
     for (second, count, bins) in [(1, 512, 1), (2, 513, 256), (3, 1, 1)] {
@@ -382,15 +395,19 @@ fn the_log_is_chained_and_takes_up_refusals() {
     assert!(catch_unwind(AssertUnwindSafe(crash)).is_err());
     signer.release_with(&recipe, 2, ("head", &["release"]), None).unwrap();
     signer.release("1.2.0", "three", 3).unwrap();
+    let segments = signer.site.store().list("log/").unwrap();
+    let segment = |version: u64| {
+        let name = segments.iter().find(|one| one.name.starts_with(&format!("log/{version}-"))).unwrap();
+        signer.site.read(&name.name, 1 << 20).unwrap()
+    };
     let rows = |version| -> Vec<Row> {
-        let bytes = signer.site.read(&path::log(version), 1 << 20).unwrap();
-        bytes
+        segment(version)
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
             .map(|line| serde_json::from_slice(line).unwrap())
             .collect()
     };
-    let digest = |version| Digest::of(&signer.site.read(&path::log(version), 1 << 20).unwrap());
+    let digest = |version| Digest::of(&segment(version));
     let (first, second, third) = (rows(1), rows(2), rows(3));
     assert_eq!((first.len(), first[0].previous, first[0].keys.len()), (1, None, 1));
     assert_eq!((second.len(), second[0].previous), (2, Some(digest(1))));
