@@ -40,6 +40,7 @@ mod store;
 mod tls;
 mod told;
 mod world;
+mod zoo;
 
 fn main() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
     tls::register(&mut suite);
     kinds::register(&mut suite);
     store::register(&mut suite);
+    zoo::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     code

@@ -84,9 +84,18 @@ impl Run {
     }
 
     /// Runs it under this umask. A process's own umask is for all its threads, so a shell sets it.
-    pub fn umask(mut self, mask: &str) -> Self {
+    pub fn umask(self, mask: &str) -> Self {
+        self.through_shell(&format!("umask {mask}"))
+    }
+
+    /// Runs it with so much address space, KiB: what wants more fails.
+    pub fn memory(self, kib: u64) -> Self {
+        self.through_shell(&format!("ulimit -v {kib}"))
+    }
+
+    fn through_shell(mut self, before: &str) -> Self {
         let old = std::mem::replace(&mut self.command, Command::new("sh"));
-        self.command.args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"]);
+        self.command.args(["-c", &format!("{before} && exec \"$@\""), "sh"]);
         self.command.arg(old.get_program()).args(old.get_args());
         for (key, value) in old.get_envs() {
             match value {
