@@ -7,6 +7,7 @@
 //! Rules have stable ids ([`RULES`]); the digest of that table stands in the check record, so
 //! a record tells by which rules it was made.
 
+pub mod advisories;
 pub mod capability;
 pub mod changes;
 mod content;
@@ -39,9 +40,10 @@ use crate::site::Site;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
 use crate::unpack::{self, Spool};
 
+pub use advisories::{Answers, Lookups};
 pub use capability::Capabilities;
 pub use changes::Changes;
-pub use dependencies::Inventory;
+pub use dependencies::{Ecosystem, Inventory};
 pub use finding::{Finding, Findings, Severity};
 pub use record::{CheckRecord, CheckedArtefact, Look, Observation, Verdict};
 pub use rules::{RULES, Rule, policy_digest};
@@ -63,6 +65,8 @@ pub struct CheckOptions {
     pub published: Option<Published>,
     /// The policy and the waivers.
     pub gate: Gate,
+    /// Where known vulnerabilities are looked up.
+    pub lookups: Lookups,
 }
 
 /// A site, and what it is verified by.
@@ -89,6 +93,8 @@ pub struct Checked {
     pub dependencies: Vec<(Platform, Inventory)>,
     /// What the code of each readable artefact can do, by platform.
     pub capabilities: Vec<(Platform, Capabilities)>,
+    /// What is known of their vulnerabilities.
+    pub answers: Answers,
     /// The files that the verdict rests on besides recipe and artefacts, with their digests.
     pub sources: Vec<String>,
     /// What was looked at that signing does not look at again.
@@ -132,7 +138,7 @@ pub enum CheckError {
 /// Only what keeps it from checking; what is wrong with the release is a finding.
 pub fn check(file: &Path, options: &CheckOptions) -> Result<Checked, CheckError> {
     let folder = tempfile::tempdir().map_err(CheckError::Temporary)?;
-    ingest(file, folder.path(), options)
+    into(file, folder.path(), options, false)
 }
 
 /// Checks the recipe at `file` and, if there are no errors, leaves the release in `folder`.
@@ -140,6 +146,10 @@ pub fn check(file: &Path, options: &CheckOptions) -> Result<Checked, CheckError>
 /// # Errors
 /// As [`check`].
 pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Checked, CheckError> {
+    into(file, folder, options, true)
+}
+
+fn into(file: &Path, folder: &Path, options: &CheckOptions, keep: bool) -> Result<Checked, CheckError> {
     let shown = file.display().to_string();
     let bytes = read_recipe(file).map_err(|source| CheckError::Recipe { path: file.to_owned(), source })?;
     let mut checked = Checked::default();
@@ -148,9 +158,15 @@ pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Chec
     let staging = stage(&bytes, &shown, folder, options, &mut checked)?;
     compare(options, &mut checked, staging.as_ref());
     checked.sources = options.gate.sources();
-    checked.observations.sort();
-    checked.observations.dedup();
     if let Some(recipe) = &checked.recipe {
+        let policy = options.gate.policy();
+        let (lookups, dependencies) = (&options.lookups, &checked.dependencies);
+        checked.answers = Answers::ask(lookups, dependencies, policy, (&places.snapshots(), keep), options.now);
+        checked.answers.check(recipe, dependencies, policy, options.now, &mut checked.findings);
+        checked.sources.extend(checked.answers.sources());
+        checked.observations.extend(checked.answers.observations());
+        checked.observations.sort();
+        checked.observations.dedup();
         options.gate.check(recipe, options.now, &checked.observations, &mut checked.findings);
         options.gate.settle(recipe, options.now, &mut checked.findings);
     }
@@ -159,6 +175,7 @@ pub fn ingest(file: &Path, folder: &Path, options: &CheckOptions) -> Result<Chec
         Some(mut staging) if !checked.findings.has_errors() => {
             staging.findings = checked.findings.clone();
             staging.record.observations.clone_from(&checked.observations);
+            staging.answers = checked.answers.clone();
             staging.record = staging.expected_record();
             staging.write()?;
             checked.staging = Some(staging);
@@ -261,6 +278,7 @@ fn stage(
         findings: Findings::new(),
         record,
         gate: options.gate.clone(),
+        answers: Answers::default(),
     }))
 }
 
@@ -343,7 +361,7 @@ fn artefact(
 
 /// What one artefact carries.
 pub(crate) struct Carried {
-    inventory: Inventory,
+    pub(crate) inventory: Inventory,
     capabilities: Capabilities,
 }
 

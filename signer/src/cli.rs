@@ -5,6 +5,7 @@
 mod bundle;
 mod change;
 mod check;
+mod deps;
 mod inspect;
 mod keys;
 mod options;
@@ -69,6 +70,8 @@ enum Command {
     Revoke(publish::Withdraw),
     /// Show what a site says, verified on the way
     Inspect(inspect::Inspect),
+    /// Find the servers of a site that carry a package
+    Deps(deps::Deps),
     /// Print a JSON Schema, for editors
     Schema {
         /// Of which file
@@ -86,6 +89,8 @@ enum SchemaOf {
     Policy,
     /// waivers.yaml
     Waivers,
+    /// What `check --json` prints
+    Report,
 }
 
 /// Runs the command line of this process.
@@ -117,11 +122,13 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Yank(args) => publish::withdraw(cli, &mut keyring, args, Status::Yanked),
         Command::Revoke(args) => publish::withdraw(cli, &mut keyring, args, Status::Revoked),
         Command::Inspect(args) => inspect::inspect(cli, args),
+        Command::Deps(args) => deps::deps(cli, args),
         Command::Schema { of } => {
             print_text(&match of {
                 SchemaOf::Recipe => crate::recipe::json_schema(),
                 SchemaOf::Policy => policy::json_schema::<policy::Policy>(),
                 SchemaOf::Waivers => policy::json_schema::<policy::Waivers>(),
+                SchemaOf::Report => policy::json_schema::<crate::check::report::Report<'_>>(),
             });
             Ok(())
         }

@@ -12,6 +12,7 @@
 //! code here writes key material.
 pub mod check;
 pub mod cli;
+pub mod deps;
 pub mod fetch;
 pub mod files;
 pub mod inspect;

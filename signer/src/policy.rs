@@ -15,6 +15,7 @@
 
 mod demands;
 mod licences;
+mod vulnerabilities;
 mod waivers;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::recipe::{Position, Problem, Recipe, RecipeErrors};
 
 pub use demands::{Policy, Reviewers};
 pub use licences::Licences;
+pub use vulnerabilities::Vulnerabilities;
 pub use waivers::{Waiver, Waivers};
 
 /// Longest policy or waivers file, bytes.

@@ -8,6 +8,8 @@
 //! findings.json           what the check found
 //! policy.yaml             the policy's very bytes, if there was one
 //! waivers.yaml            the waivers' very bytes, if there were any
+//! advisories.json         what is known of vulnerabilities, if that was asked
+//! snapshots/<sha256>      snapshots of advisories that were asked
 //! artefacts/<sha256>      the original files
 //! trees/<sha256>          encoded trees
 //! layouts/<sha256>        encoded layouts
@@ -39,7 +41,7 @@ use mcpfs_trust::{json, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict};
-use crate::check::{self, Finding, Findings, Severity};
+use crate::check::{self, Answers, Finding, Findings, Inventory, Severity, advisories};
 use crate::pack::{self, PackError};
 use crate::policy::{self, Gate};
 use crate::recipe::{ArtefactSource, Recipe, RecipeErrors};
@@ -70,6 +72,8 @@ pub struct Staging {
     pub record: CheckRecord,
     /// The policy and waivers it was checked by.
     pub gate: Gate,
+    /// What is known of vulnerabilities of its packages.
+    pub answers: Answers,
 }
 
 /// One platform of a release.
@@ -205,6 +209,9 @@ impl Staging {
                 put(&path, text.as_bytes())?;
             }
         }
+        if !self.answers.is_empty() {
+            put(&places.advisories(), &self.answers.json())?;
+        }
         let index = Index {
             schema: SCHEMA.to_owned(),
             recipe_file: self.recipe_file.clone(),
@@ -238,6 +245,10 @@ impl Staging {
             recipe,
             recipe_sha256,
             artefacts,
+            answers: match parse_bounded(&places.advisories(), "advisories", advisories::BYTES) {
+                Err(StagingError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Answers::default(),
+                answers => answers?,
+            },
             findings: parse(&places.findings(), "findings")?,
             record: parse(&places.record(), "check record")?,
         })
@@ -301,6 +312,7 @@ impl Staging {
         }
         let mut findings = Findings::new();
         let mut launches = Vec::with_capacity(self.artefacts.len());
+        let mut dependencies = Vec::with_capacity(self.artefacts.len());
         for (index, source) in recipe.artefact.iter().enumerate() {
             let Some(staged) = self.artefacts.iter().find(|staged| staged.platform == source.platform) else {
                 return differs(format!("no artefact for {}", source.platform));
@@ -309,7 +321,14 @@ impl Staging {
                 return differs(format!("the artefact for {} is not the one the recipe pins", source.platform));
             }
             let field = recipe.artefact_field(index);
-            launches.push(self.recheck_artefact(staged, &recipe, source, &field, &mut findings)?);
+            let (launch, inventory) = self.recheck_artefact(staged, &recipe, source, &field, &mut findings)?;
+            launches.push(launch);
+            dependencies.push((staged.platform.clone(), inventory));
+        }
+        self.answers.again(&dependencies, &Places::new(&self.folder).snapshots()).map_err(StagingError::Differs)?;
+        let answered = self.record.observations.iter().filter(|one| advisories::is_look(one.kind));
+        if !answered.eq(self.answers.observations().iter()) {
+            return differs("its check record names other look-ups of advisories than staging holds".to_owned());
         }
         check::settle_again(&mut recipe, launches, &mut findings);
         check::again(&recipe, self.record.checked_at, &mut findings);
@@ -317,6 +336,8 @@ impl Staging {
         observed.for_each(|one| findings.push(Finding { waiver: None, ..one.clone() }));
         let settled = |now| {
             let mut findings = findings.clone();
+            let policy = self.gate.policy();
+            self.answers.check(&recipe, &dependencies, policy, now, &mut findings);
             self.gate.check(&recipe, now, &self.record.observations, &mut findings);
             self.gate.settle(&recipe, now, &mut findings);
             findings
@@ -358,7 +379,7 @@ impl Staging {
             checked_at: self.record.checked_at,
             checker: concat!("mcpfs-signer ", env!("CARGO_PKG_VERSION")).to_owned(),
             waivers: self.findings.waivers(),
-            sources: self.gate.sources(),
+            sources: [self.gate.sources(), self.answers.sources()].concat(),
             observations: self.record.observations.clone(),
         }
     }
@@ -370,7 +391,7 @@ impl Staging {
         source: &ArtefactSource,
         field: &str,
         findings: &mut Findings,
-    ) -> Result<Option<Launch>, StagingError> {
+    ) -> Result<(Option<Launch>, Inventory), StagingError> {
         let differs = |what: &str| StagingError::Differs(format!("{what} for {}", staged.platform));
         let mut file = File::open(&staged.file).map_err(at(&staged.file))?;
         let mut hasher = Hasher::new();
@@ -387,7 +408,7 @@ impl Staging {
         let launch = check::launch_again(recipe, source, field, &archive, findings);
         let started = recipe.started_by(launch.as_ref());
         check::content_again(&started, field, &tree, &archive.remarks, findings);
-        check::carried(recipe, field, (&tree, &archive.spool), self.gate.policy(), findings);
+        let carried = check::carried(recipe, field, (&tree, &archive.spool), self.gate.policy(), findings);
         let expected: HashMap<Digest, Chunk> =
             staged.all_chunks().into_iter().map(|chunk| (chunk.plain_sha256, chunk)).collect();
         let mut put = |plain: &[u8]| {
@@ -402,7 +423,7 @@ impl Staging {
         let packed = pack::pack(&staged.platform, &tree, &archive.spool, launch.as_ref(), &mut put)
             .map_err(StagingError::Pack)?;
         match packed.layout == staged.layout && packed.listed == staged.listed {
-            true => Ok(launch),
+            true => Ok((launch, carried.inventory)),
             false => Err(differs("another layout")),
         }
     }
@@ -477,6 +498,14 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), StagingError> {
 }
 
 fn parse<T: serde::de::DeserializeOwned + Serialize>(path: &Path, what: &'static str) -> Result<T, StagingError> {
-    let bytes = bounded_read(path, JSON_BYTES).map_err(at(path))?;
-    json::parse(&bytes, JSON_BYTES, what).map_err(|source| StagingError::Format { path: path.to_owned(), source })
+    parse_bounded(path, what, JSON_BYTES)
+}
+
+fn parse_bounded<T: serde::de::DeserializeOwned + Serialize>(
+    path: &Path,
+    what: &'static str,
+    limit: u64,
+) -> Result<T, StagingError> {
+    let bytes = bounded_read(path, limit).map_err(at(path))?;
+    json::parse(&bytes, limit, what).map_err(|source| StagingError::Format { path: path.to_owned(), source })
 }

@@ -187,6 +187,35 @@ pub fn unpack(mut file: File, scratch: &Path) -> Result<Archive, UnpackError> {
     Ok(archive)
 }
 
+/// Visits the regular files of a .zip or .tar in the archive's order, without keeping anything:
+/// for archives of many small documents. An error of `visit` ends it as [`UnpackError::Damaged`].
+///
+/// # Errors
+/// The first reason to refuse the archive, or what `visit` says.
+pub fn each_file(
+    mut file: &File,
+    visit: &mut dyn FnMut(&[u8], u64, &mut dyn Read) -> std::io::Result<()>,
+) -> Result<(), UnpackError> {
+    let size = file.metadata().map_err(UnpackError::Damaged)?.len();
+    file.seek(SeekFrom::Start(0)).map_err(UnpackError::Damaged)?;
+    let mut begin = [0; 512];
+    let read = read_up_to(&mut file, &mut begin).map_err(UnpackError::Damaged)?;
+    file.seek(SeekFrom::Start(0)).map_err(UnpackError::Damaged)?;
+    let budget = Budget::for_artefact(size);
+    if begin.starts_with(b"PK\x03\x04") || begin.starts_with(b"PK\x05\x06") {
+        let mut paying =
+            |name: &[u8], size, content: &mut dyn Read| visit(name, size, &mut budget::Paying::new(content, &budget));
+        zip::each_file(file, size, &mut paying).map_err(|error| match error {
+            UnpackError::Damaged(error) => budget.explain(error),
+            other => other,
+        })
+    } else if begin[..read].iter().all(|byte| *byte == 0) || tar::looks_like_header(&begin[..read]) {
+        tar::each_file(BufReader::new(file), &budget, visit)
+    } else {
+        Err(UnpackError::archive("neither a .zip nor a .tar archive"))
+    }
+}
+
 fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use mcpfs_tests::suite::Suite;
 
+mod advisories;
 mod attacks;
 mod audit;
 mod capabilities;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     keys::register(&mut suite);
     check::register(&mut suite);
     capabilities::register(&mut suite);
+    advisories::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);
     launches::register(&mut suite);

@@ -15,6 +15,7 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: see above")]
 
+pub mod advisories;
 pub mod audit;
 pub mod bench;
 pub mod binaries;

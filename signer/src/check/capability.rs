@@ -38,7 +38,7 @@ use markers::Language;
 pub(crate) use scan::Sighting;
 
 /// Something that code can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Capability {
     /// Opens connections or listens.
@@ -79,7 +79,7 @@ impl fmt::Display for Capability {
 }
 
 /// Where a capability was seen first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Evidence {
     /// The file, bounded and escaped.
     pub file: String,
@@ -100,7 +100,7 @@ impl fmt::Display for Evidence {
 }
 
 /// What the code of one artefact can do, by package.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, schemars::JsonSchema)]
 pub struct Capabilities {
     /// By package (`npm:lodash`, `python:requests`, or [`OWN`]), then by capability.
     pub packages: BTreeMap<String, BTreeMap<Capability, Evidence>>,

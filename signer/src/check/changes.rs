@@ -4,7 +4,7 @@
 //! the trust root of its hosts, and the tree by the statement. Changes are facts for the
 //! reviewer, not findings: they need the site, which signing does not look at again.
 
-mod published;
+pub(crate) mod published;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,7 @@ use mcpfs_trust::verify;
 use serde::Serialize;
 
 use super::capability::{Capabilities, Capability, Evidence};
+use super::dependencies::Ecosystem;
 use super::{Inventory, Published};
 use crate::recipe::Recipe;
 use crate::site::state::at;
@@ -32,7 +33,7 @@ const NOT_COMPARED: [&str; 5] = ["version", "reviewed_at", "artefact", "source",
 const KEPT: usize = 500;
 
 /// What differs from the published release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Changes {
     /// The selected version and its statement; `None` if the server is new.
     pub previous: Option<Previous>,
@@ -45,7 +46,7 @@ pub struct Changes {
 }
 
 /// The release that is compared with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Previous {
     /// Its version.
     pub version: Version,
@@ -54,7 +55,7 @@ pub struct Previous {
 }
 
 /// A field that differs. The values are as in the statement, as bounded JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct FieldChange {
     /// Its name.
     pub field: String,
@@ -65,7 +66,7 @@ pub struct FieldChange {
 }
 
 /// What differs in one platform's tree. Paths are bounded and escaped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct PlatformChanges {
     /// The platform.
     pub platform: Platform,
@@ -90,7 +91,7 @@ pub struct PlatformChanges {
 }
 
 /// Some capabilities, and how many there are.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 pub struct Gained {
     /// All of them.
     pub count: usize,
@@ -99,7 +100,7 @@ pub struct Gained {
 }
 
 /// Something that a package can do now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct NewCapability {
     /// The package, such as `npm:lodash`.
     pub package: String,
@@ -110,7 +111,7 @@ pub struct NewCapability {
 }
 
 /// Some paths, and how many there are.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 pub struct Paths {
     /// All of them.
     pub count: usize,
@@ -205,7 +206,7 @@ fn fields(before: &Release, after: &Release) -> Vec<FieldChange> {
 }
 
 /// The tree of a listed release; `None` if it has none for this platform.
-fn published_tree(site: &Site, listed: &Listed, platform: &Platform) -> Result<Option<Tree>, SiteError> {
+pub(crate) fn published_tree(site: &Site, listed: &Listed, platform: &Platform) -> Result<Option<Tree>, SiteError> {
     let (Some(artefact), Some(stored)) = (listed.release.artefact.for_platform(platform), listed.layout_for(platform))
     else {
         return Ok(None);
@@ -229,7 +230,7 @@ fn gained(before: &Capabilities, after: &Capabilities, changes: &mut PlatformCha
 
 /// Packages by name: one version that became another is a change, all else comes or goes.
 fn packages(before: &Inventory, after: &Inventory, changes: &mut PlatformChanges) {
-    type Versions<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a str>>;
+    type Versions<'a> = BTreeMap<(Ecosystem, &'a str), Vec<&'a str>>;
     fn versions(inventory: &Inventory) -> Versions<'_> {
         let mut versions = Versions::new();
         for package in &inventory.packages {

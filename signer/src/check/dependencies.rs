@@ -1,10 +1,15 @@
-//! What others made and the artefact carries: packages of npm and PyPI, and machine code.
+//! What others made and the artefact carries: packages of npm, PyPI, crates.io and Go, and
+//! machine code.
 //!
-//! Lists come from what package managers leave behind: `node_modules/.package-lock.json` (what
-//! was installed), else `package-lock.json` or `npm-shrinkwrap.json` beside it, and `METADATA` in
-//! `*.dist-info`. These are claims of the artefact about itself. A package below `node_modules`
-//! that no lockfile names is told apart, and a file that cannot be read is a finding: a list with
-//! a hole must not look like a short list. Everything is bounded before it is parsed.
+//! Lists come from what package managers and compilers leave behind: `node_modules/.package-lock.json`
+//! (what was installed), else `package-lock.json` or `npm-shrinkwrap.json` beside it; `METADATA` in
+//! `*.dist-info` and `PKG-INFO` in `*.egg-info`; `Cargo.lock`, `uv.lock` and `poetry.lock`; and what
+//! programs say they were built from ([`programs`]). These are claims of the artefact about itself.
+//! A package below `node_modules` that no lockfile names is told apart, and a file that cannot be
+//! read is a finding: a list with a hole must not look like a short list. Everything is bounded
+//! before it is parsed.
+
+mod programs;
 
 #[cfg(test)]
 mod tests;
@@ -26,14 +31,34 @@ use crate::unpack::Spool;
 const LOCKFILE_BYTES: u64 = 16 << 20;
 /// Headers of `METADATA` end long before, bytes.
 const METADATA_BYTES: u64 = 256 << 10;
+/// Largest program, bytes; it is read whole.
+const PROGRAM_BYTES: u64 = 256 << 20;
+/// The version of a package that does not say it.
+const UNKNOWN: &str = "unknown";
+/// Longest name or version, characters: more is not shown, so it could not be compared either.
+const NAME: usize = 200;
 /// Most packages of one artefact.
 const PACKAGES: usize = 50_000;
 
+/// Where a package comes from; it has its own names, and its own order of versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ecosystem {
+    /// npmjs.com.
+    Npm,
+    /// pypi.org.
+    Pypi,
+    /// crates.io.
+    Cargo,
+    /// Go modules, and `stdlib`, which is Go itself.
+    Go,
+}
+
 /// One package. All texts are bounded and escaped.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 pub struct Package {
-    /// `npm` or `pypi`.
-    pub ecosystem: &'static str,
+    /// Where it comes from.
+    pub ecosystem: Ecosystem,
     /// Its name.
     pub name: String,
     /// Its version.
@@ -55,6 +80,49 @@ pub struct Inventory {
     unreadable: Vec<(String, String)>,
     /// Packages below `node_modules` that no lockfile names.
     unlisted: Vec<String>,
+}
+
+impl Ecosystem {
+    /// All of them, in the order of reports.
+    pub const ALL: [Self; 4] = [Self::Npm, Self::Pypi, Self::Cargo, Self::Go];
+
+    /// `npm`, `pypi`, `cargo` or `go`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Npm => "npm",
+            Self::Pypi => "pypi",
+            Self::Cargo => "cargo",
+            Self::Go => "go",
+        }
+    }
+
+    /// By the name that the OSV format has for it.
+    pub(super) fn of_osv(name: &str) -> Option<Self> {
+        match name {
+            "npm" => Some(Self::Npm),
+            "PyPI" => Some(Self::Pypi),
+            "crates.io" => Some(Self::Cargo),
+            "Go" => Some(Self::Go),
+            _ => None,
+        }
+    }
+
+    /// A name as it is compared: PyPI folds `-_.` and case, the others take names as they are.
+    pub(crate) fn canonical(self, name: &str) -> String {
+        match self {
+            Self::Pypi => {
+                let words: Vec<&str> = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).collect();
+                words.join("-").to_lowercase()
+            }
+            Self::Npm | Self::Cargo | Self::Go => name.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Ecosystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Package {
@@ -82,6 +150,20 @@ struct Locked {
     link: bool,
 }
 
+/// `Cargo.lock`, `uv.lock` and `poetry.lock`.
+#[derive(Deserialize)]
+struct TomlLock {
+    #[serde(default)]
+    package: Vec<TomlLocked>,
+}
+
+#[derive(Deserialize)]
+struct TomlLocked {
+    name: String,
+    version: Option<String>,
+    source: Option<toml::Value>,
+}
+
 impl Inventory {
     /// Lists what a tree carries; `content` gives at most so many bytes of a file, or the reason.
     pub(super) fn read(tree: &Tree, content: &mut dyn FnMut(NodeId, u64) -> Result<Vec<u8>, String>) -> Self {
@@ -95,11 +177,16 @@ impl Inventory {
             if !matches!(node.kind, Kind::File { .. }) {
                 continue;
             }
+            if let Kind::File { size, .. } = node.kind
+                && size >= 64
+            {
+                inventory.program(&tree.path(id), size, &mut |limit| content(id, limit));
+            }
             let rank = match node.name {
                 ".package-lock.json" => 0,
                 "npm-shrinkwrap.json" => 1,
                 "package-lock.json" => 2,
-                "package.json" | "METADATA" => 3,
+                "package.json" | "METADATA" | "PKG-INFO" | "Cargo.lock" | "uv.lock" | "poetry.lock" => 3,
                 _ => continue,
             };
             let path = tree.path(id);
@@ -120,6 +207,12 @@ impl Inventory {
                     installed.insert(folder);
                 }
                 "METADATA" if folder.ends_with(".dist-info") => inventory.wheel(&path, content(id, METADATA_BYTES)),
+                "PKG-INFO" if folder.ends_with(".egg-info") => inventory.wheel(&path, content(id, METADATA_BYTES)),
+                // Inside of an installed package it is about that package's own development.
+                "Cargo.lock" | "uv.lock" | "poetry.lock" if !folder.contains("node_modules") => {
+                    let ecosystem = if node.name == "Cargo.lock" { Ecosystem::Cargo } else { Ecosystem::Pypi };
+                    inventory.locked(&path, ecosystem, content(id, LOCKFILE_BYTES + 1));
+                }
                 _ => {}
             }
         }
@@ -146,13 +239,81 @@ impl Inventory {
                 continue;
             }
             listed.insert(if root.is_empty() { path.clone() } else { format!("{root}/{path}") });
-            self.packages.insert(Package {
-                ecosystem: "npm",
-                name: bounded(one.name.as_deref().unwrap_or(last)),
-                version: bounded(one.version.as_deref().unwrap_or("unknown")),
-                licence: one.license.as_ref().and_then(npm_licence).map(|text| bounded(&text)),
-                install_script: one.has_install_script,
-            });
+            let (name, version) = (one.name.as_deref().unwrap_or(last), one.version.as_deref().unwrap_or(UNKNOWN));
+            let licence = one.license.as_ref().and_then(npm_licence).map(|text| bounded(&text));
+            let install_script = one.has_install_script;
+            self.add(&path, Ecosystem::Npm, (name, version), |package| Package { licence, install_script, ..package });
+        }
+    }
+
+    /// One package that the file at `path` names.
+    fn add(
+        &mut self,
+        path: &str,
+        ecosystem: Ecosystem,
+        (name, version): (&str, &str),
+        more: impl FnOnce(Package) -> Package,
+    ) {
+        // Cut or escaped it would be the name of something else, of which nothing is known.
+        if name.chars().count() > NAME || version.chars().count() > NAME || bounded(name) != name {
+            let reason = format!("names a package that no registry has: {:?}", bounded(name));
+            return self.unreadable.push((path.to_owned(), reason));
+        }
+        let package = Package {
+            ecosystem,
+            name: name.to_owned(),
+            version: bounded(version),
+            licence: None,
+            install_script: false,
+        };
+        self.packages.insert(more(package));
+    }
+
+    /// What a program says it was built from.
+    fn program(&mut self, path: &str, size: u64, content: &mut dyn FnMut(u64) -> Result<Vec<u8>, String>) {
+        if !content(4).is_ok_and(|begin| begin == b"\x7fELF") {
+            return;
+        }
+        let parts = match size > PROGRAM_BYTES {
+            true => Err(format!("is a program of more than {PROGRAM_BYTES} bytes, which is not searched for packages")),
+            false => content(PROGRAM_BYTES).and_then(|bytes| programs::parts(&bytes)),
+        };
+        match parts {
+            Ok(parts) => {
+                for part in parts {
+                    self.add(path, part.ecosystem, (&part.name, &part.version), |package| package);
+                }
+            }
+            Err(reason) => self.unreadable.push((path.to_owned(), reason)),
+        }
+    }
+
+    /// A lockfile in TOML. What is at hand in the project itself has no registry.
+    fn locked(&mut self, path: &str, ecosystem: Ecosystem, content: Result<Vec<u8>, String>) {
+        let list = content.and_then(|bytes| {
+            let text = str::from_utf8(&bytes).map_err(|_| "is not UTF-8".to_owned())?;
+            if bytes.len() as u64 > LOCKFILE_BYTES {
+                return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
+            }
+            toml::from_str::<TomlLock>(text).map_err(|error| format!("is not a lockfile: {}", error.message()))
+        });
+        let list = match list {
+            Ok(list) => list,
+            Err(reason) => return self.unreadable.push((path.to_owned(), reason)),
+        };
+        for one in list.package {
+            let local = match &one.source {
+                // Poetry names no source for what comes from PyPI; Cargo none for what is local.
+                None => ecosystem == Ecosystem::Cargo,
+                Some(toml::Value::Table(source)) => {
+                    ["editable", "virtual", "directory"].iter().any(|key| source.contains_key(*key))
+                }
+                Some(_) => false,
+            };
+            if !local {
+                let version = one.version.as_deref().unwrap_or(UNKNOWN);
+                self.add(path, ecosystem, (&one.name, version), |package| package);
+            }
         }
     }
 
@@ -162,7 +323,10 @@ impl Inventory {
             wheel(&text).ok_or_else(|| "has no Name and Version".to_owned())
         });
         match package {
-            Ok(package) => drop(self.packages.insert(package)),
+            Ok((name, version, licence)) => {
+                let licence = licence.map(|text| bounded(&text));
+                self.add(path, Ecosystem::Pypi, (&name, &version), |package| Package { licence, ..package });
+            }
             Err(reason) => self.unreadable.push((path.to_owned(), reason)),
         }
     }
@@ -244,8 +408,8 @@ fn npm_licence(value: &serde_json::Value) -> Option<String> {
     (!text.trim().is_empty()).then(|| text.to_owned())
 }
 
-/// The headers of a wheel's `METADATA`.
-fn wheel(text: &str) -> Option<Package> {
+/// Name, version and licence by the headers of `METADATA`.
+fn wheel(text: &str) -> Option<(String, String, Option<String>)> {
     let headers = text.lines().take_while(|line| !line.trim().is_empty());
     let headers: Vec<(&str, &str)> = headers.filter_map(|line| line.split_once(": ")).collect();
     let find = |name: &str| {
@@ -257,11 +421,5 @@ fn wheel(text: &str) -> Option<Package> {
         key.eq_ignore_ascii_case("Classifier").then_some(licence)
     });
     let licence = find("License-Expression").or_else(|| find("License")).or(classified);
-    Some(Package {
-        ecosystem: "pypi",
-        name: bounded(find("Name")?),
-        version: bounded(find("Version")?),
-        licence: licence.map(bounded),
-        install_script: false,
-    })
+    Some((find("Name")?.to_owned(), find("Version")?.to_owned(), licence.map(str::to_owned)))
 }

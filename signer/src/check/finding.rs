@@ -20,7 +20,7 @@ pub enum Severity {
 }
 
 /// One thing that a rule found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
     /// Its weight.
@@ -48,7 +48,7 @@ pub struct Finding {
 }
 
 /// The findings of one check, errors first, then in the order of the recipe's lines.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Findings(Vec<Finding>);
 
@@ -97,6 +97,11 @@ impl Findings {
     /// Adds one.
     pub fn push(&mut self, finding: Finding) {
         self.0.push(finding);
+    }
+
+    /// Adds several.
+    pub(crate) fn push_all(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.0.extend(findings);
     }
 
     /// Adds everything that is wrong with a recipe.

@@ -15,12 +15,18 @@ mod sarif;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use mcpfs_trust::digest::Digest;
+use mcpfs_trust::name::Platform;
+use serde::Serialize;
 use serde_json::json;
 
+use super::advisories::{Hit, Level};
 use super::changes::{Changes, Gained, Paths, PlatformChanges};
-use super::{Checked, Inventory};
+use super::dependencies::{Ecosystem, Package};
+use super::{Capabilities, Checked, Findings, Inventory, Observation};
 
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -39,48 +45,90 @@ pub enum Format {
 pub fn report(format: Format, file: &str, checked: &Checked) -> String {
     match format {
         Format::Text => text(checked),
-        Format::Json => format!("{}\n", json(checked)),
+        Format::Json => format!("{}\n", json!(Report::of(checked))),
         Format::Sarif => sarif::report(checked),
         Format::Markdown => markdown::report(file, checked),
     }
 }
 
-fn json(checked: &Checked) -> serde_json::Value {
-    let mut value = json!({"findings": checked.findings, "passed": !checked.findings.has_errors()});
-    if let (false, Some(map)) = (checked.sources.is_empty(), value.as_object_mut()) {
-        map.insert("sources".to_owned(), json!(checked.sources));
+/// The JSON form; `mcpfs-signer schema report` prints its JSON Schema.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(deny_unknown_fields, title = "mcpfs check report")]
+pub struct Report<'a> {
+    /// What was found, errors first.
+    findings: &'a Findings,
+    /// Whether there are no errors that nobody waived.
+    passed: bool,
+    /// The files and answers that the verdict rests on besides recipe and artefacts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sources: Option<&'a Vec<String>>,
+    /// What each readable artefact carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dependencies: Option<Vec<Carried<'a>>>,
+    /// Known vulnerabilities of these packages, if they were looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vulnerabilities: Option<Vec<Hit>>,
+    /// What the code of each readable artefact can do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<Vec<Able<'a>>>,
+    /// What was looked at that signing does not look at again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observations: Option<&'a Vec<Observation>>,
+    /// The digest of the check record, for `publish --record`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<Digest>,
+    /// What differs from the published release, if one was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<&'a Changes>,
+}
+
+/// The packages of one platform's artefact.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Carried<'a> {
+    /// The platform.
+    platform: &'a Platform,
+    /// Its packages.
+    packages: &'a BTreeSet<Package>,
+}
+
+/// What the code of one platform's artefact can do.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Able<'a> {
+    #[serde(flatten)]
+    all: &'a Capabilities,
+    /// The platform.
+    platform: &'a Platform,
+}
+
+impl<'a> Report<'a> {
+    fn of(checked: &'a Checked) -> Self {
+        let carried =
+            |(platform, inventory): &'a (Platform, Inventory)| Carried { platform, packages: &inventory.packages };
+        let able = |(platform, all): &'a (Platform, Capabilities)| Able { all, platform };
+        Self {
+            findings: &checked.findings,
+            passed: !checked.findings.has_errors(),
+            sources: Some(&checked.sources).filter(|sources| !sources.is_empty()),
+            dependencies: Some(checked.dependencies.iter().map(carried).collect())
+                .filter(|list: &Vec<_>| !list.is_empty()),
+            vulnerabilities: (!checked.answers.is_empty()).then(|| checked.answers.vulnerabilities()),
+            capabilities: Some(checked.capabilities.iter().map(able).collect())
+                .filter(|list: &Vec<_>| !list.is_empty()),
+            observations: Some(&checked.observations).filter(|list| !list.is_empty()),
+            record: checked.record,
+            changes: checked.changes.as_ref(),
+        }
     }
-    if let (false, Some(map)) = (checked.dependencies.is_empty(), value.as_object_mut()) {
-        let listed = checked
-            .dependencies
-            .iter()
-            .map(|(platform, inventory)| json!({"platform": platform, "packages": inventory.packages}));
-        map.insert("dependencies".to_owned(), listed.collect());
-    }
-    if let (false, Some(map)) = (checked.capabilities.is_empty(), value.as_object_mut()) {
-        let listed = checked.capabilities.iter().map(|(platform, all)| {
-            let mut one = json!(all);
-            one.as_object_mut().map(|one| one.insert("platform".to_owned(), json!(platform)));
-            one
-        });
-        map.insert("capabilities".to_owned(), listed.collect());
-    }
-    if let (false, Some(map)) = (checked.observations.is_empty(), value.as_object_mut()) {
-        map.insert("observations".to_owned(), json!(checked.observations));
-    }
-    if let (Some(record), Some(map)) = (checked.record, value.as_object_mut()) {
-        map.insert("record".to_owned(), json!(record));
-    }
-    if let (Some(changes), Some(map)) = (&checked.changes, value.as_object_mut()) {
-        map.insert("changes".to_owned(), json!(changes));
-    }
-    value
 }
 
 fn text(checked: &Checked) -> String {
     let mut text = format!("{}\n", checked.findings);
     for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
         let _ = writeln!(text, "dependencies ({platform}): {}", inventory.counts());
+    }
+    if let Some(known) = known(checked) {
+        let _ = writeln!(text, "known vulnerabilities: {known}");
     }
     for (platform, all) in checked.capabilities.iter().filter(|(_, all)| !all.packages.is_empty()) {
         let _ = writeln!(text, "capabilities ({platform}): {}", all.counts());
@@ -92,6 +140,31 @@ fn text(checked: &Checked) -> String {
         let _ = writeln!(text, "record {record}");
     }
     text
+}
+
+/// `2 (1 critical, 1 low)`, or that nobody asked; `None` if there is nothing to ask about.
+fn known(checked: &Checked) -> Option<String> {
+    if checked.dependencies.iter().all(|(_, inventory)| inventory.packages.is_empty()) {
+        return None;
+    }
+    if checked.answers.is_empty() {
+        return Some("not looked up".to_owned());
+    }
+    let found = checked.answers.vulnerabilities();
+    if found.is_empty() {
+        // "None" only of what was answered: a question without an answer is a finding.
+        let whole = checked.answers.is_complete();
+        return Some(if whole { "none" } else { "not all could be looked up" }.to_owned());
+    }
+    let mut levels: Vec<(Level, usize)> = Vec::new();
+    for hit in &found {
+        match levels.last_mut() {
+            Some((level, count)) if *level == hit.level => *count += 1,
+            _ => levels.push((hit.level, 1)),
+        }
+    }
+    let levels: Vec<String> = levels.iter().map(|(level, count)| format!("{count} {level}")).collect();
+    Some(format!("{} ({})", found.len(), levels.join(", ")))
 }
 
 /// Paths of one list that a terminal shows; JSON has more.
@@ -136,8 +209,8 @@ fn lines(text: &mut String, mark: &str, list: &Paths) {
 impl Inventory {
     /// `93 npm packages, 2 pypi packages`
     fn counts(&self) -> String {
-        let count = |name: &str| self.packages.iter().filter(|package| package.ecosystem == name).count();
-        let counts = ["npm", "pypi"].map(|name| (count(name), name));
+        let count = |name| self.packages.iter().filter(|package| package.ecosystem == name).count();
+        let counts = Ecosystem::ALL.map(|name| (count(name), name));
         let counts = counts.into_iter().filter(|(count, _)| *count > 0);
         let counts = counts.map(|(count, name)| format!("{count} {name} package{}", if count == 1 { "" } else { "s" }));
         counts.collect::<Vec<_>>().join(", ")

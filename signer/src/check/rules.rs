@@ -72,6 +72,12 @@ rules! {
     CAPABILITY_FIRST = "capability-first", Note, "The code of a first release shows nothing of these.";
     CAPABILITY_UNDECLARED = "capability-undeclared", Warning, "Code of a server whose sandbox has no network does not use it.";
     CAPABILITY_UNREAD = "capability-unread", Warning, "Code is small enough to be looked at.";
+    VULNERABILITY = "vulnerability", Error, "No package is malicious, or has a known vulnerability of a severity that is denied.";
+    VULNERABILITY_LESSER = "vulnerability-lesser", Warning, "No package has a known vulnerability of another severity.";
+    VULNERABILITY_UNCLEAR = "vulnerability-unclear", Error, "Of each advisory about a package it can be told whether it concerns its version.";
+    ADVISORIES_SNAPSHOT = "advisories-snapshot", Error, "A snapshot of advisories is pinned, readable, not empty and not too old.";
+    ADVISORIES_UNKNOWN = "advisories-unknown", Error, "A look-up of advisories was answered, for every package.";
+    ADVISORIES_UNCOVERED = "advisories-uncovered", Error, "Where advisories are asked, the packages of every ecosystem are asked about.";
     POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
     POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
     POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";
@@ -103,8 +109,21 @@ impl Rule {
 
 /// Errors that may be waived: the company's own demands, and what an author may mean after all.
 /// All others are what the format demands, or say that something could not be looked at.
-const WAIVABLE_ERRORS: &[Rule] =
-    &[LAUNCH_ARGUMENT, POLICY_REVIEWER, POLICY_REVIEWERS, POLICY_DATA, POLICY_REVIEW_AGE, POLICY_HOST, POLICY_LICENCE];
+const WAIVABLE_ERRORS: &[Rule] = &[
+    LAUNCH_ARGUMENT,
+    VULNERABILITY,
+    VULNERABILITY_UNCLEAR,
+    ADVISORIES_UNCOVERED,
+    POLICY_REVIEWER,
+    POLICY_REVIEWERS,
+    POLICY_DATA,
+    POLICY_REVIEW_AGE,
+    POLICY_HOST,
+    POLICY_LICENCE,
+];
+
+/// Rules whose subject is an advisory and a package.
+pub(crate) const BY_ADVISORY: &[Rule] = &[VULNERABILITY, VULNERABILITY_LESSER, VULNERABILITY_UNCLEAR];
 
 impl Rule {
     /// Whether a waiver may let its findings pass. What is said of waivers themselves stands.

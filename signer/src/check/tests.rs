@@ -69,6 +69,7 @@ impl Place {
             now: now(),
             published: None,
             gate: Gate::default(),
+            lookups: Lookups::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use mcpfs_trust::name::RegistryName;
 
 use super::Cli;
-use super::options::{FetchArgs, GateArgs, StoreArgs, Usage, options};
+use super::options::{FetchArgs, GateArgs, LookupArgs, StoreArgs, Usage, options};
 use crate::check::report::{Format, report};
 use crate::check::{self, CheckOptions, Published};
 use crate::files;
@@ -41,6 +41,8 @@ pub(super) struct Check {
     #[command(flatten)]
     gate: GateArgs,
     #[command(flatten)]
+    lookups: LookupArgs,
+    #[command(flatten)]
     fetch: FetchArgs,
 }
 
@@ -65,7 +67,12 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         (registry, root) => registry.as_ref().or(root).cloned(),
     };
     let gate = args.gate.load(Some(&args.file));
-    let options = CheckOptions { published, gate, ..options(&args.fetch, registry, KnownChunks::none())? };
+    let options = CheckOptions {
+        published,
+        gate,
+        lookups: args.lookups.lookups(),
+        ..options(&args.fetch, registry, KnownChunks::none())?
+    };
     let mut checked = match &args.staging {
         Some(folder) => check::ingest(&args.file, folder, &options)?,
         None => check::check(&args.file, &options)?,

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,7 +10,8 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::time::Timestamp;
 
-use crate::check::CheckOptions;
+use crate::check::advisories::{Asking, Program};
+use crate::check::{CheckOptions, Lookups};
 use crate::fetch::{AllowedHost, FetchPolicy, Network};
 use crate::files;
 use crate::key::{Keyring, SigningKey};
@@ -88,6 +89,39 @@ impl StoreArgs {
     }
 }
 
+/// Where known vulnerabilities are looked up.
+#[derive(Debug, Args)]
+pub(super) struct LookupArgs {
+    /// A snapshot of OSV advisories (a .zip as published for an ecosystem, or a folder of JSON); may
+    /// be repeated
+    #[arg(long, value_name = "FILE|DIR")]
+    osv: Vec<PathBuf>,
+    /// The SHA-256 that a snapshot must have, besides those of the policy; may be repeated
+    #[arg(long, value_name = "HEX", requires = "osv")]
+    osv_sha256: Vec<Digest>,
+    /// Ask the network about known vulnerabilities, besides what the policy asks
+    #[arg(long, value_enum, value_delimiter = ',')]
+    audit: Vec<Program>,
+    /// An OSV API for pip-audit, such as a mirror's https://…/v1/query [default: the API of PyPI]
+    #[arg(long, value_name = "URL")]
+    audit_osv_url: Option<url::Url>,
+    /// Longest time for one of these programs, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "120")]
+    audit_timeout: NonZeroU16,
+}
+
+impl LookupArgs {
+    pub(super) fn lookups(&self) -> Lookups {
+        let limit = Duration::from_secs(self.audit_timeout.get().into());
+        Lookups {
+            snapshots: self.osv.clone(),
+            pins: self.osv_sha256.clone(),
+            audit: self.audit.clone(),
+            asking: Asking { osv_url: self.audit_osv_url.clone(), limit },
+        }
+    }
+}
+
 /// What every command that moves a head needs.
 #[derive(Debug, Args)]
 pub(super) struct SiteArgs {
@@ -135,6 +169,7 @@ pub(super) fn options(
         now: now()?,
         published: None,
         gate: Gate::default(),
+        lookups: Lookups::default(),
     })
 }
 

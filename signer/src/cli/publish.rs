@@ -8,7 +8,9 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::Status;
 
 use super::change::at_site;
-use super::options::{FetchArgs, GateArgs, SiteArgs, Usage, name_and_version, open, options, origin, read_name};
+use super::options::{
+    FetchArgs, GateArgs, LookupArgs, SiteArgs, Usage, name_and_version, open, options, origin, read_name,
+};
 use super::{Cli, print};
 use crate::check::{CheckOptions, Findings};
 use crate::key::Keyring;
@@ -31,6 +33,8 @@ pub(super) struct ReleaseArgs {
     keys: Vec<String>,
     #[command(flatten)]
     gate: GateArgs,
+    #[command(flatten)]
+    lookups: LookupArgs,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -81,7 +85,8 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
         };
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let gate = args.gate.load(Some(&args.file));
-        let options = CheckOptions { gate, ..options(&args.fetch, Some(registry), known)? };
+        let options =
+            CheckOptions { gate, lookups: args.lookups.lookups(), ..options(&args.fetch, Some(registry), known)? };
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
                 eprintln!("{findings}");

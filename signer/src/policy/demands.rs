@@ -11,6 +11,7 @@ use crate::recipe::fields::{Fields, Reading};
 use crate::recipe::yaml::Node;
 
 use super::licences::{self, Licences};
+use super::vulnerabilities::{self, Vulnerabilities};
 
 /// What a policy demands; what is absent demands nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, schemars::JsonSchema)]
@@ -32,6 +33,8 @@ pub struct Policy {
     /// What the check must have looked for, such as `advisories`, `patterns` or `trial`.
     #[schemars(default)]
     pub require: Vec<Look>,
+    /// Known vulnerabilities that dependencies may not have.
+    pub vulnerabilities: Option<Vulnerabilities>,
     /// Rules that weigh more than their table says, by id. A rule is never made lighter.
     #[schemars(default)]
     pub severity: BTreeMap<String, Severity>,
@@ -58,6 +61,7 @@ pub(super) const POLICY: &[&str] = &[
     "hosts",
     "licences",
     "require",
+    "vulnerabilities",
     "severity",
 ];
 pub(super) const REVIEWERS: &[&str] = &["allowed", "minimum", "independent"];
@@ -82,8 +86,19 @@ pub(super) fn read(reading: &mut Reading, root: &Node) -> Option<Policy> {
     }
     let licences = fields.optional("licences").and_then(|node| licences::read(reading, node));
     let require = looks(reading, &fields);
+    let vulnerabilities = fields.optional("vulnerabilities").and_then(|node| vulnerabilities::read(reading, node));
     let severity = fields.optional("severity").map(|node| severities(reading, node)).unwrap_or_default();
-    Some(Policy { reviewers, data_classification, lawful_basis, review_max_days, hosts, licences, require, severity })
+    Some(Policy {
+        reviewers,
+        data_classification,
+        lawful_basis,
+        review_max_days,
+        hosts,
+        licences,
+        require,
+        vulnerabilities,
+        severity,
+    })
 }
 
 fn reviewers(reading: &mut Reading, node: &Node) -> Option<Reviewers> {
@@ -136,7 +151,7 @@ fn looks(reading: &mut Reading, fields: &Fields) -> Vec<Look> {
     looks
 }
 
-fn number(reading: &mut Reading, fields: &Fields, name: &str) -> Option<u32> {
+pub(super) fn number(reading: &mut Reading, fields: &Fields, name: &str) -> Option<u32> {
     let node = fields.optional(name)?;
     let field = fields.path(name);
     let number = reading.text(node, &field)?.parse().ok().filter(|number| *number > 0);

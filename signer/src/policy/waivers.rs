@@ -128,6 +128,11 @@ impl Waiver {
         if !rule.may_be_waived() {
             return Some(format!("what {} demands cannot be waived", rule.id));
         }
+        // `GO-2024-1*` would cover advisories that nobody has written yet.
+        let names_advisory = !self.subject.ends_with('*') || self.subject.contains(' ');
+        if rules::BY_ADVISORY.contains(rule) && !names_advisory {
+            return Some("must name one advisory whole, such as \"GHSA-jf85-cpcp-j695 npm:lodash@*\"".to_owned());
+        }
         match policy.is_some_and(|policy| !policy.may_review(&self.by)) {
             true => Some(format!("{:?} is not somebody whom the policy allows to review", self.by)),
             false => None,

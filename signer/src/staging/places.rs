@@ -28,14 +28,14 @@ impl Places {
             return Err(StagingError::NotStaging(self.0.clone()));
         }
         put(&marker, b"The signer's staging folder; it may be deleted at any time.\n")?;
-        for folder in ["artefacts", "trees", "layouts", "chunks"] {
+        for folder in ["artefacts", "trees", "layouts", "chunks", "snapshots"] {
             let path = self.0.join(folder);
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
                 _ => fs::create_dir(&path).map_err(at(&path))?,
             }
         }
-        for file in [self.index(), self.policy(), self.waivers()] {
+        for file in [self.index(), self.policy(), self.waivers(), self.advisories()] {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&file)(error)),
                 _ => {}
@@ -50,6 +50,15 @@ impl Places {
 
     pub(super) fn waivers(&self) -> PathBuf {
         self.0.join("waivers.yaml")
+    }
+
+    pub(super) fn advisories(&self) -> PathBuf {
+        self.0.join("advisories.json")
+    }
+
+    /// Snapshots of advisories, by digest.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.0.join("snapshots")
     }
 
     pub(super) fn index(&self) -> PathBuf {

@@ -41,6 +41,26 @@ pub(super) fn looks_like_header(begin: &[u8]) -> bool {
     block.iter().any(|byte| *byte != 0) && header.cksum().is_ok_and(|stored| stored == sum)
 }
 
+/// Visits the regular files of a tar by name, size and content; others, and long names, are passed over.
+pub(super) fn each_file(
+    stream: impl Read,
+    budget: &Budget,
+    visit: &mut dyn FnMut(&[u8], u64, &mut dyn Read) -> std::io::Result<()>,
+) -> Result<(), UnpackError> {
+    let mut archive = Archive::new(Paying::new(stream, budget));
+    for (seen, entry) in archive.entries().map_err(|error| budget.explain(error))?.raw(true).enumerate() {
+        let mut entry = entry.map_err(|error| budget.explain(error))?;
+        if seen > limits::TREE_NODES {
+            return Err(UnpackError::Bomb { what: "the number of headers", limit: limits::TREE_NODES as u64 });
+        }
+        if entry.header().entry_type() == EntryType::Regular {
+            let (name, size) = (entry.path_bytes().into_owned(), entry.size());
+            visit(&name, size, &mut entry).map_err(|error| budget.explain(error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads a decompressed tar stream to its very end.
 pub(super) fn read(stream: impl Read, mut entries: Entries, budget: &Budget) -> Result<Entries, UnpackError> {
     let mut archive = Archive::new(Paying::new(stream, budget));

@@ -76,8 +76,31 @@ impl<'a> Fields<'a> {
 
 /// Reads a zip file of `size` bytes.
 pub(super) fn read(file: File, size: u64, mut entries: Entries) -> Result<Entries, UnpackError> {
-    let directory = find_directory(&file, size)?;
-    let records = read_directory(&file, &directory)?;
+    for record in &records(&file, size)? {
+        take(&file, record, &mut entries)?;
+    }
+    Ok(entries)
+}
+
+/// Visits the regular files of a zip file of `size` bytes, by name, size and content.
+pub(super) fn each_file(
+    file: &File,
+    size: u64,
+    visit: &mut dyn FnMut(&[u8], u64, &mut dyn Read) -> io::Result<()>,
+) -> Result<(), UnpackError> {
+    for record in &records(file, size)? {
+        let regular = matches!(record.mode & 0o170_000, 0 | 0o100_000) && !record.name.ends_with(b"/");
+        if regular {
+            visit(&record.name, record.size, &mut content(file, record)?).map_err(UnpackError::Damaged)?;
+        }
+    }
+    Ok(())
+}
+
+/// All records, once directory and local headers have told one story.
+fn records(file: &File, size: u64) -> Result<Vec<Record>, UnpackError> {
+    let directory = find_directory(file, size)?;
+    let records = read_directory(file, &directory)?;
     // In the order of their bytes, so that gaps and overlaps show.
     let mut order: Vec<usize> = (0..records.len()).collect();
     order.sort_by_key(|index| records[*index].offset);
@@ -87,15 +110,12 @@ pub(super) fn read(file: File, size: u64, mut entries: Entries) -> Result<Entrie
         if record.offset != next {
             return Err(UnpackError::entry(&record.name, "leaves a gap or overlaps with another entry"));
         }
-        next = check_local(&file, record, directory.offset)?;
+        next = check_local(file, record, directory.offset)?;
     }
     if next != directory.offset {
         return Err(UnpackError::archive("bytes between the last entry and the directory"));
     }
-    for record in &records {
-        take(&file, record, &mut entries)?;
-    }
-    Ok(entries)
+    Ok(records)
 }
 
 fn at(file: &File, offset: u64, count: usize) -> Result<Vec<u8>, UnpackError> {

@@ -15,7 +15,7 @@ use crate::site::{Site, SiteError};
 const KEPT: usize = 4;
 
 /// The files of one published tree.
-pub(super) struct PublishedFiles<'a> {
+pub(crate) struct PublishedFiles<'a> {
     site: &'a Site,
     tree: &'a Tree,
     layout: Layout,
@@ -25,7 +25,7 @@ pub(super) struct PublishedFiles<'a> {
 
 impl<'a> PublishedFiles<'a> {
     /// Reads the layout, which must be the listed one.
-    pub(super) fn open(site: &'a Site, tree: &'a Tree, stored: &PlatformLayout) -> Result<Self, SiteError> {
+    pub(crate) fn open(site: &'a Site, tree: &'a Tree, stored: &PlatformLayout) -> Result<Self, SiteError> {
         let bytes = site.chunks(&stored.layout.chunks)?;
         mcpfs_trust::chunk::expect("layout", &stored.layout.sha256, &bytes).map_err(at("layout"))?;
         let layout = Layout::decode(&bytes, tree).map_err(at("layout"))?;
@@ -33,12 +33,12 @@ impl<'a> PublishedFiles<'a> {
     }
 
     /// What the tree carries, from its own lockfiles and metadata.
-    pub(super) fn inventory(&mut self) -> Result<Inventory, SiteError> {
+    pub(crate) fn inventory(&mut self) -> Result<Inventory, SiteError> {
         self.whole(Inventory::read)
     }
 
     /// What its code can do; contents that `known` has seen are not read.
-    pub(super) fn capabilities(&mut self, known: &Capabilities) -> Result<Capabilities, SiteError> {
+    pub(crate) fn capabilities(&mut self, known: &Capabilities) -> Result<Capabilities, SiteError> {
         self.whole(|tree, content| Capabilities::read(tree, Some(known), content))
     }
 

@@ -150,3 +150,49 @@ fn signing_reads_the_dependencies_again() {
     let error = read.recheck(now()).unwrap_err().to_string();
     assert!(error.contains("npm:none@1.0.0"), "{error}");
 }
+
+fn ids(place: &Place) -> Vec<String> {
+    checked(place, "").dependencies[0].1.packages.iter().map(crate::check::dependencies::Package::id).collect()
+}
+
+#[test]
+fn lockfiles_of_other_languages() {
+    let place = Place::new();
+    let cargo = "version = 4\n[[package]]\nname = \"app\"\nversion = \"0.1.0\"\ndependencies = [\"serde\"]\n\n[[package]]\n\
+                 name = \"serde\"\nversion = \"1.0.200\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n\
+                 checksum = \"00\"\n";
+    place.write("hello/Cargo.lock", cargo.as_bytes(), 0o644);
+    let uv = "version = 1\nrequires-python = \">=3.12\"\n[[package]]\nname = \"app\"\nversion = \"0.1.0\"\n\
+              source = { editable = \".\" }\n[[package]]\nname = \"httpx\"\nversion = \"0.28.1\"\n\
+              source = { registry = \"https://pypi.org/simple\" }\n";
+    place.write("hello/uv.lock", uv.as_bytes(), 0o644);
+    let poetry =
+        "[[package]]\nname = \"attrs\"\nversion = \"24.1.0\"\noptional = false\n[metadata]\nlock-version = \"2.1\"\n";
+    place.write("hello/sub/poetry.lock", poetry.as_bytes(), 0o644);
+    place.write("hello/x.egg-info/PKG-INFO", b"Name: x\nVersion: 3.0\nLicense: MIT\n\nMore\n", 0o644);
+    // About the development of an installed package, not about what it is made of.
+    place.write("hello/node_modules/x/Cargo.lock", b"no TOML", 0o644);
+    assert_eq!(ids(&place), ["pypi:attrs@24.1.0", "pypi:httpx@0.28.1", "pypi:x@3.0", "cargo:serde@1.0.200"]);
+    for (name, text, want) in [
+        ("Cargo.lock", "[[package]]\nversion = \"1\"\n", "Cargo.lock: is not a lockfile: missing field `name`"),
+        ("uv.lock", "no TOML", "uv.lock: is not a lockfile: "),
+        ("poetry.lock", "[[package]]\nname = \"a\\u202eb\"\n", "poetry.lock: names a package that no registry has"),
+    ] {
+        let place = Place::new();
+        place.write(&format!("hello/{name}"), text.as_bytes(), 0o644);
+        let said = said(&place, "");
+        assert!(said.len() == 1 && said[0].starts_with(want), "{said:?}");
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_read_is_told() {
+    let place = Place::new();
+    let mut broken = fs::read(std::env::current_exe().unwrap()).unwrap();
+    broken.truncate(4_096);
+    place.write("hello/bin/server", &broken, 0o755);
+    let said = said(&place, "");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("bin/server: is an ELF file that cannot be read: "), "{said:?}");
+    assert!(said[0].ends_with("[dependency-unreadable]"), "{said:?}");
+}

@@ -37,6 +37,9 @@ pub(super) fn report(file: &str, checked: &Checked) -> String {
     for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
         page.line(&format!("- **Dependencies:** {} {}", code(platform.as_str()), inventory.counts()));
     }
+    if let Some(known) = super::known(checked) {
+        page.line(&format!("- **Known vulnerabilities:** {known}"));
+    }
     for (platform, all) in checked.capabilities.iter().filter(|(_, all)| !all.packages.is_empty()) {
         page.line(&format!("- **Its code uses:** {} {}", code(platform.as_str()), code(&all.counts())));
     }

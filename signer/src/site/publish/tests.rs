@@ -127,6 +127,7 @@ impl Signer {
             now: at_second(second),
             published: None,
             gate: Default::default(),
+            lookups: Default::default(),
         };
         let staged = tempfile::tempdir().unwrap();
         let staging = release::ingest(recipe, staged.path(), &options)?;
