@@ -6,10 +6,14 @@ mod bundle;
 mod change;
 mod check;
 mod deps;
+mod gc;
 mod inspect;
 mod keys;
 mod options;
+mod promote;
 mod publish;
+mod rebuild;
+mod transfer;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -22,6 +26,7 @@ use serde::Serialize;
 use crate::key::{KeyError, Keyring};
 use crate::pin::Pins;
 use crate::policy;
+use crate::rebuild::RebuildError;
 use crate::release::ReleaseError;
 use crate::site::{SiteError, StoreError};
 use crate::trust_cmd::TrustError;
@@ -68,6 +73,16 @@ enum Command {
     Yank(publish::Withdraw),
     /// Withdraw a release everywhere, also where it is pinned; final
     Revoke(publish::Withdraw),
+    /// Publish a release of another registry's site here, by this registry's rules
+    Promote(promote::Promote),
+    /// Remove from a site what no host can ask for any more
+    Gc(gc::Gc),
+    /// Make a lost site again from git, artefacts and the signing log
+    Rebuild(rebuild::Rebuild),
+    /// Write a site as one file, for a network that is not connected
+    BundleSite(transfer::BundleSite),
+    /// Take a site's file in, verified before its head moves
+    UnbundleSite(transfer::UnbundleSite),
     /// Show what a site says, verified on the way
     Inspect(inspect::Inspect),
     /// Find the servers of a site that carry a package
@@ -121,6 +136,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Publish(args) => publish::publish(cli, &mut keyring, args),
         Command::Yank(args) => publish::withdraw(cli, &mut keyring, args, Status::Yanked),
         Command::Revoke(args) => publish::withdraw(cli, &mut keyring, args, Status::Revoked),
+        Command::Promote(args) => promote::promote(cli, &mut keyring, args),
+        Command::Gc(args) => gc::gc(cli, args),
+        Command::Rebuild(args) => rebuild::rebuild(cli, &mut keyring, args),
+        Command::BundleSite(args) => transfer::bundle(cli, args),
+        Command::UnbundleSite(args) => transfer::unbundle(cli, args),
         Command::Inspect(args) => inspect::inspect(cli, args),
         Command::Deps(args) => deps::deps(cli, args),
         Command::Schema { of } => {
@@ -176,18 +196,23 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn site_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e SiteError> {
     match cause.downcast_ref() {
         Some(ReleaseError::Site(error)) => Some(error),
-        _ => cause.downcast_ref(),
+        _ => match cause.downcast_ref() {
+            Some(RebuildError::Site(error)) => Some(error),
+            _ => cause.downcast_ref(),
+        },
     }
 }
 
 fn site_code(error: &SiteError) -> Option<u8> {
     match error {
         SiteError::Store(StoreError::Unreachable { .. }) => Some(3),
-        SiteError::Damaged { .. }
+        SiteError::Verify { .. }
+        | SiteError::Damaged { .. }
         | SiteError::SetBack { .. }
         | SiteError::Forked { .. }
         | SiteError::ReadBack { .. }
-        | SiteError::Log { .. } => Some(4),
+        | SiteError::Log { .. }
+        | SiteError::OtherTree { .. } => Some(4),
         _ => None,
     }
 }

@@ -23,6 +23,8 @@ pub mod pack;
 pub mod pin;
 pub mod policy;
 pub mod progress;
+pub mod promote;
+pub mod rebuild;
 pub mod recipe;
 pub mod release;
 pub mod revoke;

@@ -33,12 +33,12 @@ use crate::site;
 use crate::site::state::Published;
 use crate::site::{Lock, Site, SiteError};
 
-pub use read::{Segment, segments};
+pub use read::{Segment, copied, segments};
 
 /// Refusals that are kept until the next head, bytes. A flood of them loses the later ones.
 const JOURNAL_BYTES: u64 = 1 << 20;
 /// A segment that is read to chain the next one to it, bytes.
-const SEGMENT_BYTES: u64 = 4 << 20;
+pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// One row of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,18 @@ pub struct Row {
     /// The statement's signatures, so that it can be made again without its keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<LoggedSignature>,
+    /// Its artefacts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artefacts: Vec<Digest>,
+    /// The trees that they make, in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trees: Vec<Digest>,
+    /// The release of another registry that this one was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PromotedFrom>,
+    /// The recipe itself, where no repository has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe_text: Option<String>,
     /// Digest of the recipe's bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe: Option<Digest>,
@@ -112,6 +124,17 @@ pub struct LoggedSignature {
     pub keyid: Digest,
     /// Base64.
     pub sig: String,
+}
+
+/// Where a promoted release comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotedFrom {
+    /// The other registry.
+    pub registry: RegistryName,
+    /// Its head then.
+    pub head_version: u64,
+    /// The statement there.
+    pub statement: Digest,
 }
 
 /// The folder in which a signer keeps its floor and its refusals. It holds no secret.
@@ -186,6 +209,11 @@ impl SignerState {
     /// `Locked` after a minute.
     pub(crate) fn lock(&self) -> Result<Lock, SiteError> {
         Ok(site::wait_for_lock(&self.folder.join("publish.lock"))?)
+    }
+
+    /// A folder for what a long command has finished so far.
+    pub fn notes(&self, command: &str) -> PathBuf {
+        self.folder.join(command)
     }
 
     /// Notes a refusal for the next segment.

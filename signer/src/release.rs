@@ -105,6 +105,21 @@ pub fn publish(
     keys: &[Box<dyn SigningKey>],
     request: &str,
 ) -> Result<Released, ReleaseError> {
+    let row = Row { action: "release".to_owned(), request: request.to_owned(), ..Row::default() };
+    publish_as(publisher, staging, origin, keys, row)
+}
+
+/// As [`publish`], with what the log's row says of the occasion.
+///
+/// # Errors
+/// As [`publish`].
+pub fn publish_as(
+    publisher: &mut Publisher<'_>,
+    staging: &Staging,
+    origin: &Origin,
+    keys: &[Box<dyn SigningKey>],
+    occasion: Row,
+) -> Result<Released, ReleaseError> {
     let recipe = staging.recheck(publisher.now)?;
     let (site, now) = (publisher.site, publisher.now);
     let url =
@@ -122,7 +137,7 @@ pub fn publish(
         }
         let (release, envelope) = sign::release(&wanted, listed, keys)?;
         signed = Some((release.clone(), envelope.clone()));
-        let row = row(&release, staging, keys, &envelope, request);
+        let row = row(&release, staging, keys, &envelope, &occasion);
         let layout = staging.artefacts.iter().map(|one| one.listed.clone()).collect();
         let selected = Listed { release, envelope, status: Status::Active, reason: None, layout };
         let usable = Some(selected.release.version.clone());
@@ -141,7 +156,7 @@ pub fn publish(
 }
 
 /// The entry with `selected` at its top and the others behind it, newest first.
-fn select(before: Option<&Entry>, selected: Listed) -> Entry {
+pub(crate) fn select(before: Option<&Entry>, selected: Listed) -> Entry {
     let others = before.into_iter().flat_map(Entry::releases);
     let mut earlier: Vec<Listed> =
         others.filter(|listed| listed.release.version != selected.release.version).cloned().collect();
@@ -154,11 +169,9 @@ fn row(
     staging: &Staging,
     keys: &[Box<dyn SigningKey>],
     envelope: &mcpfs_trust::envelope::Envelope,
-    request: &str,
+    occasion: &Row,
 ) -> Row {
     Row {
-        action: "release".to_owned(),
-        request: request.to_owned(),
         name: Some(release.name.clone()),
         version: Some(release.version.clone()),
         commit: release.source.as_ref().map(|source| source.commit.clone()),
@@ -170,6 +183,8 @@ fn row(
         signatures: log::signatures(envelope),
         recipe: Some(staging.recipe_sha256),
         findings: Some(staging.record.findings),
-        ..Row::default()
+        artefacts: release.artefact.all().iter().map(|one| one.sha256).collect(),
+        trees: release.artefact.all().iter().map(|one| one.tree.sha256).collect(),
+        ..occasion.clone()
     }
 }

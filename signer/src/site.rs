@@ -9,12 +9,15 @@
 
 pub mod address;
 mod folder;
+pub mod gc;
 pub mod parallel;
 pub mod public;
 pub mod publish;
+pub mod reach;
 mod s3;
 pub mod state;
 pub mod store;
+pub mod transfer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -78,6 +81,14 @@ pub enum SiteError {
     StillOld { expected: u64, found: u64 },
     #[error("the signing log is broken at {path}: {problem}; restore it from a copy")]
     Log { path: String, problem: String },
+    #[error("{name} {version} is pinned, but not in the site; nothing was removed. See that the pin is right")]
+    PinMissing { name: ServerName, version: Version },
+    #[error("{what}: the artefact gives another tree here than the one that was signed; nothing was published")]
+    OtherTree { what: String },
+    #[error("the site keeps no head {version}; without --since the bundle has everything")]
+    NoHead { version: u64 },
+    #[error("this is no bundle of a site that can be used: {problem}")]
+    Transfer { problem: String },
     #[error("a head may live for 1 hour to 30 days, not {seconds} seconds")]
     Lifetime { seconds: i64 },
     #[error("{place} holds no published site: it has no head.json")]
@@ -164,7 +175,13 @@ impl Site {
             return Ok(true);
         }
         match self.find(path, bytes.len() as u64) {
-            Ok(Some(found)) if found == bytes => Ok(false),
+            Ok(Some(found)) if found == bytes => {
+                // Written again it counts as new to whoever collects; in a folder the lock keeps them apart.
+                if !self.store.is_near() && self.store.stat(path)?.is_some_and(|facts| facts.is_old()) {
+                    self.store.replace(path, bytes)?;
+                }
+                Ok(false)
+            }
             Ok(None) if self.store.create(path, bytes)? => Ok(true),
             Ok(_) | Err(SiteError::Store(StoreError::TooLarge { .. })) => {
                 Err(SiteError::Damaged { path: path.to_owned() })
@@ -188,9 +205,9 @@ impl Site {
     /// `Damaged` if source or published file are not `sha256`.
     pub fn put_artefact(&self, from: &Path, sha256: &Digest) -> Result<bool, SiteError> {
         let name = path::artefact(sha256);
-        if let Some(size) = self.store.size(&name)? {
+        if let Some(facts) = self.store.stat(&name)? {
             let own = std::fs::metadata(from).map_err(FileError::read(from))?.len();
-            let same = size == own && (!self.store.is_near() || self.digest(&name)? == Some(*sha256));
+            let same = facts.size == own && (!self.store.is_near() || self.digest(&name)? == Some(*sha256));
             return if same { Ok(false) } else { Err(SiteError::Damaged { path: name }) };
         }
         match self.store.create_from(&name, from, sha256)? {
@@ -225,7 +242,7 @@ impl Site {
     /// `Damaged` if not.
     pub fn has_size(&self, chunk: &Chunk) -> Result<(), SiteError> {
         let path = path::object(&chunk.sha256);
-        match self.store.size(&path)? == Some(u64::from(chunk.size)) {
+        match self.store.stat(&path)?.map(|facts| facts.size) == Some(u64::from(chunk.size)) {
             true => Ok(()),
             false => Err(SiteError::Damaged { path }),
         }

@@ -22,6 +22,7 @@ mod exposure;
 mod flip;
 mod host;
 mod hostile;
+mod keeping;
 mod keys;
 mod kinds;
 mod launch;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
     kinds::register(&mut suite);
     store::register(&mut suite);
     zoo::register(&mut suite);
+    keeping::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     code

@@ -118,7 +118,7 @@ fn a_missing_token_or_key_has_its_row() {
         }
     }
     // A key that is there, but that the trust root does not name for this.
-    release(&key, &head).exits(1);
+    release(&key, &head).exits(4);
     assert_eq!(waiting(&registry).len(), 7);
     assert!(!registry.site().join("head.json").exists(), "nothing was published");
     release(&head, &key).ok();

@@ -123,6 +123,12 @@ impl S3 {
             .arg(format!("{}/{BUCKET}/{name}", self.endpoint()))
     }
 
+    /// A JSON file, with the rights of the public.
+    pub fn json(&self, name: &str) -> Value {
+        let run = Run::new(scratch::need("curl", "curl")).args(["-sS", "--fail", "--noproxy", "*"]);
+        run.arg(format!("{}/{BUCKET}/{name}", self.endpoint())).ok().json()
+    }
+
     /// Puts a file past the signer, as somebody with the same keys can.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         let key = |name: &str| self.keys[name].as_str().expect("a key").to_owned();

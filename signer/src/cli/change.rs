@@ -4,10 +4,9 @@ use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
 use super::Cli;
-use super::options::{SiteArgs, now, open};
+use super::options::{SiteArgs, now, open, shown};
 use crate::key::Keyring;
 use crate::log::{Row, SignerState};
-use crate::progress::Progress;
 use crate::site::public::Public;
 use crate::site::publish::{Publisher, Step};
 use crate::trust_cmd;
@@ -49,7 +48,7 @@ fn prepared(
     let head_keys = open(keyring, &args.head_keys)?;
     let site = args.store.open(&args.site)?;
     let public = args.public.as_deref().map(Public::new).transpose()?;
-    let shown = if cli.json { Progress::silent() } else { Progress::on_stderr() };
+    let shown = shown(cli);
     let steps = shown.clone();
     let mut progress = |step: Step| {
         if let Some(text) = step_text(step) {

@@ -10,6 +10,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::time::Timestamp;
 
+use super::Cli;
 use crate::check::advisories::{Asking, Program};
 use crate::check::{CheckOptions, Lookups};
 use crate::fetch::{AllowedHost, FetchPolicy, Network};
@@ -17,6 +18,7 @@ use crate::files;
 use crate::key::{Keyring, SigningKey};
 use crate::pack::{ChunkStore, KnownChunks};
 use crate::policy::Gate;
+use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::site::{Address, Site};
 use crate::source::{self, Origin};
@@ -203,6 +205,11 @@ pub(super) fn name_and_version(text: &str) -> anyhow::Result<(ServerName, Option
         None => (text, None),
     };
     Ok((name.parse().map_err(usage)?, version))
+}
+
+/// Progress for people, none for programs.
+pub(super) fn shown(cli: &Cli) -> Progress {
+    if cli.json { Progress::silent() } else { Progress::on_stderr() }
 }
 
 /// The one place that reads the clock.

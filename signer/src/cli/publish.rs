@@ -138,11 +138,11 @@ pub(super) fn withdraw(cli: &Cli, keyring: &mut Keyring, args: &Withdraw, status
     })
 }
 
-fn show_findings(findings: &Findings) {
+pub(super) fn show_findings(findings: &Findings) {
     eprintln!("{findings}");
 }
 
-fn print_released(cli: &Cli, released: &Released, site: &SiteArgs) {
+pub(super) fn print_released(cli: &Cli, released: &Released, site: &SiteArgs) {
     print(cli, released, || {
         let what = if released.site.changed { "released" } else { "unchanged" };
         let mut text = format!("{what}   {} {}\nstatement  {}\n", released.name, released.version, released.statement);
@@ -160,7 +160,7 @@ fn print_released(cli: &Cli, released: &Released, site: &SiteArgs) {
     });
 }
 
-fn print_outcome(cli: &Cli, outcome: &Outcome) {
+pub(super) fn print_outcome(cli: &Cli, outcome: &Outcome) {
     print(cli, outcome, || {
         let what = if outcome.changed { "published" } else { "unchanged" };
         format!("{what}\n{}", outcome_text(outcome))

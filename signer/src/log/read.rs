@@ -5,6 +5,7 @@
 //! publisher's that came too late) is ever met.
 
 use mcpfs_trust::digest::Digest;
+use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::site as path;
 
 use super::{Row, SEGMENT_BYTES};
@@ -29,21 +30,69 @@ pub struct Segment {
 /// # Errors
 /// `Log` if one is missing, cannot be read, or is not the one that the next one names.
 pub fn segments(site: &Site, published: &Published) -> Result<Vec<Segment>, SiteError> {
-    let mut found: Vec<Segment> = Vec::new();
-    let (mut version, mut head, mut digest) = (published.version(), published.head_digest(), None);
-    while let Some(sha256) = head {
-        let segment = segment(site, version, sha256, digest)?;
+    let read = |version, head, digest| segment(site, "log/", version, head, digest);
+    chain(published.head_digest().map(|head| (published.version(), head)), read)
+}
+
+/// From the last segment back to the first.
+fn chain(
+    last: Option<(u64, Digest)>,
+    read: impl Fn(u64, Digest, Option<Digest>) -> Result<Segment, SiteError>,
+) -> Result<Vec<Segment>, SiteError> {
+    let (mut found, mut digest) = (Vec::new(), None);
+    let mut next = last;
+    while let Some((version, head)) = next {
+        let segment = read(version, head, digest)?;
         let first = segment.rows.first();
-        (head, digest) = first.map_or((None, None), |row| (row.previous_head, row.previous));
-        version = version.saturating_sub(1);
+        next = first.and_then(|row| Some((version.checked_sub(1)?, row.previous_head?)));
+        digest = first.and_then(|row| row.previous);
         found.push(segment);
     }
     found.reverse();
     Ok(found)
 }
 
-fn segment(site: &Site, version: u64, head: Digest, digest: Option<Digest>) -> Result<Segment, SiteError> {
+/// The segments of a copy: of a site, or of its folder `log/` alone. Without a head the last one is
+/// that which no other names.
+///
+/// # Errors
+/// `Log` as [`segments`], or if several could be the last.
+pub fn copied(site: &Site, root: &TrustRoot) -> Result<Vec<Segment>, SiteError> {
+    let published = site.published(root)?;
+    if published.head.is_some() {
+        return segments(site, &published);
+    }
+    let mut folder = "log/";
+    let mut names = site.store().list(folder)?;
+    if names.is_empty() {
+        folder = "";
+        names = site.store().list(folder)?;
+    }
+    let wrong = |problem: &str| SiteError::Log { path: site.place(), problem: problem.to_owned() };
+    let parsed = names.iter().filter_map(|one| {
+        let (version, head) = one.name.strip_prefix(folder)?.strip_suffix(".jsonl")?.split_once('-')?;
+        Some((version.parse::<u64>().ok()?, head.parse::<Digest>().ok()?))
+    });
+    let mut heads: Vec<(u64, Digest)> = parsed.collect();
+    heads.sort();
+    let read = |version, head: Digest, digest| segment(site, folder, version, head, digest);
+    let newest = heads.last().map(|(version, _)| *version).ok_or_else(|| wrong("it has no segments"))?;
+    let mut last = heads.iter().filter(|(version, _)| *version == newest);
+    let (Some((version, head)), None) = (last.next(), last.next()) else {
+        return Err(wrong("two publishers met at its last head: remove the segment whose head was never published"));
+    };
+    chain(Some((*version, *head)), read)
+}
+
+fn segment(
+    site: &Site,
+    folder: &str,
+    version: u64,
+    head: Digest,
+    digest: Option<Digest>,
+) -> Result<Segment, SiteError> {
     let name = path::log(version, &head);
+    let name = name.strip_prefix("log/").map_or(name.clone(), |file| format!("{folder}{file}"));
     let wrong = |problem: &str| SiteError::Log { path: name.clone(), problem: problem.to_owned() };
     let bytes = site.find(&name, SEGMENT_BYTES)?.ok_or_else(|| wrong("it is missing"))?;
     if digest.is_some_and(|digest| digest != Digest::of(&bytes)) {

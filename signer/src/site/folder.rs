@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use mcpfs_trust::digest::{Digest, Hasher};
 
-use super::store::{Listing, Lock, Store, StoreError, Stored};
+use super::store::{Facts, Listing, Lock, Store, StoreError, Stored};
 use crate::files::{self, FileError};
 
 /// The file whose lock a publisher holds.
@@ -52,10 +52,10 @@ impl Store for Folder {
         }
     }
 
-    fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+    fn stat(&self, name: &str) -> Result<Option<Facts>, StoreError> {
         let path = self.root.join(name);
         match fs::metadata(&path) {
-            Ok(facts) => Ok(facts.is_file().then_some(facts.len())),
+            Ok(facts) => Ok(facts.is_file().then_some(Facts { size: facts.len(), modified: modified(&facts) })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(FileError::read(&path)(error).into()),
         }
@@ -146,10 +146,7 @@ impl Store for Folder {
                 if facts.is_dir() {
                     folders.push(name);
                 } else if facts.is_file() {
-                    let since = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-                    let modified = since.and_then(|since| i64::try_from(since.as_secs()).ok());
-                    // A file without a usable time counts as new: it is kept.
-                    let modified = modified.unwrap_or(i64::MAX);
+                    let modified = modified(&facts);
                     found.push(Listing { name, size: facts.len(), modified });
                 }
             }
@@ -177,6 +174,12 @@ impl Store for Folder {
         // Each waits for its own sync.
         4
     }
+}
+
+/// A file without a usable time counts as new: it is kept.
+fn modified(facts: &fs::Metadata) -> i64 {
+    let since = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(i64::MAX)
 }
 
 /// Waits until the file at `path` is locked by nobody else.

@@ -21,11 +21,12 @@ use mcpfs_trust::name::{ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::site as path;
 use mcpfs_trust::time::Timestamp;
+use mcpfs_trust::verify::Floor;
 use serde::Serialize;
 
 use super::public::Public;
 use super::state::Published;
-use super::{Site, SiteError};
+use super::{Site, SiteError, parallel};
 use crate::key::{self, SigningKey};
 use crate::log::{Row, SignerState};
 use crate::progress::Progress;
@@ -167,6 +168,31 @@ impl Publisher<'_> {
         })
     }
 
+    /// Publishes the entries of a site that is made again, as the head after `last`.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`]; `Conflict` if the site has a head meanwhile.
+    pub fn rebuild(
+        &mut self,
+        entries: &[(ServerName, Vec<u8>)],
+        last: (u64, Digest),
+        row: Row,
+    ) -> Result<Outcome, SiteError> {
+        let _own = self.state.lock()?;
+        let _lock = self.site.store().lock()?;
+        let floor = Floor { epoch: self.root.epoch, version: last.0, sha256: last.1 };
+        let published = Published { head: None, bins: Vec::new(), after: Some(floor) };
+        let named = |(name, bytes): &(ServerName, Vec<u8>)| BinServer {
+            name: name.clone(),
+            sha256: Digest::of(bytes),
+            size: bytes.len() as u64,
+        };
+        let outcome = self.advance(&published, entries.iter().map(named).collect(), None, row, Put::default())?;
+        let site = self.site;
+        parallel::map(entries, site.workers(), |(name, bytes)| site.replace(&path::server(name), bytes))?;
+        Ok(outcome)
+    }
+
     /// Waits for its turn where there is one, and begins again where there is none.
     fn in_turn(&mut self, mut work: impl FnMut(&mut Self) -> Result<Outcome, SiteError>) -> Result<Outcome, SiteError> {
         let _own = self.state.lock()?;
@@ -240,7 +266,7 @@ impl Publisher<'_> {
         stored: Put,
     ) -> Result<Outcome, SiteError> {
         let count = servers.len();
-        let catalogue = self.put_bins(servers)?;
+        let catalogue = self.put_bins(published, servers)?;
         let bytes = catalogue.encode();
         let digest = Digest::of(&bytes);
         self.site.put(&path::catalogue(&digest), &bytes)?;
@@ -263,13 +289,20 @@ impl Publisher<'_> {
         let folding = self.state.begin_folding()?;
         let row = Row { time: Some(self.now), head_keys: key::ids(self.head_keys), ..row };
         let segment = folding.segment(self.site, published, version, row)?;
-        self.site.put(&path::log(version, &envelope.statement()), &segment)?;
+        // Another content under this name: this very head was made within the same second by a run that
+        // stopped before it moved. That run's segment is as good; refusals wait for the next one.
+        let folded = match self.site.put(&path::log(version, &envelope.statement()), &segment) {
+            Err(SiteError::Damaged { .. }) => false,
+            other => other.map(|_| true)?,
+        };
         self.done(Step::Log);
         self.swap_head(published, &head_bytes)?;
         self.done(Step::Head);
         // From here on the site is right; what follows spares readers and the next run some work.
         self.state.set_floor(&self.root.registry, self.root.epoch, version, envelope.statement())?;
-        folding.finish()?;
+        if folded {
+            folding.finish()?;
+        }
         if let Some(changed) = changed {
             self.settle(Some(&head_bytes), changed.name, changed.entry.to_vec())?;
         }

@@ -27,7 +27,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use super::address::S3Address;
-use super::store::{Listing, Lock, Store, StoreError, Stored, headers};
+use super::store::{Facts, Listing, Lock, Store, StoreError, Stored, headers};
 use crate::files::FileError;
 
 /// Files above this are uploaded in parts, bytes.
@@ -186,10 +186,10 @@ impl Store for S3 {
         }
     }
 
-    fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+    fn stat(&self, name: &str) -> Result<Option<Facts>, StoreError> {
         let options = GetOptions { head: true, ..GetOptions::default() };
         match self.runtime.block_on(self.bucket.get_opts(&self.key(name), options)) {
-            Ok(found) => Ok(Some(found.meta.size)),
+            Ok(found) => Ok(Some(Facts { size: found.meta.size, modified: found.meta.last_modified.timestamp() })),
             Err(error) => absent(self.failed(name, &error)),
         }
     }

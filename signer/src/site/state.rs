@@ -25,6 +25,8 @@ pub struct Published {
     pub head: Option<(Stored, AcceptedHead)>,
     /// Every server, in the bins of the catalogue.
     pub bins: Vec<Verified<mcpfs_trust::catalogue::Bin>>,
+    /// The last head of a site that is made again: it is known by its number and digest alone.
+    pub after: Option<Floor>,
 }
 
 impl Site {
@@ -36,9 +38,17 @@ impl Site {
         let Some(stored) = self.store().get(path::HEAD, limits::HEAD_BYTES)? else {
             // Asked only for its error: nothing in a bucket that is not there is no empty site.
             self.store().is_empty()?;
-            return Ok(Published { head: None, bins: Vec::new() });
+            return Ok(Published { head: None, bins: Vec::new(), after: None });
         };
         let accepted = restore(&stored.bytes, root).map_err(at(path::HEAD))?;
+        self.under(stored, accepted)
+    }
+
+    /// Reads what lies under an accepted head.
+    ///
+    /// # Errors
+    /// `Verify` if a file is not what the head leads to.
+    pub fn under(&self, stored: Stored, accepted: AcceptedHead) -> Result<Published, SiteError> {
         let name = path::catalogue(&accepted.catalogue);
         let catalogue = self.read(&name, limits::CATALOGUE_BYTES)?;
         let catalogue = verify::catalogue(&catalogue, &accepted).map_err(at(&name))?;
@@ -48,7 +58,7 @@ impl Site {
             let bin = self.read(&name, limits::BIN_BYTES)?;
             verify::bin(&bin, &catalogue, *index).map_err(at(&name))
         })?;
-        Ok(Published { head: Some((stored, accepted)), bins })
+        Ok(Published { head: Some((stored, accepted)), bins, after: None })
     }
 
     /// A server's verified entry; `None` if the registry does not have it.
@@ -86,17 +96,22 @@ impl Site {
 impl Published {
     /// The head's version; 0 for an empty folder.
     pub fn version(&self) -> u64 {
-        self.head.as_ref().map_or(0, |(_, accepted)| accepted.head.version)
+        self.floor().map_or(0, |floor| floor.version)
     }
 
     /// The digest of the head's payload.
     pub fn head_digest(&self) -> Option<Digest> {
-        self.head.as_ref()?.1.seen.floor.map(|floor| floor.sha256)
+        self.floor().map(|floor| floor.sha256)
     }
 
     /// What a host remembers that has accepted this head.
     pub fn seen(&self) -> Seen {
-        self.head.as_ref().map(|(_, accepted)| accepted.seen).unwrap_or_default()
+        let signed_time = self.head.as_ref().and_then(|(_, accepted)| accepted.seen.signed_time);
+        Seen { floor: self.floor(), signed_time }
+    }
+
+    fn floor(&self) -> Option<Floor> {
+        self.head.as_ref().map_or(self.after, |(_, accepted)| accepted.seen.floor)
     }
 
     /// All servers, in no order.

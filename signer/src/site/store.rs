@@ -12,10 +12,14 @@
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mcpfs_trust::digest::Digest;
 
 use crate::files::FileError;
+
+/// The shortest time for which content that nothing leads to is left alone, seconds.
+pub const GRACE: i64 = 3_600;
 
 /// Bytes under names.
 pub trait Store: fmt::Debug + Send + Sync {
@@ -34,11 +38,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// `TooLarge`, or whatever the store says.
     fn get(&self, name: &str, limit: u64) -> Result<Option<Stored>, StoreError>;
 
-    /// The size of a name; `None` if it is not there.
+    /// The size and age of a name; `None` if it is not there.
     ///
     /// # Errors
     /// Whatever the store says.
-    fn size(&self, name: &str) -> Result<Option<u64>, StoreError>;
+    fn stat(&self, name: &str) -> Result<Option<Facts>, StoreError>;
 
     /// Writes the content of a name to `out`, of any size; `false` if it is not there.
     ///
@@ -104,6 +108,23 @@ pub struct Stored {
     pub bytes: Vec<u8>,
     /// The store's own mark of this version (S3: the ETag).
     pub tag: Option<String>,
+}
+
+/// What is known of a name without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes.
+    pub size: u64,
+    /// When it was written, by the store's clock: seconds since 1970.
+    pub modified: i64,
+}
+
+impl Facts {
+    /// Whether the shortest grace period of a collection may be over before a publisher is done.
+    pub fn is_old(&self) -> bool {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        i64::try_from(since).is_ok_and(|now| self.modified < now - GRACE / 2)
+    }
 }
 
 /// A name in a listing.

@@ -1,5 +1,6 @@
 //! Putting what a change needs beside what is there.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mcpfs_trust::catalogue::{Bin, BinServer, Blob, Catalogue, bin_of};
@@ -7,6 +8,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::limits;
 use mcpfs_trust::site as path;
 
+use super::super::state::Published;
 use super::super::{SiteError, parallel};
 use super::{Publisher, Put, Step};
 use crate::progress::Unit;
@@ -52,7 +54,8 @@ impl Publisher<'_> {
     }
 
     /// All bins of a list of servers, and their catalogue.
-    pub(super) fn put_bins(&mut self, servers: Vec<BinServer>) -> Result<Catalogue, SiteError> {
+    pub(super) fn put_bins(&mut self, published: &Published, servers: Vec<BinServer>) -> Result<Catalogue, SiteError> {
+        let present: HashSet<Digest> = published.bins.iter().map(|bin| Digest::of(&bin.encode())).collect();
         let bins = if servers.len() <= limits::ONE_BIN_SERVERS { 1 } else { 256 };
         let mut shares: Vec<Vec<BinServer>> = vec![Vec::new(); bins];
         for server in servers {
@@ -61,9 +64,13 @@ impl Publisher<'_> {
             }
         }
         let encoded: Vec<Vec<u8>> = shares.into_iter().map(|share| Bin::new(share).encode()).collect();
-        let blobs = parallel::map(&encoded, self.site.workers(), |bytes| {
+        let site = self.site;
+        let blobs = parallel::map(&encoded, site.workers(), |bytes| {
             let blob = Blob { sha256: Digest::of(bytes), size: bytes.len() as u64 };
-            self.site.put(&path::bin(&blob.sha256), bytes)?;
+            // Just read and verified.
+            if !present.contains(&blob.sha256) {
+                site.put(&path::bin(&blob.sha256), bytes)?;
+            }
             Ok::<_, SiteError>(blob)
         })?;
         self.done(Step::Bins);

@@ -1,0 +1,58 @@
+//! `promote`: a release of one registry, published in another.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Cli;
+use super::change::at_site;
+use super::options::{GateArgs, SiteArgs, Usage, name_and_version, now, open};
+use super::publish::{print_released, show_findings};
+use crate::key::Keyring;
+use crate::promote::Source;
+use crate::release::ReleaseError;
+use crate::site::{Address, Site};
+use crate::trust_cmd;
+
+#[derive(Debug, Args)]
+pub(super) struct Promote {
+    /// NAME@VERSION
+    release: String,
+    /// The site that has it: a folder, or s3://bucket/prefix at the same S3 server
+    #[arg(long, value_name = "SITE")]
+    from: String,
+    /// The trust root of that site's hosts
+    #[arg(long, value_name = "FILE")]
+    from_trust: PathBuf,
+    #[command(flatten)]
+    site: SiteArgs,
+    /// A key that signs the release here; may be repeated
+    #[arg(long = "key", value_name = "URI")]
+    keys: Vec<String>,
+    #[command(flatten)]
+    gate: GateArgs,
+}
+
+pub(super) fn promote(cli: &Cli, keyring: &mut Keyring, args: &Promote) -> anyhow::Result<()> {
+    let (name, version) = name_and_version(&args.release)?;
+    let version = version.ok_or_else(|| Usage(format!("{:?} names no version; write NAME@VERSION", args.release)))?;
+    let from_root = trust_cmd::read(&args.from_trust)?;
+    let from = match Address::parse(&args.from).map_err(|error| Usage(error.to_string()))? {
+        Address::Folder(root) => Site::folder(&root),
+        Address::S3(_) => args.site.store.open(&args.from)?,
+    };
+    at_site(cli, keyring, &args.site, "promote", &args.release, |keyring, publisher| {
+        let keys = open(keyring, &args.keys)?;
+        let source = Source::find(&from, &from_root, (&name, &version), now()?)?;
+        // There is no recipe here that a policy could lie beside.
+        let released = match source.publish(publisher, args.gate.load(None), &keys) {
+            Err(ReleaseError::Findings { file, findings }) => {
+                show_findings(&findings);
+                return Err(ReleaseError::Findings { file, findings }.into());
+            }
+            other => other?,
+        };
+        print_released(cli, &released, &args.site);
+        Ok(())
+    })
+}
