@@ -19,7 +19,7 @@ use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, Pin, Seen, Verified};
 use serde_json::{Map, Value, json};
 
-use crate::check::CheckOptions;
+use crate::check::{CheckOptions, Lookups};
 use crate::fetch::FetchPolicy;
 use crate::files::{self, FileError};
 use crate::key::SigningKey;
@@ -76,7 +76,7 @@ impl<'a> Source<'a> {
     pub fn publish(
         &self,
         publisher: &mut Publisher<'_>,
-        gate: Gate,
+        (gate, lookups): (Gate, Lookups),
         keys: &[Box<dyn SigningKey>],
     ) -> Result<Released, ReleaseError> {
         let folder =
@@ -93,6 +93,7 @@ impl<'a> Source<'a> {
             now: publisher.now,
             published: None,
             gate,
+            lookups,
         };
         let staging = release::ingest(&recipe, &folder.path().join("staging"), &options)?;
         for (staged, signed) in staging.artefacts.iter().zip(self.release.artefact.all()) {

@@ -26,7 +26,7 @@ use mcpfs_trust::verify;
 use serde::Deserialize as _;
 use serde_json::json;
 
-use crate::check::{self, CheckOptions};
+use crate::check::{self, CheckOptions, Lookups};
 use crate::fetch::FetchPolicy;
 use crate::files::{self, FileError};
 use crate::log::{Row, Segment};
@@ -220,6 +220,7 @@ impl Rebuild<'_> {
             published: None,
             // It was held against the policy when it was signed.
             gate: Gate::default(),
+            lookups: Lookups::default(),
         };
         let checked = check::ingest(&recipe, &folder.path().join("staging"), &options);
         let checked = checked.map_err(|error| wrong(error.to_string()))?;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Cli;
 use super::change::at_site;
-use super::options::{GateArgs, SiteArgs, Usage, name_and_version, now, open};
+use super::options::{GateArgs, LookupArgs, SiteArgs, Usage, name_and_version, now, open};
 use super::publish::{print_released, show_findings};
 use crate::key::Keyring;
 use crate::promote::Source;
@@ -31,6 +31,8 @@ pub(super) struct Promote {
     keys: Vec<String>,
     #[command(flatten)]
     gate: GateArgs,
+    #[command(flatten)]
+    lookups: LookupArgs,
 }
 
 pub(super) fn promote(cli: &Cli, keyring: &mut Keyring, args: &Promote) -> anyhow::Result<()> {
@@ -45,7 +47,7 @@ pub(super) fn promote(cli: &Cli, keyring: &mut Keyring, args: &Promote) -> anyho
         let keys = open(keyring, &args.keys)?;
         let source = Source::find(&from, &from_root, (&name, &version), now()?)?;
         // There is no recipe here that a policy could lie beside.
-        let released = match source.publish(publisher, args.gate.load(None), &keys) {
+        let released = match source.publish(publisher, (args.gate.load(None), args.lookups.lookups()), &keys) {
             Err(ReleaseError::Findings { file, findings }) => {
                 show_findings(&findings);
                 return Err(ReleaseError::Findings { file, findings }.into());

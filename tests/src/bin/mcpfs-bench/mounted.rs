@@ -1,9 +1,4 @@
-//! `make bench`: what the mount costs, as ratios against a named peer in the same run.
-//!
-//! Pairs are interleaved (A B A B …) and reported as medians, because the machine's speed
-//! drifts more than what is measured. Nothing is asserted: figures are for people and for
-//! docs/performance.md. `mcpfs-bench NAME …` runs only the named parts.
-#![allow(clippy::expect_used, clippy::panic, reason = "a program for developers: it stops with what went wrong")]
+//! The mount against the disk, and a cold launch against what one would write without it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,28 +22,8 @@ const ROUNDS: usize = 9;
 const MEGABITS: f64 = 100.0;
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-fn main() {
-    mcpfs_tests::scratch::usual_umask();
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, Part); 6] =
-        [("read", read), ("warm", warm), ("launch", launch), ("cold", cold), ("tree", tree), ("memory", memory)];
-    let bench = Bench::new();
-    println!("| what | mcpfs | peer | figure | goal |\n|---|---|---|---|---|");
-    for (name, part) in parts {
-        if wanted.is_empty() || wanted.iter().any(|one| one == name) {
-            for figure in part(&bench) {
-                println!("{figure}");
-            }
-        }
-    }
-    Registry::drop_shared();
-}
-
-/// One part of the table.
-type Part = fn(&Bench) -> Vec<Figure>;
-
 /// A registry with what is measured, and where it came from.
-struct Bench {
+pub(super) struct Bench {
     registry: Registry,
     large: PathBuf,
     everything: PathBuf,
@@ -60,7 +35,7 @@ const LARGE_MIB: usize = 192;
 const MANY: usize = 50_000;
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let registry = Registry::new();
         let large = registry.artefacts().join("large");
         std::fs::create_dir_all(&large).expect("own directory");
@@ -80,7 +55,7 @@ impl Bench {
 }
 
 /// Warm reads of a large file against a copy of it on the disk.
-fn read(bench: &Bench) -> Vec<Figure> {
+pub(super) fn read(bench: &Bench) -> Vec<Figure> {
     let site = Site::serve(&bench.registry.site());
     let host = bench.host(&site.url());
     let mount = Mount::start(&host);
@@ -128,7 +103,7 @@ fn answered(mut client: McpClient) -> Duration {
 }
 
 /// Starting a real server from the mount against starting it from the disk.
-fn warm(bench: &Bench) -> Vec<Figure> {
+pub(super) fn warm(bench: &Bench) -> Vec<Figure> {
     let site = Site::serve(&bench.registry.site());
     let host = bench.host(&site.url());
     let mount = Mount::start(&host);
@@ -161,7 +136,7 @@ fn requests(site: &Site) -> (usize, usize) {
 }
 
 /// What a launch from the mount costs beside the server's own start, and its parts.
-fn launch(bench: &Bench) -> Vec<Figure> {
+pub(super) fn launch(bench: &Bench) -> Vec<Figure> {
     let site = Site::serve(&bench.registry.site());
     let host = bench.host(&site.url());
     host.drop_in("idle", "[runtimes]\nidle = \"/bin/true\"\n");
@@ -205,7 +180,7 @@ fn launch(bench: &Bench) -> Vec<Figure> {
 }
 
 /// The first launch on a host that has nothing, over a shaped line, against the verifying wrapper.
-fn cold(bench: &Bench) -> Vec<Figure> {
+pub(super) fn cold(bench: &Bench) -> Vec<Figure> {
     let site = Site::serve(&bench.registry.site());
     let port = site.url().trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let wrapper = servers::Wrapper::new(&bench.registry, RELEASE_KEY, &bench.everything);
@@ -287,7 +262,7 @@ fn transfer_load(bench: &Bench, port: u16) -> Figure {
 }
 
 /// Decoding a tree of 100,000 files.
-fn tree(_: &Bench) -> Vec<Figure> {
+pub(super) fn tree(_: &Bench) -> Vec<Figure> {
     use mcpfs_trust::digest::Digest;
     use mcpfs_trust::tree::{Tree, TreeBuilder};
     let mut builder = TreeBuilder::new();
@@ -313,7 +288,7 @@ fn tree(_: &Bench) -> Vec<Figure> {
 }
 
 /// The daemon's memory with many files visible, all of them looked up.
-fn memory(bench: &Bench) -> Vec<Figure> {
+pub(super) fn memory(bench: &Bench) -> Vec<Figure> {
     let many = bench.registry.artefacts().join("many");
     for at in 0..MANY {
         let dir = many.join(format!("d{}", at / 250));
