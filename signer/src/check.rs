@@ -299,17 +299,22 @@ fn artefact(
         finding.fix = fix;
         findings.push(finding);
     };
-    let fetched = match fetch::fetch(source, &options.fetch, &places.artefacts()) {
+    let beside = Path::new(recipe.file()).parent().unwrap_or(Path::new("."));
+    let fetched = match fetch::fetch(source, &options.fetch, beside, &places.artefacts()) {
         Ok(fetched) => fetched,
         Err(error) => {
             let (rule, part) = match &error {
                 fetch::FetchError::Digest { .. } => (&rules::DIGEST, ".sha256"),
+                fetch::FetchError::Source(error) if error.is_moved_tag() => (&rules::TAG_MOVED, ".commit"),
                 _ => (&rules::FETCH, ".url"),
             };
             refuse(rule, part, chain(&error), error.fix());
             return None;
         }
     };
+    for note in &fetched.notes {
+        refuse(&rules::SOURCE, ".url", note.clone(), None);
+    }
     let file = match File::open(&fetched.path) {
         Ok(file) => file,
         Err(error) => {
@@ -388,10 +393,17 @@ pub(crate) fn carried(
     let inventory = Inventory::read(tree, &mut content);
     let capabilities = Capabilities::read(tree, None, &mut content);
     inventory.check(recipe, field, policy, findings);
-    let native = dependencies::native(tree, spool).into_iter().map(|(subject, message)| {
+    let native = dependencies::native(tree, spool);
+    if recipe.runs_anywhere(field)
+        && let Some(path) = dependencies::for_one_platform(&native)
+    {
+        let message = format!("is said to run anywhere, but {path} is machine code for one platform");
+        let finding = rules::NATIVE_PLATFORM.find(field, message).fix("add platform, such as linux/amd64");
+        findings.push(finding.at(recipe.file(), Some(recipe.place(field))));
+    }
+    findings.extend_bounded(native.into_iter().map(|(subject, message)| {
         rules::NATIVE_CODE.find(&subject, message).at(recipe.file(), Some(recipe.place(field)))
-    });
-    findings.extend_bounded(native);
+    }));
     capabilities.check(recipe, field, findings);
     Carried { inventory, capabilities }
 }

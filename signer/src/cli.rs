@@ -63,7 +63,7 @@ enum Command {
     Trust(keys::Trust),
     /// Check a recipe: its fields, its artefact, what is in it, and how that is started
     Check(check::Check),
-    /// Write a folder as a .tar that has the same digest everywhere
+    /// Write a folder, a package of npm or PyPI, or a git tag as a .tar that has the same digest everywhere
     Bundle(bundle::Bundle),
     /// Check, sign and publish a recipe: the whole way
     Release(publish::ReleaseArgs),

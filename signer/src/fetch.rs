@@ -22,11 +22,13 @@ use std::time::Duration;
 use mcpfs_trust::digest::{Digest, Hasher};
 use url::Url;
 
+use crate::bundle::{self as source, Order, Registry, Source, SourceError, Tools};
 use crate::recipe::ArtefactSource;
 
 pub use address::{AllowedHost, BadHost, Network};
 pub use bundle::{BundleError, bundle};
-pub(crate) use http::install_crypto;
+pub(crate) use http::{install_crypto, resolve};
+pub(crate) use local::{folder_beneath, read_beneath};
 
 /// Where artefacts may come from, and how much and how long.
 #[derive(Debug, Clone)]
@@ -41,6 +43,10 @@ pub struct FetchPolicy {
     pub networks: Vec<Network>,
     /// Further certificate authorities, PEM.
     pub authorities: Vec<Vec<u8>>,
+    /// Registries that recipes may name packages of; none by default.
+    pub registries: Vec<Registry>,
+    /// How npm, pip and git run.
+    pub tools: Tools,
     /// Largest artefact, bytes.
     pub limit: u64,
     /// Longest time for one artefact.
@@ -56,6 +62,8 @@ impl Default for FetchPolicy {
             hosts: Vec::new(),
             networks: Vec::new(),
             authorities: Vec::new(),
+            registries: Vec::new(),
+            tools: Tools::default(),
             limit: 2 << 30,
             deadline: Duration::from_secs(15 * 60),
         }
@@ -69,6 +77,8 @@ pub struct Fetched {
     pub path: PathBuf,
     /// Its size, bytes.
     pub size: u64,
+    /// What its source says of itself, such as who signed a tag.
+    pub notes: Vec<String>,
 }
 
 /// Why an artefact is not fetched.
@@ -112,6 +122,9 @@ pub enum FetchError {
     /// A folder that cannot be bundled.
     #[error("the folder cannot be bundled")]
     Bundle(#[source] BundleError),
+    /// A package or a commit that cannot be bundled.
+    #[error("the source cannot be bundled")]
+    Source(#[source] SourceError),
     /// The transfer failed.
     #[error("the transfer failed: {0}")]
     Transfer(String),
@@ -134,19 +147,29 @@ impl FetchError {
             Self::Digest { found, .. } => Some(format!(
                 "if the new content was reviewed, set artefact.sha256 to {found}; if not, find out who changed it"
             )),
+            Self::Source(error) => error.fix(),
             Self::TooLarge(_) => Some("ship only what the server needs at run time".to_owned()),
             _ => None,
         }
     }
 }
 
-/// Fetches `source` into `folder`, under the name of its digest.
+/// Fetches `source` into `folder`, under the name of its digest; the lockfile that it may name
+/// lies in `beside`, the recipe's folder.
 ///
 /// Must not be called from within an async runtime: it drives its own.
 ///
 /// # Errors
 /// The first reason to refuse it; nothing is left in `folder` then.
-pub fn fetch(source: &ArtefactSource, policy: &FetchPolicy, folder: &Path) -> Result<Fetched, FetchError> {
+pub fn fetch(
+    source: &ArtefactSource,
+    policy: &FetchPolicy,
+    beside: &Path,
+    folder: &Path,
+) -> Result<Fetched, FetchError> {
+    if Source::is_one(&source.url) {
+        return build(source, policy, beside, folder);
+    }
     let url = Url::parse(&source.url).map_err(|_| FetchError::Url(source.url.clone()))?;
     let mut sink = Sink::new(folder, source, policy)?;
     if let Some(named) = &policy.by_digest {
@@ -162,6 +185,29 @@ pub fn fetch(source: &ArtefactSource, policy: &FetchPolicy, folder: &Path) -> Re
         scheme => return Err(FetchError::Scheme { scheme: scheme.to_owned() }),
     }
     sink.finish()
+}
+
+/// Builds the bundle of a package or a commit; its digest must be the pinned one.
+fn build(source: &ArtefactSource, policy: &FetchPolicy, beside: &Path, folder: &Path) -> Result<Fetched, FetchError> {
+    let named: Source = source.url.parse().map_err(FetchError::Source)?;
+    let lock = source.inputs.lock.as_deref().map(|lock| read_beneath(beside, lock, source::LOCK_BYTES)).transpose()?;
+    let inputs = &source.inputs;
+    let order = Order {
+        source: &named,
+        platform: &source.platform,
+        lock: lock.as_deref(),
+        commit: inputs.commit.as_ref(),
+        submodules: inputs.submodules,
+        python: inputs.python,
+    };
+    let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;
+    let built = gathered.folder().map_err(FetchError::Source)?;
+    let mut sink = Sink::new(folder, source, policy)?;
+    bundle::bundle_into(&built.folder, |bytes| sink.write(bytes)).map_err(|error| match error {
+        bundle::Failed::Sink(error) => error,
+        bundle::Failed::Folder(error) => FetchError::Bundle(error),
+    })?;
+    Ok(Fetched { notes: built.notes, ..sink.finish()? })
 }
 
 /// Takes an artefact's bytes: bounded, hashed, written, shown.
@@ -215,7 +261,7 @@ impl<'a> Sink<'a> {
         }
         let path = self.folder.join(found.to_string());
         self.file.persist(&path).map_err(|error| at(&path)(error.error))?;
-        Ok(Fetched { path, size: self.written })
+        Ok(Fetched { path, size: self.written, notes: Vec::new() })
     }
 }
 

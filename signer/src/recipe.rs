@@ -20,6 +20,8 @@ use mcpfs_trust::name::{Platform, RegistryName, ServerName, Version};
 use mcpfs_trust::release::{Artefact, Artefacts, BadField, Credential, Launch, Release, Sandbox, Source, TreeSummary};
 use mcpfs_trust::time::{Date, Timestamp};
 
+use crate::bundle::Inputs;
+
 /// A parsed recipe. Every field obeys its rules; [`Recipe::parse`] is the only way to make one.
 #[derive(Debug, Clone, schemars::JsonSchema)]
 #[schemars(deny_unknown_fields, title = "mcpfs recipe")]
@@ -72,6 +74,8 @@ pub struct ArtefactSource {
     pub url: String,
     /// The pinned digest of the file.
     pub sha256: Digest,
+    /// What a package or a commit is bundled with.
+    pub inputs: Inputs,
 }
 
 /// An artefact as the recipe writes it.
@@ -79,12 +83,23 @@ pub struct ArtefactSource {
 #[schemars(deny_unknown_fields, rename = "Artefact")]
 #[allow(dead_code)] // Only its schema is used: the reader collects errors with lines, which serde cannot.
 struct ArtefactField {
-    /// `https://…` or `file:…` in this version; also oci:, git+https:, npm: and pypi: are reserved.
+    /// `https://…`, `file:…`, `npm:NAME@VERSION`, `pypi:NAME==VERSION`, `git+https://HOST/REPOSITORY#TAG`
+    /// or `git+file:PATH#TAG`; also oci: is reserved.
     url: String,
     /// SHA-256 of the file, 64 lowercase hexadecimal digits.
     sha256: Digest,
     /// Such as `linux/amd64`; `any` by default.
     platform: Option<Platform>,
+    /// Of git: the full id of the commit that the tag points to.
+    #[schemars(regex(pattern = r"^([0-9a-f]{40}|[0-9a-f]{64})$"))]
+    commit: Option<String>,
+    /// Of git: fetch submodules too.
+    submodules: Option<bool>,
+    /// Of npm and PyPI: the lockfile, a path below the recipe's folder.
+    lock: Option<String>,
+    /// Of PyPI: the Python that it is for, such as "3.11".
+    #[schemars(regex(pattern = r"^3\.[0-9]{1,2}$"))]
+    python: Option<String>,
 }
 
 /// One artefact, or several by platform.
@@ -222,6 +237,12 @@ impl Recipe {
     pub fn artefact_field(&self, index: usize) -> String {
         let field = format!("artefact[{index}]");
         if self.places.contains_key(&field) { field } else { "artefact".to_owned() }
+    }
+
+    /// Whether the artefact at this path (see [`Recipe::artefact_field`]) is for any platform.
+    pub(crate) fn runs_anywhere(&self, field: &str) -> bool {
+        let mut named = self.artefact.iter().enumerate().filter(|(index, _)| self.artefact_field(*index) == field);
+        named.any(|(_, artefact)| artefact.platform.is_any())
     }
 
     /// The file's name as it was given to [`Recipe::parse`].

@@ -11,6 +11,7 @@ use mcpfs_tests::suite::Suite;
 mod advisories;
 mod attacks;
 mod audit;
+mod bundles;
 mod capabilities;
 mod check;
 mod clients;
@@ -20,6 +21,7 @@ mod docs;
 mod errno;
 mod exposure;
 mod flip;
+mod git_tags;
 mod host;
 mod hostile;
 mod keeping;
@@ -81,7 +83,10 @@ fn main() -> ExitCode {
     store::register(&mut suite);
     zoo::register(&mut suite);
     keeping::register(&mut suite);
+    bundles::register(&mut suite);
+    git_tags::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
+    bundles::drop_registry();
     code
 }

@@ -24,6 +24,7 @@ pub mod cutting;
 pub mod faulty;
 pub mod fixture;
 pub mod forge;
+pub mod git;
 pub mod history;
 pub mod host;
 pub mod hsm;

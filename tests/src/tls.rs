@@ -108,7 +108,7 @@ fn openssl(dir: &Path) -> Run {
 
 const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
-fn make_authority(dir: &Path) {
+pub(crate) fn make_authority(dir: &Path) {
     openssl(dir)
         .args(["req", "-x509", "-days", "2", "-subj", "/CN=private authority", "-keyout", "ca.key", "-out", "ca.pem"])
         .args(["-addext", "keyUsage=critical,keyCertSign"])
@@ -116,7 +116,7 @@ fn make_authority(dir: &Path) {
         .ok();
 }
 
-fn issue(dir: &Path, name: &str, extensions: &str) {
+pub(crate) fn issue(dir: &Path, name: &str, extensions: &str) {
     let file = |ending: &str| format!("{name}.{ending}");
     let extensions = format!("basicConstraints=CA:FALSE\n{extensions}");
     std::fs::write(dir.join(file("ext")), extensions).expect("own directory");

@@ -366,7 +366,7 @@ impl Inventory {
 }
 
 /// Machine code by its first bytes or its name, wherever it lies.
-pub(super) fn native(tree: &Tree, spool: &Spool) -> Vec<(String, String)> {
+pub(crate) fn native(tree: &Tree, spool: &Spool) -> Vec<(String, String)> {
     let found = (1..tree.len()).map(NodeId).filter_map(|id| {
         let node = tree.node(id)?;
         let Kind::File { sha256, .. } = node.kind else { return None };
@@ -376,13 +376,21 @@ pub(super) fn native(tree: &Tree, spool: &Spool) -> Vec<(String, String)> {
             (true, b"\x7fELF") => "ELF machine code",
             (true, [0xcf | 0xce, 0xfa, 0xed, 0xfe]) => "Mach-O machine code",
             (true, [b'M', b'Z', ..]) => "Windows machine code",
-            (true, b"\0asm") => "WebAssembly",
+            (true, b"\0asm") => WEB_ASSEMBLY,
             _ if node.name.ends_with(".node") => "a native module by its name",
             _ => return None,
         };
         Some((tree.path(id), format!("is {what}, which no reviewer can read")))
     });
     found.collect()
+}
+
+/// Machine code that runs anywhere.
+const WEB_ASSEMBLY: &str = "WebAssembly";
+
+/// The path of the first machine code that runs on one platform only.
+pub(crate) fn for_one_platform(native: &[(String, String)]) -> Option<&str> {
+    native.iter().find(|(_, message)| !message.contains(WEB_ASSEMBLY)).map(|(path, _)| path.as_str())
 }
 
 /// `…/node_modules/x` or `…/node_modules/@scope/x`.
@@ -400,6 +408,34 @@ fn lockfile(bytes: &[u8]) -> Result<Lockfile, String> {
         return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
     }
     serde_json::from_slice(bytes).map_err(|error| format!("is not a lockfile of version 2 or 3: {error}"))
+}
+
+/// A package as a lockfile of npm lists it.
+pub(crate) fn npm_package(
+    name: &str,
+    version: Option<&str>,
+    licence: Option<&serde_json::Value>,
+    install_script: bool,
+) -> Package {
+    Package {
+        ecosystem: Ecosystem::Npm,
+        name: bounded(name),
+        version: bounded(version.unwrap_or(UNKNOWN)),
+        licence: licence.and_then(npm_licence).map(|text| bounded(&text)),
+        install_script,
+    }
+}
+
+/// A package as the `METADATA` of a wheel names it.
+pub(crate) fn wheel_package(metadata: &str) -> Option<Package> {
+    let (name, version, licence) = wheel(metadata)?;
+    Some(Package {
+        ecosystem: Ecosystem::Pypi,
+        name: bounded(&name),
+        version: bounded(&version),
+        licence: licence.map(|text| bounded(&text)),
+        install_script: false,
+    })
 }
 
 /// `"MIT"`, or the older `{"type": "MIT"}`.

@@ -43,6 +43,8 @@ rules! {
     PLAIN_HTTP = "plain-http", Warning, "Artefacts come over https.";
     FETCH = "fetch", Error, "The artefact can be fetched from an allowed place.";
     DIGEST = "digest", Error, "The artefact has the pinned digest.";
+    TAG_MOVED = "tag-moved", Error, "The tag of a git artefact points to the pinned commit.";
+    SOURCE = "source", Note, "What a bundled package or commit says of itself is for the reviewer.";
     ARCHIVE = "archive", Error, "The artefact is an archive that has one meaning, within limits.";
     BUNDLE_MANIFEST = "bundle-manifest", Error, "The manifest of an .mcpb gives the launch that the recipe leaves out.";
     BUNDLE_UNREAD = "bundle-unread", Warning, "The manifest of an .mcpb is readable, also where the recipe has a launch of its own.";
@@ -78,6 +80,7 @@ rules! {
     ADVISORIES_SNAPSHOT = "advisories-snapshot", Error, "A snapshot of advisories is pinned, readable, not empty and not too old.";
     ADVISORIES_UNKNOWN = "advisories-unknown", Error, "A look-up of advisories was answered, for every package.";
     ADVISORIES_UNCOVERED = "advisories-uncovered", Error, "Where advisories are asked, the packages of every ecosystem are asked about.";
+    NATIVE_PLATFORM = "native-platform", Warning, "An artefact with machine code is for a named platform.";
     POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
     POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
     POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";

@@ -11,6 +11,7 @@ use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::time::Timestamp;
 
 use super::Cli;
+use crate::bundle::{Registry, Tools};
 use crate::check::advisories::{Asking, Program};
 use crate::check::{CheckOptions, Lookups};
 use crate::fetch::{AllowedHost, FetchPolicy, Network};
@@ -44,6 +45,42 @@ pub(super) struct FetchArgs {
     /// A further certificate authority (PEM); may be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
+    /// A registry that recipes may name packages of; where it is, npm's and pip's own
+    /// configuration says; may be repeated
+    #[arg(long, value_name = "KIND", value_enum)]
+    allow_registry: Vec<Registry>,
+    /// npm's configuration (.npmrc), beside that of the system
+    #[arg(long, value_name = "FILE")]
+    npmrc: Option<PathBuf>,
+    /// pip's configuration (pip.conf), beside that of the system
+    #[arg(long, value_name = "FILE")]
+    pip_conf: Option<PathBuf>,
+    /// Who may sign git tags, as ssh-keygen writes it; every tag must then be signed by one of them
+    #[arg(long, value_name = "FILE")]
+    allowed_signers: Option<PathBuf>,
+    /// Run npm, pip and git without a sandbox, where bubblewrap cannot make one
+    #[arg(long)]
+    no_sandbox: bool,
+}
+
+impl FetchArgs {
+    pub(super) fn policy(&self) -> anyhow::Result<FetchPolicy> {
+        let read = |path: &PathBuf| files::read_bounded(path, 1 << 20);
+        Ok(FetchPolicy {
+            file_root: self.file_root.clone(),
+            hosts: self.allow_host.clone(),
+            networks: self.allow_network.clone(),
+            authorities: self.ca_file.iter().map(read).collect::<Result<_, _>>()?,
+            registries: self.allow_registry.clone(),
+            tools: Tools {
+                npmrc: self.npmrc.clone(),
+                pip_conf: self.pip_conf.clone(),
+                allowed_signers: self.allowed_signers.clone(),
+                sandbox: !self.no_sandbox,
+            },
+            ..FetchPolicy::default()
+        })
+    }
 }
 
 /// The company's own demands.
@@ -155,14 +192,7 @@ pub(super) fn options(
     registry: Option<RegistryName>,
     known: KnownChunks,
 ) -> anyhow::Result<CheckOptions> {
-    let read = |path: &PathBuf| files::read_bounded(path, 1 << 20);
-    let fetch = FetchPolicy {
-        file_root: args.file_root.clone(),
-        hosts: args.allow_host.clone(),
-        networks: args.allow_network.clone(),
-        authorities: args.ca_file.iter().map(read).collect::<Result<_, _>>()?,
-        ..FetchPolicy::default()
-    };
+    let fetch = args.policy()?;
     Ok(CheckOptions {
         registry,
         fetch,

@@ -27,6 +27,15 @@ pub(super) fn fetch(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Resu
     })
 }
 
+/// The addresses that `url` may be asked at; for a program that connects by itself.
+pub(crate) fn resolve(url: &Url, policy: &FetchPolicy) -> Result<Vec<SocketAddr>, FetchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| FetchError::Transfer(error.to_string()))?;
+    runtime.block_on(addresses(url, policy))
+}
+
 async fn transfer(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
     let mut response = follow(url, policy).await?;
     if response.content_length().is_some_and(|size| size > policy.limit) {

@@ -15,19 +15,7 @@ use super::{FetchError, FetchPolicy, Sink, at};
 
 /// Copies the file, or bundles the folder, that `url` names.
 pub(super) fn fetch(url: &str, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
-    let Some(root) = &policy.file_root else {
-        return Err(FetchError::Local(
-            "file: artefacts need a folder that they may come from: add --file-root FOLDER".to_owned(),
-        ));
-    };
-    let root = root.canonicalize().map_err(at(root))?;
-    let below = below(url, &root)?;
-    let folder = File::open(&root).map_err(at(&root))?;
-    let path = root.join(&below);
-    let file = open_beneath(&folder, &below).map_err(|error| match error.kind() {
-        io::ErrorKind::CrossesDevices => outside(&path, &root),
-        _ => at(&path)(error),
-    })?;
+    let (file, path) = open(url, policy)?;
     let metadata = file.metadata().map_err(at(&path))?;
     if metadata.is_dir() {
         // Through the descriptor: the folder that was checked is the one that is read.
@@ -41,6 +29,50 @@ pub(super) fn fetch(url: &str, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Res
         return Err(FetchError::Local(format!("{} is neither a file nor a folder", path.display())));
     }
     sink.copy(file, &path)
+}
+
+/// The folder below the operator's root that a `file:` URL names, as its real path.
+pub(crate) fn folder_beneath(url: &str, policy: &FetchPolicy) -> Result<PathBuf, FetchError> {
+    let (file, path) = open(url, policy)?;
+    match file.metadata().map_err(at(&path))?.is_dir() {
+        true => Ok(path.canonicalize().map_err(at(&path))?),
+        false => Err(FetchError::Local(format!("{} is not a folder", path.display()))),
+    }
+}
+
+/// A small text beside a recipe, below the recipe's own folder.
+pub(crate) fn read_beneath(root: &Path, name: &str, limit: u64) -> Result<String, FetchError> {
+    let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+    let path = root.join(name);
+    let folder = File::open(root).map_err(at(root))?;
+    let file = open_beneath(&folder, Path::new(name)).map_err(at(&path))?;
+    if !file.metadata().map_err(at(&path))?.is_file() {
+        return Err(FetchError::Local(format!("{} is not a file", path.display())));
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, limit + 1), &mut bytes).map_err(at(&path))?;
+    if bytes.len() as u64 > limit {
+        return Err(FetchError::TooLarge(limit));
+    }
+    String::from_utf8(bytes).map_err(|_| FetchError::Local(format!("{} is not UTF-8", path.display())))
+}
+
+/// Opens what a `file:` URL names, below the operator's root.
+fn open(url: &str, policy: &FetchPolicy) -> Result<(File, PathBuf), FetchError> {
+    let Some(root) = &policy.file_root else {
+        return Err(FetchError::Local(
+            "file: artefacts need a folder that they may come from: add --file-root FOLDER".to_owned(),
+        ));
+    };
+    let root = root.canonicalize().map_err(at(root))?;
+    let below = below(url, &root)?;
+    let folder = File::open(&root).map_err(at(&root))?;
+    let path = root.join(&below);
+    let file = open_beneath(&folder, &below).map_err(|error| match error.kind() {
+        io::ErrorKind::CrossesDevices => outside(&path, &root),
+        _ => at(&path)(error),
+    })?;
+    Ok((file, path))
 }
 
 fn open_beneath(root: &File, below: &Path) -> io::Result<File> {

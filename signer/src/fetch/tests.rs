@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::address::is_public;
 use super::*;
+use crate::bundle::Inputs;
 
 /// A server on loopback that answers by path; it ends with the test's process.
 fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> u16 {
@@ -31,7 +32,12 @@ fn reply(stream: &mut TcpStream, head: &str, body: &[u8]) {
 }
 
 fn source(url: &str, content: &[u8]) -> ArtefactSource {
-    ArtefactSource { platform: mcpfs_trust::name::Platform::any(), url: url.to_owned(), sha256: Digest::of(content) }
+    ArtefactSource {
+        platform: mcpfs_trust::name::Platform::any(),
+        url: url.to_owned(),
+        sha256: Digest::of(content),
+        inputs: Inputs::default(),
+    }
 }
 
 fn listed(port: u16) -> FetchPolicy {
@@ -41,7 +47,7 @@ fn listed(port: u16) -> FetchPolicy {
 /// Fetches into a fresh folder; on an error nothing may be left there.
 fn get(url: &str, content: &[u8], policy: &FetchPolicy) -> Result<u64, String> {
     let folder = tempfile::tempdir().unwrap();
-    match fetch(&source(url, content), policy, folder.path()) {
+    match fetch(&source(url, content), policy, folder.path(), folder.path()) {
         Ok(fetched) => {
             assert_eq!(fs::read(&fetched.path).unwrap(), content);
             assert_eq!(fetched.path, folder.path().join(Digest::of(content).to_string()));

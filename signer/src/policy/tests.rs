@@ -122,7 +122,10 @@ fn hosts_are_compared_whole() {
     assert!(at("a.example.com", "https://a.example.com/x.tar"));
     assert!(at("A.example.com", "oci://a.example.com/x"));
     assert!(at("a.example.com:5000", "https://a.example.com:5000/x"));
-    assert!(at("npm:", "npm:left-pad"));
+    assert!(at("npm:", "npm:left-pad@1.3.0\n  lock: x.lock.json"));
+    let git = "'git+https://a.example.com/x.git#v1'\n  commit: 0123456789abcdef0123456789abcdef01234567";
+    assert!(at("a.example.com", git));
+    assert!(!at("b.example.com", git));
     assert!(!at("a.example.com", "https://a.example.com.evil.org/x"));
     assert!(!at("example.com", "https://a.example.com/x"));
     assert!(!at("a.example.com", "https://a.example.com:8443/x"));

@@ -11,6 +11,7 @@ use url::Url;
 use super::fields::{Fields, Reading};
 use super::yaml::{self, Node, Value};
 use super::{ArtefactSource, Position, Problem, Recipe};
+use crate::bundle::{CommitId, Inputs, PythonVersion, Registry, Source};
 
 pub(super) const RECIPE: &[&str] = &[
     "name",
@@ -28,13 +29,13 @@ pub(super) const RECIPE: &[&str] = &[
     "sandbox",
     "signature",
 ];
-pub(super) const ARTEFACT: &[&str] = &["url", "sha256", "platform"];
+pub(super) const ARTEFACT: &[&str] = &["url", "sha256", "platform", "commit", "submodules", "lock", "python"];
 pub(super) const LAUNCH: &[&str] = &["command", "args", "env", "accept_args", "runtime", "platform"];
 pub(super) const CREDENTIAL: &[&str] = &["env", "file", "ref", "scope"];
 pub(super) const SANDBOX: &[&str] = &["network", "read", "write"];
 
 /// The URL schemes a recipe may name. Which of them a signer can fetch is its own matter.
-const SCHEMES: &[&str] = &["https", "http", "file", "oci", "git+https", "npm", "pypi"];
+const SCHEMES: &[&str] = &["https", "http", "file", "oci", "git+https", "git+file", "npm", "pypi"];
 
 /// Reads a recipe, or everything that is wrong with it.
 pub(super) fn read(text: &str, file: &str) -> Result<Recipe, Vec<Problem>> {
@@ -172,7 +173,69 @@ fn artefact(reading: &mut Reading, node: &Node, field: &str) -> Option<Named> {
     let url = required(&fields, "url", reading, artefact_url);
     let sha256 = required(&fields, "sha256", reading, Reading::parsed::<Digest>);
     let platform = optional(&fields, "platform", reading, Reading::parsed::<Platform>);
-    Some((ArtefactSource { platform: Platform::any(), url: url?, sha256: sha256? }, platform))
+    let commit = optional(&fields, "commit", reading, Reading::parsed::<CommitId>);
+    let lock = optional(&fields, "lock", reading, lockfile);
+    let python = optional(&fields, "python", reading, Reading::parsed::<PythonVersion>);
+    let submodules = optional(&fields, "submodules", reading, |reading, node, field| match &node.value {
+        Value::Bool(wanted) => Some(*wanted),
+        other => {
+            reading.problem(node.at, field, format!("expected true or false, found {}", other.kind()));
+            None
+        }
+    });
+    let inputs = Inputs { commit, submodules: submodules == Some(true), lock, python };
+    let url = url?;
+    inputs_fit(reading, node, field, &url, &inputs, &fields);
+    Some((ArtefactSource { platform: Platform::any(), url, sha256: sha256?, inputs }, platform))
+}
+
+/// A path of plain names below the recipe's folder.
+fn lockfile(reading: &mut Reading, node: &Node, field: &str) -> Option<String> {
+    let text = reading.text(node, field)?;
+    if text.split('/').all(|part| mcpfs_trust::name::check_file_name(part).is_ok()) {
+        return Some(text);
+    }
+    reading.problem(node.at, field, "not a path below the recipe's folder, such as NAME.lock.json");
+    None
+}
+
+/// Each kind of source has the fields that pin it, and no others.
+fn inputs_fit(reading: &mut Reading, node: &Node, field: &str, url: &str, inputs: &Inputs, fields: &Fields) {
+    let source = match Source::is_one(url) {
+        true => match url.parse::<Source>() {
+            Ok(source) => Some(source),
+            Err(error) => {
+                let at = fields.optional("url").map_or(node.at, |url| url.at);
+                return reading.problem(at, &fields.path("url"), error.to_string());
+            }
+        },
+        false => None,
+    };
+    let registry = source.as_ref().and_then(Source::registry);
+    let git = source.is_some() && registry.is_none();
+    let wanted = [
+        ("commit", git, inputs.commit.is_some(), "the full id of the tag's commit"),
+        ("lock", registry.is_some(), inputs.lock.is_some(), "the lockfile that `bundle` writes"),
+        (
+            "python",
+            registry == Some(Registry::Pypi),
+            inputs.python.is_some(),
+            "the version of Python, such as \"3.11\"",
+        ),
+    ];
+    if let Some(node) = fields.optional("submodules").filter(|_| !git) {
+        reading.problem(node.at, field, "submodules does not belong to an artefact of this kind");
+    }
+    for (name, needed, given, what) in wanted {
+        let there = fields.optional(name);
+        match (needed, there) {
+            (true, None) => reading.problem(node.at, &fields.path(name), format!("missing: {what}")),
+            (false, Some(node)) if given => {
+                reading.problem(node.at, field, format!("{name} does not belong to an artefact of this kind"));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn artefact_url(reading: &mut Reading, node: &Node, field: &str) -> Option<String> {

@@ -120,7 +120,7 @@ servers/x.yaml:5:8: scope: expected a list, found a text
 servers/x.yaml:7:1: unknown field \"lawfull_basis\": did you mean lawful_basis?
 servers/x.yaml:8:14: reviewed_at: not a date such as 2026-04-15
 servers/x.yaml:9:1: reviewers: must not be empty
-servers/x.yaml:11:8: artefact.url: scheme \"ftp\" is not one of: https, http, file, oci, git+https, npm, pypi
+servers/x.yaml:11:8: artefact.url: scheme \"ftp\" is not one of: https, http, file, oci, git+https, git+file, npm, pypi
 servers/x.yaml:12:11: artefact.sha256: not a SHA-256 digest (64 lowercase hexadecimal digits): \"3f9a...\"
 servers/x.yaml:14:3: launch: unknown field \"comand\": did you mean command?
 servers/x.yaml:14:3: launch.command: missing
@@ -277,4 +277,44 @@ fn the_schema_is_frozen() {
         std::fs::write(path, json_schema()).unwrap();
     }
     assert_eq!(std::fs::read_to_string(path).unwrap(), json_schema(), "the schema changed: see UPDATE_SCHEMA above");
+}
+
+#[test]
+fn sources_have_what_pins_them() {
+    let artefact = |fields: &str| {
+        let text = minimal("");
+        let (before, after) = text.split_once("artefact: {url: 'file:x.tar'").unwrap();
+        format!("{before}artefact: {{{fields}{after}")
+    };
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    for good in [
+        "url: 'npm:@s/x@1.0.0', lock: x.lock.json",
+        "url: npm:x@1.0.0, lock: locks/x.json, platform: linux/arm64",
+        "url: pypi:x==1.0, lock: x.lock.txt, python: 3.11",
+        &format!("url: 'git+https://git.example.com/x.git#v1', commit: {commit}"),
+        &format!("url: 'git+file:x.git#v1', commit: '{commit}'"),
+    ] {
+        assert!(Recipe::parse(&artefact(good), "x.yaml").is_ok(), "{good}");
+    }
+    let recipe = Recipe::parse(&artefact("url: pypi:x==1.0, lock: a/b.txt, python: 3.11"), "x.yaml").unwrap();
+    let inputs = &recipe.artefact[0].inputs;
+    assert_eq!(inputs.lock.as_deref(), Some("a/b.txt"));
+    assert_eq!(inputs.python.unwrap().to_string(), "3.11");
+    for (bad, says) in [
+        ("url: npm:x@1.0.0", "artefact.lock: missing: the lockfile"),
+        ("url: npm:x@^1, lock: x", "artefact.url: \"npm:x@^1\" is not a source"),
+        ("url: npm:x@1.0.0, lock: ../x", "artefact.lock: not a path below the recipe's folder"),
+        ("url: npm:x@1.0.0, lock: /x", "artefact.lock: not a path below"),
+        ("url: npm:x@1.0.0, lock: x, python: 3.11", "artefact: python does not belong to"),
+        ("url: pypi:x==1.0, lock: x", "artefact.python: missing: the version of Python"),
+        ("url: pypi:x==1.0, lock: x, python: 3", "artefact.python: \"3\" is not a version"),
+        ("url: 'git+https://git.example.com/x'", "is not a source"),
+        ("url: 'git+https://git.example.com/x#v1'", "artefact.commit: missing: the full id"),
+        ("url: 'git+https://git.example.com/x#v1', commit: abc", "is not the full id of a commit"),
+        ("url: 'file:x.tar', commit: 0123456789abcdef0123456789abcdef01234567", "artefact: commit does not belong"),
+        ("url: 'https://example.com/x.tar', lock: x", "artefact: lock does not belong"),
+    ] {
+        let said = errors(&artefact(bad));
+        assert!(said.contains(says), "{bad}: {said}");
+    }
 }

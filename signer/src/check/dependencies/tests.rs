@@ -126,6 +126,7 @@ fn machine_code_is_told_by_content() {
     assert_eq!(
         said,
         [
+            "artefact: is said to run anywhere, but lib/addon.node is machine code for one platform [native-platform]",
             "lib/addon.node: is a native module by its name, which no reviewer can read [native-code]",
             "lib/readme.txt: is ELF machine code, which no reviewer can read [native-code]",
         ]
