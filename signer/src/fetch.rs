@@ -167,7 +167,8 @@ pub fn fetch(
     beside: &Path,
     folder: &Path,
 ) -> Result<Fetched, FetchError> {
-    if Source::is_one(&source.url) {
+    // What is at hand by its digest is not built again: a rebuild has no network and no lock.
+    if policy.by_digest.is_none() && Source::is_one(&source.url) {
         return build(source, policy, beside, folder);
     }
     let url = Url::parse(&source.url).map_err(|_| FetchError::Url(source.url.clone()))?;

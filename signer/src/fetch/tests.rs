@@ -318,3 +318,15 @@ fn what_a_bundle_cannot_hold() {
     fs::write(folder.path().join(name), "").unwrap();
     assert!(bundle(folder.path(), Vec::new()).unwrap_err().to_string().contains("not UTF-8"));
 }
+
+#[test]
+fn what_is_named_by_its_digest_is_not_built_again() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(Digest::of(b"bundle").to_string()), b"bundle").unwrap();
+    let policy = FetchPolicy { by_digest: Some(folder.path().to_owned()), ..FetchPolicy::default() };
+    for url in ["npm:x@1.0.0", "pypi:x==1.0", "git+https://git.example.com/x.git#v1"] {
+        assert_eq!(get(url, b"bundle", &policy), Ok(6), "{url}");
+    }
+    let refused = get("npm:x@1.0.0", b"bundle", &FetchPolicy::default());
+    assert_eq!(refused.unwrap_err(), "the source cannot be bundled");
+}
