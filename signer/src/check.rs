@@ -418,7 +418,7 @@ pub(crate) use content::check as content_again;
 pub(crate) use launch::{of_artefact as launch_again, settle as settle_again};
 
 /// An error and its reasons in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

@@ -5,6 +5,7 @@
 mod bundle;
 mod change;
 mod check;
+mod comment;
 mod deps;
 mod gc;
 mod inspect;
@@ -13,6 +14,7 @@ mod options;
 mod promote;
 mod publish;
 mod rebuild;
+mod serve;
 mod transfer;
 
 use std::io::Write as _;
@@ -23,11 +25,14 @@ use mcpfs_trust::entry::Status;
 use mcpfs_trust::error::VerifyError;
 use serde::Serialize;
 
+use crate::forge::ForgeError;
 use crate::key::{KeyError, Keyring};
+use crate::mirror::GitError;
 use crate::pin::Pins;
 use crate::policy;
 use crate::rebuild::RebuildError;
 use crate::release::ReleaseError;
+use crate::serve::ServeError;
 use crate::site::{SiteError, StoreError};
 use crate::trust_cmd::TrustError;
 
@@ -83,6 +88,10 @@ enum Command {
     BundleSite(transfer::BundleSite),
     /// Take a site's file in, verified before its head moves
     UnbundleSite(transfer::UnbundleSite),
+    /// Watch a protected branch, and sign and publish what is approved on it
+    Serve(serve::Serve),
+    /// Write a check's result on a pull request, or what was written before anew
+    Comment(comment::Comment),
     /// Show what a site says, verified on the way
     Inspect(inspect::Inspect),
     /// Find the servers of a site that carry a package
@@ -141,6 +150,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Rebuild(args) => rebuild::rebuild(cli, &mut keyring, args),
         Command::BundleSite(args) => transfer::bundle(cli, args),
         Command::UnbundleSite(args) => transfer::unbundle(cli, args),
+        Command::Serve(args) => serve::serve(cli, args),
+        Command::Comment(args) => comment::comment(cli, args),
         Command::Inspect(args) => inspect::inspect(cli, args),
         Command::Deps(args) => deps::deps(cli, args),
         Command::Schema { of } => {
@@ -182,6 +193,16 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         if matches!(cause.downcast_ref(), Some(KeyError::BadUri { .. })) || cause.is::<options::Usage>() {
             return 2;
         }
+        if matches!(cause.downcast_ref(), Some(ServeError::Config(_) | ServeError::Forge(_)))
+            || matches!(cause.downcast_ref(), Some(ForgeError::BadAddress(_)))
+        {
+            return 2;
+        }
+        if matches!(cause.downcast_ref(), Some(ForgeError::Unreachable(_) | ForgeError::RateLimited { .. }))
+            || cause.is::<GitError>()
+        {
+            return 3;
+        }
         if let Some(code) = site_error(cause).and_then(site_code) {
             return code;
         }
@@ -216,6 +237,9 @@ fn site_code(error: &SiteError) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod templates;
 
 #[cfg(test)]
 mod tests {

@@ -245,6 +245,11 @@ impl SignerState {
         Ok(Folding { taken, rows })
     }
 
+    /// Another file of a signer's memory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     fn journal(&self) -> PathBuf {
         self.folder.join("refused.jsonl")
     }

@@ -8,11 +8,11 @@
 //! end up in crash reports. The first source that exists decides; a bad PIN from it is not
 //! replaced by the next source's, since that would be a second try.
 
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cryptoki::types::AuthPin;
+
+use crate::secret::{self, SecretError};
 
 /// Longest PIN in bytes; tokens allow less.
 const PIN_BYTES: u64 = 256;
@@ -72,6 +72,13 @@ impl Pins {
         if pin.is_empty() { Err(not_typed(std::io::ErrorKind::UnexpectedEof.into())) } else { Ok(AuthPin::from(pin)) }
     }
 
+    /// What changes when somebody writes another PIN for the token; says nothing about the PIN.
+    pub(crate) fn stamp(&self, token: &str) -> Option<String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let facts = std::fs::metadata(self.path(token)?).ok()?;
+        Some(format!("{}-{}-{}-{}", facts.dev(), facts.ino(), facts.mtime(), facts.mtime_nsec()))
+    }
+
     /// The file that holds it, if a file does.
     fn path(&self, token: &str) -> Option<PathBuf> {
         // A label may hold anything; only a plain one can name a file here.
@@ -85,30 +92,12 @@ impl Pins {
 }
 
 fn read(path: &Path) -> Result<String, PinError> {
-    let unreadable = |source| PinError::Unreadable { path: path.to_owned(), source };
-    // NONBLOCK: a FIFO in its place must not hang the signer; it is refused below.
-    let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
-    let facts = file.metadata().map_err(unreadable)?;
-    let user = rustix::process::geteuid().as_raw();
-    let exposed = |problem| PinError::Exposed { path: path.to_owned(), problem, owner: user };
-    if !facts.is_file() {
-        return Err(exposed("is not a regular file"));
-    }
-    if facts.uid() != user && facts.uid() != 0 {
-        return Err(exposed("belongs to another user"));
-    }
-    if facts.mode() & 0o077 != 0 {
-        return Err(exposed("can be read or written by others"));
-    }
-    let mut text = String::with_capacity(PIN_BYTES as usize + 2);
-    file.take(PIN_BYTES + 2).read_to_string(&mut text).map_err(unreadable)?;
-    let pin = text.strip_suffix('\n').unwrap_or(&text);
-    let pin = pin.strip_suffix('\r').unwrap_or(pin);
-    if pin.is_empty() || pin.len() as u64 > PIN_BYTES || pin.contains(['\n', '\r', '\0']) {
-        return Err(PinError::NotAPin { path: path.to_owned() });
-    }
-    Ok(pin.to_owned())
+    let (path, owner) = (path.to_owned(), rustix::process::geteuid().as_raw());
+    secret::read_line(&path, PIN_BYTES).map_err(|error| match error {
+        SecretError::Unreadable { source, .. } => PinError::Unreadable { path, source },
+        SecretError::Exposed { problem, .. } => PinError::Exposed { path, problem, owner },
+        SecretError::NotALine { .. } => PinError::NotAPin { path },
+    })
 }
 
 #[cfg(test)]

@@ -59,6 +59,12 @@ impl Run {
         self
     }
 
+    /// Removes a variable.
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.command.env_remove(key);
+        self
+    }
+
     /// Removes all inherited variables.
     pub fn env_clear(mut self) -> Self {
         self.command.env_clear();

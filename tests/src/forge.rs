@@ -109,7 +109,8 @@ pub fn replace_bins(site: &Path, registry: &Registry, change: impl Fn(&mut Vec<V
     });
 }
 
-fn payload_sha256(envelope: &Value) -> String {
+/// The digest of an envelope's payload.
+pub fn payload_sha256(envelope: &Value) -> String {
     let bytes = STANDARD.decode(envelope["payload"].as_str().expect("a payload")).expect("base64");
     sha256(&bytes)
 }
