@@ -106,6 +106,7 @@ pub struct Capabilities {
     pub packages: BTreeMap<String, BTreeMap<Capability, Evidence>>,
     /// Files that could not be looked at whole, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub unread: Vec<(String, String)>,
     /// What was seen in each content, so that another tree need not look again.
     #[serde(skip)]

@@ -68,6 +68,7 @@ pub struct Package {
     pub licence: Option<String>,
     /// Whether it runs a script when it is installed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
     pub install_script: bool,
 }
 
