@@ -17,6 +17,7 @@ mod launch;
 pub mod record;
 pub mod report;
 pub(crate) mod rules;
+pub mod trial;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,6 +39,7 @@ use crate::policy::{Gate, Policy};
 use crate::recipe::{ArtefactSource, Recipe};
 use crate::site::Site;
 use crate::staging::{Places, StagedArtefact, Staging, StagingError};
+use crate::trial::TrialOptions;
 use crate::unpack::{self, Spool};
 
 pub use advisories::{Answers, Lookups};
@@ -47,6 +49,7 @@ pub use dependencies::{Ecosystem, Inventory};
 pub use finding::{Finding, Findings, Severity};
 pub use record::{CheckRecord, CheckedArtefact, Look, Observation, Verdict};
 pub use rules::{RULES, Rule, policy_digest};
+pub use trial::PlatformTrial;
 
 /// How to check.
 #[derive(Debug, Clone)]
@@ -67,6 +70,8 @@ pub struct CheckOptions {
     pub gate: Gate,
     /// Where known vulnerabilities are looked up.
     pub lookups: Lookups,
+    /// How to try the server out; `None` to start nothing.
+    pub trial: Option<TrialOptions>,
 }
 
 /// A site, and what it is verified by.
@@ -95,6 +100,8 @@ pub struct Checked {
     pub capabilities: Vec<(Platform, Capabilities)>,
     /// What is known of their vulnerabilities.
     pub answers: Answers,
+    /// What trials showed, by platform.
+    pub trials: Vec<PlatformTrial>,
     /// The files that the verdict rests on besides recipe and artefacts, with their digests.
     pub sources: Vec<String>,
     /// What was looked at that signing does not look at again.
@@ -157,6 +164,12 @@ fn into(file: &Path, folder: &Path, options: &CheckOptions, keep: bool) -> Resul
     places.make()?;
     let staging = stage(&bytes, &shown, folder, options, &mut checked)?;
     compare(options, &mut checked, staging.as_ref());
+    if let (Some(recipe), Some(how)) = (&checked.recipe, &options.trial) {
+        let artefacts = staging.as_ref().map_or(&checked.measured, |staging| &staging.artefacts);
+        let about = trial::About { recipe, artefacts, folder, published: options.published.as_ref() };
+        checked.trials = trial::make(&about, how, &mut checked.findings);
+        checked.observations.extend(trial::observation(&checked.trials));
+    }
     checked.sources = options.gate.sources();
     if let Some(recipe) = &checked.recipe {
         let policy = options.gate.policy();

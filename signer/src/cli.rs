@@ -8,6 +8,7 @@ mod check;
 mod comment;
 mod deps;
 mod gc;
+mod init;
 mod inspect;
 mod keys;
 mod options;
@@ -16,6 +17,8 @@ mod publish;
 mod rebuild;
 mod serve;
 mod transfer;
+mod trial;
+mod tryout;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -66,8 +69,12 @@ enum Command {
     /// Make and show trust roots, the file that hosts believe
     #[command(subcommand)]
     Trust(keys::Trust),
+    /// Write a first recipe from an artefact: digest, name, version and launch are filled in
+    Init(init::Init),
     /// Check a recipe: its fields, its artefact, what is in it, and how that is started
     Check(check::Check),
+    /// Show a server on this machine: demo key, site, mount, and MCP spoken to it from the mount
+    Try(tryout::Try),
     /// Write a folder, a package of npm or PyPI, or a git tag as a .tar that has the same digest everywhere
     Bundle(bundle::Bundle),
     /// Check, sign and publish a recipe: the whole way
@@ -139,7 +146,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Keys(command) => keys::keys(cli, &mut keyring, command),
         Command::Trust(command) => keys::trust(cli, &mut keyring, command),
+        Command::Init(args) => init::init(cli, args),
         Command::Check(args) => check::check(cli, args),
+        Command::Try(args) => tryout::try_out(cli, args),
         Command::Bundle(args) => bundle::bundle(cli, args),
         Command::Release(args) => publish::release(cli, &mut keyring, args),
         Command::Publish(args) => publish::publish(cli, &mut keyring, args),

@@ -171,18 +171,34 @@ pub fn fetch(
     if policy.by_digest.is_none() && Source::is_one(&source.url) {
         return build(source, policy, beside, folder);
     }
-    let url = Url::parse(&source.url).map_err(|_| FetchError::Url(source.url.clone()))?;
-    let mut sink = Sink::new(folder, source, policy)?;
-    if let Some(named) = &policy.by_digest {
-        let path = named.join(source.sha256.to_string());
-        let file = std::fs::File::open(&path);
-        let missing = |_| FetchError::Local(format!("no file with the digest {} is there", source.sha256));
-        sink.copy(file.map_err(missing)?, &path)?;
+    get(&source.url, Some(source.sha256), policy, folder).map(|(_, fetched)| fetched)
+}
+
+/// Fetches what nobody has pinned yet, and gives its digest: for a recipe that is being written.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn pin(url: &str, policy: &FetchPolicy, folder: &Path) -> Result<(Digest, Fetched), FetchError> {
+    get(url, None, policy, folder)
+}
+
+fn get(
+    url: &str,
+    expected: Option<Digest>,
+    policy: &FetchPolicy,
+    folder: &Path,
+) -> Result<(Digest, Fetched), FetchError> {
+    let parsed = Url::parse(url).map_err(|_| FetchError::Url(url.to_owned()))?;
+    let mut sink = Sink::new(folder, url, expected, policy)?;
+    if let (Some(named), Some(expected)) = (&policy.by_digest, expected) {
+        let path = named.join(expected.to_string());
+        let missing = |_| FetchError::Local(format!("no file with the digest {expected} is there"));
+        sink.copy(std::fs::File::open(&path).map_err(missing)?, &path)?;
         return sink.finish();
     }
-    match url.scheme() {
-        "file" => local::fetch(&source.url, policy, &mut sink)?,
-        "https" | "http" => http::fetch(url, policy, &mut sink)?,
+    match parsed.scheme() {
+        "file" => local::fetch(url, policy, &mut sink)?,
+        "https" | "http" => http::fetch(parsed, policy, &mut sink)?,
         scheme => return Err(FetchError::Scheme { scheme: scheme.to_owned() }),
     }
     sink.finish()
@@ -203,12 +219,12 @@ fn build(source: &ArtefactSource, policy: &FetchPolicy, beside: &Path, folder: &
     };
     let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;
     let built = gathered.folder().map_err(FetchError::Source)?;
-    let mut sink = Sink::new(folder, source, policy)?;
+    let mut sink = Sink::new(folder, &source.url, Some(source.sha256), policy)?;
     bundle::bundle_into(&built.folder, |bytes| sink.write(bytes)).map_err(|error| match error {
         bundle::Failed::Sink(error) => error,
         bundle::Failed::Folder(error) => FetchError::Bundle(error),
     })?;
-    Ok(Fetched { notes: built.notes, ..sink.finish()? })
+    Ok(Fetched { notes: built.notes, ..sink.finish()?.1 })
 }
 
 /// Takes an artefact's bytes: bounded, hashed, written, shown.
@@ -216,18 +232,18 @@ struct Sink<'a> {
     folder: &'a Path,
     file: tempfile::NamedTempFile,
     hasher: Hasher,
-    expected: Digest,
+    expected: Option<Digest>,
     written: u64,
     limit: u64,
     progress: Option<Progress>,
 }
 
 impl<'a> Sink<'a> {
-    fn new(folder: &'a Path, source: &ArtefactSource, policy: &FetchPolicy) -> Result<Self, FetchError> {
+    fn new(folder: &'a Path, url: &str, expected: Option<Digest>, policy: &FetchPolicy) -> Result<Self, FetchError> {
         let file = tempfile::NamedTempFile::new_in(folder).map_err(at(folder))?;
-        let progress = io::stderr().is_terminal().then(|| Progress::new(&source.url));
+        let progress = io::stderr().is_terminal().then(|| Progress::new(url));
         let (hasher, limit) = (Hasher::new(), policy.limit);
-        Ok(Self { folder, file, hasher, expected: source.sha256, written: 0, limit, progress })
+        Ok(Self { folder, file, hasher, expected, written: 0, limit, progress })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
@@ -255,14 +271,14 @@ impl<'a> Sink<'a> {
         }
     }
 
-    fn finish(self) -> Result<Fetched, FetchError> {
+    fn finish(self) -> Result<(Digest, Fetched), FetchError> {
         let found = self.hasher.finish();
-        if found != self.expected {
-            return Err(FetchError::Digest { expected: self.expected, found });
+        if let Some(expected) = self.expected.filter(|expected| *expected != found) {
+            return Err(FetchError::Digest { expected, found });
         }
         let path = self.folder.join(found.to_string());
         self.file.persist(&path).map_err(|error| at(&path)(error.error))?;
-        Ok(Fetched { path, size: self.written, notes: Vec::new() })
+        Ok((found, Fetched { path, size: self.written, notes: Vec::new() }))
     }
 }
 

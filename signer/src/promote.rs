@@ -94,6 +94,7 @@ impl<'a> Source<'a> {
             published: None,
             gate,
             lookups,
+            trial: None,
         };
         let staging = release::ingest(&recipe, &folder.path().join("staging"), &options)?;
         for (staged, signed) in staging.artefacts.iter().zip(self.release.artefact.all()) {

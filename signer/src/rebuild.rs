@@ -221,6 +221,7 @@ impl Rebuild<'_> {
             // It was held against the policy when it was signed.
             gate: Gate::default(),
             lookups: Lookups::default(),
+            trial: None,
         };
         let checked = check::ingest(&recipe, &folder.path().join("staging"), &options);
         let checked = checked.map_err(|error| wrong(error.to_string()))?;

@@ -11,6 +11,7 @@ use mcpfs_tests::suite::Suite;
 mod advisories;
 mod attacks;
 mod audit;
+mod author;
 mod bundles;
 mod capabilities;
 mod check;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
     keeping::register(&mut suite);
     bundles::register(&mut suite);
     git_tags::register(&mut suite);
+    author::register(&mut suite);
     let code = suite.run();
     servers::drop_registry();
     bundles::drop_registry();

@@ -17,6 +17,7 @@
 
 pub mod advisories;
 pub mod audit;
+pub mod author;
 pub mod bench;
 pub mod binaries;
 pub mod codehost;

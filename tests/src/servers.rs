@@ -23,6 +23,11 @@ pub fn everything() -> PathBuf {
     frozen("everything", npm_ci)
 }
 
+/// `@modelcontextprotocol/server-memory` and `server-filesystem` 2026.8.31 and all that they need.
+pub fn memory() -> PathBuf {
+    frozen("memory", npm_ci)
+}
+
 /// `mcp-server-time` 2026.10.19 and all that it needs, with bytecode.
 pub fn time() -> PathBuf {
     frozen("time", |lock, into| {
@@ -140,6 +145,11 @@ pub fn time_recipe(registry: &Registry) -> Recipe {
 
 /// The file that Node starts, below the tree.
 pub const EVERYTHING_MAIN: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
+
+/// The same of server-memory.
+pub const MEMORY_MAIN: &str = "node_modules/@modelcontextprotocol/server-memory/dist/index.js";
+/// The same of server-filesystem.
+pub const FILESYSTEM_MAIN: &str = "node_modules/@modelcontextprotocol/server-filesystem/dist/index.js";
 
 /// The folder of `name`, built from its lockfile if it is not there yet.
 fn frozen(name: &str, build: impl FnOnce(&Path, &Path)) -> PathBuf {

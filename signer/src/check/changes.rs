@@ -9,9 +9,9 @@ pub(crate) mod published;
 use std::collections::BTreeMap;
 
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::entry::Listed;
+use mcpfs_trust::entry::{Listed, PlatformLayout};
 use mcpfs_trust::error::bounded;
-use mcpfs_trust::name::{Platform, Version};
+use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::release::Release;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use mcpfs_trust::verify;
@@ -25,7 +25,7 @@ use crate::site::state::at;
 use crate::site::{Site, SiteError};
 use crate::staging::StagedArtefact;
 
-use published::PublishedFiles;
+pub(super) use published::PublishedFiles;
 
 /// Fields that differ from release to release by themselves, or are compared by content.
 const NOT_COMPARED: [&str; 5] = ["version", "reviewed_at", "artefact", "source", "issued"];
@@ -212,6 +212,33 @@ pub(crate) fn published_tree(site: &Site, listed: &Listed, platform: &Platform) 
         return Ok(None);
     };
     Ok(Some(Tree::decode(&site.chunks(&stored.tree)?, &artefact.tree).map_err(at("tree"))?))
+}
+
+/// The selected release of a site, with what is listed of it for one platform.
+pub(super) struct PublishedRelease {
+    pub(super) release: Release,
+    pub(super) tree: Tree,
+    pub(super) stored: PlatformLayout,
+}
+
+/// The selected release; `None` if there is none for this name and platform.
+///
+/// # Errors
+/// If the site cannot be read or does not verify.
+pub(super) fn published_release(
+    published: &Published,
+    name: &ServerName,
+    platform: &Platform,
+) -> Result<Option<PublishedRelease>, SiteError> {
+    let (site, root) = (&published.site, &published.root);
+    let Some(entry) = site.entry(&site.published(root)?, name)? else { return Ok(None) };
+    let listed = &entry.selected;
+    let version = &listed.release.version;
+    let release = verify::release(&entry, version, root, None).map_err(at(&format!("{name} {version}")))?;
+    let (Some(tree), Some(stored)) = (published_tree(site, listed, platform)?, listed.layout_for(platform)) else {
+        return Ok(None);
+    };
+    Ok(Some(PublishedRelease { release: (*release).clone(), tree, stored: stored.clone() }))
 }
 
 /// What packages can do now and could not, and the other way round.

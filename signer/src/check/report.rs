@@ -11,6 +11,7 @@
 
 mod markdown;
 mod sarif;
+mod trial;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ use serde_json::json;
 use super::advisories::{Hit, Level};
 use super::changes::{Changes, Gained, Paths, PlatformChanges};
 use super::dependencies::{Ecosystem, Package};
-use super::{Capabilities, Checked, Findings, Inventory, Observation};
+use super::{Capabilities, Checked, Findings, Inventory, Observation, PlatformTrial};
 
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -80,6 +81,10 @@ pub struct Report<'a> {
     /// What differs from the published release, if one was compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<&'a Changes>,
+    /// What trials showed, if any were made; docs/publishing.md describes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<serde_json::Value>>")]
+    trial: Option<&'a Vec<PlatformTrial>>,
 }
 
 /// The packages of one platform's artefact.
@@ -118,6 +123,7 @@ impl<'a> Report<'a> {
             observations: Some(&checked.observations).filter(|list| !list.is_empty()),
             record: checked.record,
             changes: checked.changes.as_ref(),
+            trial: Some(&checked.trials).filter(|trials| !trials.is_empty()),
         }
     }
 }
@@ -136,6 +142,7 @@ fn text(checked: &Checked) -> String {
     if let Some(changes) = &checked.changes {
         text.push_str(&changes_text(changes));
     }
+    text.push_str(&trial::text(&checked.trials));
     if let Some(record) = checked.record {
         let _ = writeln!(text, "record {record}");
     }

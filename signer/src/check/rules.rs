@@ -81,6 +81,19 @@ rules! {
     ADVISORIES_UNKNOWN = "advisories-unknown", Error, "A look-up of advisories was answered, for every package.";
     ADVISORIES_UNCOVERED = "advisories-uncovered", Error, "Where advisories are asked, the packages of every ecosystem are asked about.";
     NATIVE_PLATFORM = "native-platform", Warning, "An artefact with machine code is for a named platform.";
+    RUN_IMPOSSIBLE = "run-impossible", Error, "A trial that is asked for can be made here.";
+    RUN_SKIPPED = "run-skipped", Warning, "Everything that a trial is asked for is tried.";
+    RUN_START = "run-start", Error, "The server starts, and answers `initialize` and `tools/list` in time.";
+    RUN_STDOUT = "run-stdout", Warning, "The server writes nothing but JSON-RPC to its standard output.";
+    RUN_ARGUMENT = "run-argument", Warning, "The server gets the arguments that its usage asks for.";
+    RUN_WRITE = "run-write", Warning, "The server writes only to `${STATE}` and `/tmp`.";
+    RUN_READ = "run-read", Warning, "The server opens nothing of the host but programs and libraries.";
+    RUN_NETWORK = "run-network", Warning, "A server without `sandbox: {network: host}` tries to reach nobody.";
+    RUN_PROGRAM = "run-program", Warning, "The server starts no other program.";
+    RUN_LIMIT = "run-limit", Error, "The server keeps to bounds of output, processes and memory.";
+    RUN_END = "run-end", Warning, "The server ends when its input ends.";
+    RUN_UNSEEN = "run-unseen", Warning, "What the server does can be watched.";
+    TOOL_CHANGED = "tool-changed", Warning, "No tool's description or schema differs from the published version's.";
     POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
     POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
     POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";
@@ -117,6 +130,7 @@ const WAIVABLE_ERRORS: &[Rule] = &[
     VULNERABILITY,
     VULNERABILITY_UNCLEAR,
     ADVISORIES_UNCOVERED,
+    RUN_START,
     POLICY_REVIEWER,
     POLICY_REVIEWERS,
     POLICY_DATA,
@@ -140,7 +154,23 @@ impl Rule {
 
 /// Rules whose findings are observations: signing takes them from the record, since it cannot or
 /// need not look again. The policy's weights and the waivers are applied to them at signing too.
-const OBSERVED: &[Rule] = &[CAPABILITY_NEW, CAPABILITY_FIRST];
+const OBSERVED: &[Rule] = &[
+    CAPABILITY_NEW,
+    CAPABILITY_FIRST,
+    RUN_IMPOSSIBLE,
+    RUN_SKIPPED,
+    RUN_START,
+    RUN_STDOUT,
+    RUN_ARGUMENT,
+    RUN_WRITE,
+    RUN_READ,
+    RUN_NETWORK,
+    RUN_PROGRAM,
+    RUN_LIMIT,
+    RUN_END,
+    RUN_UNSEEN,
+    TOOL_CHANGED,
+];
 
 /// Whether a finding of this rule is an observation.
 pub(crate) fn is_observed(id: &str) -> bool {

@@ -68,6 +68,7 @@ impl Place {
             level: 3,
             now: now(),
             published: None,
+            trial: None,
             gate: Gate::default(),
             lookups: Lookups::default(),
         }

@@ -7,6 +7,7 @@ use mcpfs_trust::name::RegistryName;
 
 use super::Cli;
 use super::options::{FetchArgs, GateArgs, LookupArgs, StoreArgs, Usage, options};
+use super::trial::TrialArgs;
 use crate::check::report::{Format, report};
 use crate::check::{self, CheckOptions, Published};
 use crate::files;
@@ -39,6 +40,8 @@ pub(super) struct Check {
     #[arg(long, value_name = "FILE", requires = "site")]
     trust: Option<PathBuf>,
     #[command(flatten)]
+    trial: TrialArgs,
+    #[command(flatten)]
     gate: GateArgs,
     #[command(flatten)]
     lookups: LookupArgs,
@@ -70,6 +73,7 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
     let options = CheckOptions {
         published,
         gate,
+        trial: args.trial.options()?,
         lookups: args.lookups.lookups(),
         ..options(&args.fetch, registry, KnownChunks::none())?
     };

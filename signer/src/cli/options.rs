@@ -202,6 +202,7 @@ pub(super) fn options(
         published: None,
         gate: Gate::default(),
         lookups: Lookups::default(),
+        trial: None,
     })
 }
 

@@ -11,6 +11,7 @@ use super::change::at_site;
 use super::options::{
     FetchArgs, GateArgs, LookupArgs, SiteArgs, Usage, name_and_version, open, options, origin, read_name,
 };
+use super::trial::TrialArgs;
 use super::{Cli, print};
 use crate::check::{CheckOptions, Findings};
 use crate::key::Keyring;
@@ -31,6 +32,8 @@ pub(super) struct ReleaseArgs {
     /// A key that signs the release; may be repeated. Not needed to select a published version again
     #[arg(long = "key", value_name = "URI")]
     keys: Vec<String>,
+    #[command(flatten)]
+    trial: TrialArgs,
     #[command(flatten)]
     gate: GateArgs,
     #[command(flatten)]
@@ -85,8 +88,8 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
         };
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let gate = args.gate.load(Some(&args.file));
-        let options =
-            CheckOptions { gate, lookups: args.lookups.lookups(), ..options(&args.fetch, Some(registry), known)? };
+        let (trial, lookups) = (args.trial.options()?, args.lookups.lookups());
+        let options = CheckOptions { gate, trial, lookups, ..options(&args.fetch, Some(registry), known)? };
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
                 eprintln!("{findings}");

@@ -222,6 +222,7 @@ impl Pass<'_> {
             published: None,
             gate: Gate::load(Some(&file), None, None),
             lookups: Lookups::default(),
+            trial: None,
         };
         let work = self.config.state.join("work");
         let folder = tempfile::Builder::new().prefix("staging-").tempdir_in(&work).map_err(Wait::Temporary)?;

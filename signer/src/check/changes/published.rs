@@ -3,6 +3,9 @@
 //! Small files lie together in a chunk, in the order of their paths. Whoever reads a tree in its
 //! order meets the same chunk many times, so the last ones stay decoded.
 
+use std::fs::File;
+use std::io::{self, Write as _};
+
 use mcpfs_trust::entry::PlatformLayout;
 use mcpfs_trust::layout::Layout;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
@@ -10,6 +13,7 @@ use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use crate::check::{Capabilities, Inventory};
 use crate::site::state::at;
 use crate::site::{Site, SiteError};
+use crate::trial::Contents;
 
 /// Decoded chunks that are kept, each of at most 4 MiB.
 const KEPT: usize = 4;
@@ -102,5 +106,12 @@ impl<'a> PublishedFiles<'a> {
         };
         self.chunks.push(kept);
         Ok(self.chunks.last().map(|(_, plain)| plain.as_slice()).unwrap_or_default())
+    }
+}
+
+impl Contents for PublishedFiles<'_> {
+    fn copy(&mut self, _: &Tree, id: NodeId, to: &mut File) -> io::Result<()> {
+        let bytes = self.content(id, u64::MAX).map_err(io::Error::other)?;
+        to.write_all(&bytes)
     }
 }

@@ -50,18 +50,19 @@ pub(super) fn report(file: &str, checked: &Checked) -> String {
     if let Some(changes) = &checked.changes {
         since(&mut page, changes);
     }
+    super::trial::markdown(&mut page, &checked.trials);
     page.end()
 }
 
 /// Lines, until there is no more room.
 #[derive(Default)]
-struct Page {
+pub(super) struct Page {
     text: String,
     full: bool,
 }
 
 impl Page {
-    fn line(&mut self, line: &str) {
+    pub(super) fn line(&mut self, line: &str) {
         self.full |= self.text.len() + line.len() > LIMIT;
         if !self.full {
             self.text.push_str(line);
@@ -69,7 +70,7 @@ impl Page {
         }
     }
 
-    fn heading(&mut self, heading: &str) {
+    pub(super) fn heading(&mut self, heading: &str) {
         for line in ["", heading, ""] {
             self.line(line);
         }
@@ -84,7 +85,7 @@ impl Page {
 }
 
 /// Hostile text as a code span, in which nothing is Markdown.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let text = mcpfs_trust::text::visible(text);
     if text.is_empty() {
         return "(empty)".to_owned();
@@ -97,7 +98,7 @@ fn code(text: &str) -> String {
     format!("{fence}{pad}{text}{pad}{fence}")
 }
 
-fn codes<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn codes<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     texts.into_iter().map(code).collect::<Vec<_>>().join(", ")
 }
 

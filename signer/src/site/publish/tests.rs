@@ -126,6 +126,7 @@ impl Signer {
             level: 3,
             now: at_second(second),
             published: None,
+            trial: None,
             gate: Default::default(),
             lookups: Default::default(),
         };

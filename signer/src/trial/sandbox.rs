@@ -1,0 +1,218 @@
+//! The sandbox: what a server finds in it, and how it is started and ended.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mcpfs_trust::release::Runtime;
+
+use super::files::Place;
+use super::observe::View;
+use super::running::Running;
+use super::{Subject, TrialError, TrialOptions};
+
+/// The programs that a trial needs.
+#[derive(Debug)]
+pub(super) struct Tools {
+    bwrap: PathBuf,
+    strace: PathBuf,
+    /// Ends the tracer, and with it all else, if this process ends in the middle.
+    setpriv: Option<PathBuf>,
+}
+
+impl Tools {
+    pub(super) fn find() -> Result<Self, TrialError> {
+        let need = |program, package| find(program).ok_or(TrialError::Missing { program, package });
+        Ok(Self { bwrap: need("bwrap", "bubblewrap")?, strace: need("strace", "strace")?, setpriv: find("setpriv") })
+    }
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut all = std::env::split_paths(&path).chain(usual).filter(|folder| folder.is_absolute());
+    all.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
+}
+
+/// Everything about one sandbox that is decided before it is made.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) view: View,
+    words: Vec<OsString>,
+}
+
+/// A home as on a host, but empty; the state lies in it.
+const HOME: &str = "/home/mcp";
+/// Bytes that the server may write, in each of its two places.
+const ROOM: &str = "268435456";
+/// What a server gets in place of a credential.
+const CREDENTIAL: &str = "mcpfs-trial-no-credential";
+/// Folders of a system, of which an old one has some as links.
+const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// What programs need of `/etc`, and holds no secret.
+const ETC: [&str; 9] = [
+    "/etc/ld.so.cache",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/ca-certificates",
+    "/etc/alternatives",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/mime.types",
+];
+
+impl Layout {
+    pub(super) fn new(subject: &Subject<'_>, options: &TrialOptions, place: &Place) -> Result<Self, TrialError> {
+        let launch = subject.launch;
+        if launch.runtime == Runtime::Image {
+            return Err(TrialError::Image);
+        }
+        let tree = format!("/mcp/{}/{}/tree", subject.name, subject.version);
+        let state = format!("{HOME}/.local/state/mcpfs/{}", subject.name);
+        let (command, runtime) = match launch.tree_path() {
+            Some(path) => (format!("{tree}/{path}"), Vec::new()),
+            None => runtime(&launch.command, &options.runtimes)?,
+        };
+        let view = View { tree, state, home: HOME.to_owned(), runtime, command };
+        let mut bwrap = Words::default();
+        bwrap.all(&["--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL"]);
+        bwrap.all(&["--die-with-parent", "--new-session", "--hostname", "mcp", "--clearenv"]);
+        for (name, value) in environment(subject, &view) {
+            bwrap.all(&["--setenv", &name, &value]);
+        }
+        for path in SYSTEM {
+            match std::fs::read_link(path) {
+                Ok(target) => bwrap.all(&[OsStr::new("--symlink"), target.as_os_str(), path.as_ref()]),
+                Err(_) => bwrap.all(&["--ro-bind-try", path, path]),
+            }
+        }
+        for path in ETC {
+            bwrap.all(&["--ro-bind-try", path, path]);
+        }
+        for name in Place::etc_names() {
+            bwrap.bind(&place.etc(name), &format!("/etc/{name}"));
+        }
+        for path in &view.runtime {
+            bwrap.all(&["--ro-bind", path, path]);
+        }
+        bwrap.all(&["--proc", "/proc", "--dev", "/dev", "--size", ROOM, "--tmpfs", "/tmp"]);
+        bwrap.bind(&place.home(), HOME);
+        bwrap.bind(&place.tree(), &view.tree);
+        bwrap.all(&["--size", ROOM, "--tmpfs", &view.state, "--remount-ro", "/", "--chdir", &view.state]);
+        bwrap.all(&["--", &view.command]);
+        bwrap.0.extend(launch.args.iter().map(|arg| expand(arg, &view).into()));
+        // The state's folders lie in the home, which nothing is written to: they are made before.
+        std::fs::create_dir_all(place.home().join(format!(".local/state/mcpfs/{}", subject.name)))
+            .map_err(TrialError::Files)?;
+        Ok(Self { view, words: bwrap.0 })
+    }
+}
+
+/// Arguments.
+#[derive(Default)]
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn all<S: AsRef<OsStr>>(&mut self, words: &[S]) {
+        self.0.extend(words.iter().map(|word| word.as_ref().to_owned()));
+    }
+
+    fn bind(&mut self, from: &Path, to: &str) {
+        self.all(&[OsStr::new("--ro-bind"), from.as_os_str(), to.as_ref()]);
+    }
+}
+
+/// A runtime of the host, and what else of the host it needs: the folder it is installed in, where
+/// that is not of the system.
+fn runtime(name: &str, named: &BTreeMap<String, PathBuf>) -> Result<(String, Vec<String>), TrialError> {
+    let missing = || TrialError::Runtime { name: name.to_owned() };
+    let usual = || ["/usr/local/bin", "/usr/bin", "/bin"].map(|folder| Path::new(folder).join(name));
+    let found = match named.get(name) {
+        Some(path) => Some(path.clone()),
+        None => usual().into_iter().find(|path| path.is_file()),
+    };
+    let found = found.filter(|path| path.is_absolute()).ok_or_else(missing)?;
+    let real = found.canonicalize().map_err(|_| missing())?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(missing);
+    if SYSTEM.iter().any(|folder| real.starts_with(folder)) {
+        return Ok((text(&found)?, Vec::new()));
+    }
+    // …/bin/node belongs to …; a program that lies anywhere else stands for itself.
+    let folder = real.parent().filter(|folder| folder.ends_with("bin")).and_then(Path::parent);
+    let own = folder.filter(|folder| folder.components().count() > 2);
+    Ok((text(&real)?, vec![text(own.unwrap_or(&real))?]))
+}
+
+/// What a host's launcher makes of a user's environment that has nothing else in it.
+fn environment(subject: &Subject<'_>, view: &View) -> BTreeMap<String, String> {
+    let fixed = [
+        ("HOME", HOME),
+        ("USER", "mcp"),
+        ("LOGNAME", "mcp"),
+        ("LANG", "C.UTF-8"),
+        ("PATH", "/usr/bin:/bin"),
+        ("PYTHONNOUSERSITE", "1"),
+        ("PYTHONSAFEPATH", "1"),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+    ];
+    let mut env: BTreeMap<String, String> =
+        fixed.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let credentials = subject.credentials.iter().filter_map(|credential| credential.env.clone());
+    env.extend(credentials.map(|name| (name, CREDENTIAL.to_owned())));
+    env.extend(subject.launch.env.iter().map(|(name, value)| (name.clone(), expand(value, view))));
+    env
+}
+
+/// `${TREE}`, `${STATE}` and `${HOME}` in one pass, as the launcher does it.
+fn expand(text: &str, view: &View) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        let places = [("TREE}", &view.tree), ("STATE}", &view.state), ("HOME}", &view.home)];
+        let place = places.into_iter().find_map(|(name, place)| Some((place, after.strip_prefix(name)?)));
+        (rest, _) = match place {
+            Some((place, left)) => (left, out.push_str(place)),
+            None => (after, out.push_str("${")),
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The calls that are looked at; those that an architecture does not have are passed over.
+const CALLS: &str = "trace=?open,?openat,?openat2,?creat,?mkdir,?mkdirat,?mknod,?mknodat,?unlink,?unlinkat,?rmdir,\
+                     ?rename,?renameat,?renameat2,?link,?linkat,?symlink,?symlinkat,?truncate,?chmod,?fchmodat,\
+                     ?chown,?lchown,?fchownat,?execve,?execveat,?connect,?sendto,?sendmsg,?sendmmsg,?io_uring_setup";
+
+/// Starts the server.
+pub(super) fn start(tools: &Tools, layout: &Layout, place: &Place) -> Result<Running, TrialError> {
+    let mut words = Words::default();
+    if let Some(setpriv) = &tools.setpriv {
+        words.all(&[setpriv.as_os_str(), "--pdeathsig".as_ref(), "KILL".as_ref(), "--".as_ref()]);
+    }
+    words.all(&[tools.strace.as_os_str()]);
+    words.all(&["-f", "-qq", "--seccomp-bpf", "-xx", "-y", "-s", "512", "-e", "signal=none", "-e", CALLS, "-o"]);
+    words.all(&[place.pipe().as_os_str(), "--".as_ref(), tools.bwrap.as_os_str()]);
+    words.0.extend(layout.words.iter().cloned());
+    let mut command = Command::new(&words.0[0]);
+    command.args(&words.0[1..]).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let child = command.spawn().map_err(|error| TrialError::Sandbox(error.to_string()))?;
+    Ok(Running::watch(child, place.pipe(), layout.view.clone()))
+}
+
+/// What bubblewrap said, which is the last that was said.
+pub(super) fn reason(stderr: &str) -> TrialError {
+    let line = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    match line.and_then(|line| line.strip_prefix("bwrap: execvp ")) {
+        Some(program) => TrialError::Program(mcpfs_trust::error::bounded(program)),
+        None => {
+            let said = line.unwrap_or("bubblewrap ended without a word");
+            TrialError::Sandbox(mcpfs_trust::error::bounded(said))
+        }
+    }
+}
