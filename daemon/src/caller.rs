@@ -42,7 +42,7 @@ pub struct Caller {
 }
 
 /// Ancestors that are passed over in the search for the host application.
-pub const LAUNCHERS: [&str; 33] = [
+pub const LAUNCHERS: [&str; 34] = [
     "sh",
     "bash",
     "dash",
@@ -76,6 +76,7 @@ pub const LAUNCHERS: [&str; 33] = [
     "pipx",
     "mcpfs",
     "mcpfs-launch",
+    "bwrap",
 ];
 
 /// Ancestors above which no application can be: the search ends without one.

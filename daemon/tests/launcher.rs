@@ -55,6 +55,7 @@ impl Host {
             env: [("DECLARED".to_owned(), "${HOME}/x".to_owned())].into(),
             tree: self.path("tree"),
             state: ["mcp.example.com+prod".to_owned(), "hello".to_owned()],
+            sandbox: None,
             warning: None,
         }
     }

@@ -19,7 +19,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("launch::a_change_is_shown_when_its_command_returns", a_change_is_shown_when_its_command_returns);
     suite.mounted("launch::arguments_of_the_host_are_refused", arguments_of_the_host_are_refused);
     suite.mounted("launch::a_refused_name_says_why_and_exits_77", a_refused_name_says_why_and_exits_77);
-    suite.mounted("launch::policy_can_forbid_launches", policy_can_forbid_launches);
+    suite.mounted("launch::a_sandbox_that_cannot_be_made_is_no_launch", a_sandbox_that_cannot_be_made_is_no_launch);
 }
 
 fn a_client_lists_and_calls_tools(reads: Reads) {
@@ -165,11 +165,12 @@ fn a_refused_name_says_why_and_exits_77(reads: Reads) {
     Run::new(world.host.at("files/1.0.0/tree/script.sh")).ok();
 }
 
-fn policy_can_forbid_launches(reads: Reads) {
+fn a_sandbox_that_cannot_be_made_is_no_launch(reads: Reads) {
     let world = World::new(reads);
-    world.host.drop_in("50-sandbox", "[policy]\nsandbox = \"required\"\n");
+    let missing = "[policy]\nsandbox = \"required\"\n\n[runtimes]\nbwrap = \"/nowhere/bwrap\"\n";
+    world.host.drop_in("50-sandbox", missing);
     let _mount = Mount::start(&world.host);
     let ran = Run::new(world.run("hello")).exits(77);
-    assert!(ran.stderr.contains("LaunchUnsupported") && ran.stderr.contains("sandbox"), "{ran}");
+    assert!(ran.stderr.contains("LaunchUnsupported") && ran.stderr.contains("install the package bubblewrap"), "{ran}");
     audit::expect(&world.host, "LaunchUnsupported", Some("hello"));
 }

@@ -93,7 +93,7 @@ fn configuration_that_is_nearly_right() {
         world.host.mcpfs(["config", "check"]).exits(2).says(says).says("50-bad.toml:2");
     }
     std::fs::remove_file(world.host.config()).unwrap();
-    world.host.mcpfs(["mount"]).exits(2).says("[policy] sandbox = \"off\"");
+    world.host.mcpfs(["mount"]).exits(2).says("[registry] url = ");
     // No unit comes with this version.
     let ran = world.host.mcpfs(["status"]).run();
     assert!(!ran.text().contains("systemctl"), "{ran}");

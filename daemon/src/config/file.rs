@@ -156,8 +156,8 @@ fn pins<'de, D: serde::Deserializer<'de>>(table: D) -> Result<BTreeMap<ServerNam
 pub(super) fn load(main: &Path) -> Result<Config, ConfigError> {
     let mut merged = read(main).map_err(|error| match error {
         ConfigError::File(OwnedError::Unreadable { path, source }) if source.kind() == ErrorKind::NotFound => {
-            let problem = "does not exist; write it (it needs [registry] url = \"https://…\", and [policy] sandbox = \
-                           \"off\", without which this version starts no server), or name another one with --config";
+            let problem = "does not exist; write it (it needs [registry] url = \"https://…\"), or name another one with \
+                           --config";
             ConfigError::Incomplete { path, problem: problem.to_owned() }
         }
         other => other,

@@ -137,7 +137,7 @@ impl Desk {
         event.stale = stale;
         event.duration_us = u64::try_from(begun.elapsed().as_micros()).ok();
         match &decided {
-            Ok(_) => event.detail = Some(json!({"sandbox": "off"})),
+            Ok(launch) => event.detail = Some(json!({"sandbox": walls(launch)})),
             Err(refused) => {
                 event = event.refused(refused.outcome().unwrap_or(Code::PolicyRefused), refused.message.clone());
             }
@@ -347,6 +347,15 @@ impl Desk {
             (code, _) => advice_for(code).to_owned(),
         };
         Refused::new(refusal.code, &refusal.message, advice)
+    }
+}
+
+/// What the audit says of a launch's walls.
+fn walls(launch: &Launch) -> &'static str {
+    match &launch.sandbox {
+        None => "off",
+        Some(confinement) if confinement.image => "image",
+        Some(_) => "host",
     }
 }
 

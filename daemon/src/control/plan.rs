@@ -2,8 +2,8 @@
 //! caller come in, a command or the reason against it comes out. No I/O but a look at who
 //! owns a runtime.
 //!
-//! What a release asks for and this version cannot give (credentials, a sandbox, its own
-//! root file system) is refused, never left out: a server that starts without what its
+//! What a release asks for and this host or version cannot give (credentials, a sandbox) is
+//! refused, never left out: a server that starts without what its
 //! reviewers approved is another server.
 
 use std::collections::BTreeMap;
@@ -12,13 +12,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mcpfs_trust::error::{Code, bounded};
-use mcpfs_trust::release::{Release, Runtime};
+use mcpfs_trust::release::{Network, Release, Runtime};
 use mcpfs_trust::time::Timestamp;
 
 use crate::config::{Policy, SandboxPolicy};
-use crate::control::protocol::{Launch, Refused};
+use crate::control::protocol::{Confinement, Launch, Refused};
 use crate::registry::{STEPS, share};
 use crate::words::span;
+
+/// The name under `[runtimes]` of another bubblewrap than the system's.
+const BUBBLEWRAP: &str = "bwrap";
 
 /// What the decision rests on besides the release.
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +59,6 @@ pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refuse
     if !release.credentials.is_empty() {
         return unsupported("it needs credentials, which this version of mcpfs cannot hand out", ask);
     }
-    if release.sandbox.is_some() {
-        return unsupported("it declares a sandbox, which this version of mcpfs cannot apply", ask);
-    }
-    if policy.sandbox == SandboxPolicy::Required {
-        return unsupported(
-            "policy.sandbox is \"required\", and this version of mcpfs has no sandbox",
-            format!("to start servers unconfined, set sandbox = \"off\" under [policy] in {}", file.display()),
-        );
-    }
-    if launch.runtime == Runtime::Image {
-        return unsupported("it runs in its own root file system, which this version of mcpfs cannot do", ask);
-    }
     if let Err(refused) = launch.accept_args.check(args) {
         return Err(Refused::new(
             Code::PolicyRefused,
@@ -75,10 +66,14 @@ pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refuse
             "remove it from your MCP host's configuration",
         ));
     }
-    let command = match launch.tree_path() {
-        Some(path) => tree.join(path),
-        None => runtime(&launch.command, runtimes, file)?,
+    let command = match (launch.runtime, launch.tree_path()) {
+        (Runtime::Image, Some(path)) => Path::new("/").join(path),
+        // Its own `PATH` finds it.
+        (Runtime::Image, None) => PathBuf::from(&launch.command),
+        (Runtime::Host, Some(path)) => tree.join(path),
+        (Runtime::Host, None) => runtime(&launch.command, runtimes, file)?,
     };
+    let sandbox = confinement(release, launch, terms)?;
     Ok(Launch {
         name: release.name.to_string(),
         version: release.version.to_string(),
@@ -88,8 +83,37 @@ pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refuse
         tree: tree.to_owned(),
         // A registry's name may have slashes; '+' is no letter of it, so no two registries meet.
         state: [release.registry.as_str().replace('/', "+"), release.name.to_string()],
+        sandbox,
         warning: None,
     })
+}
+
+/// The walls of a launch. "off" takes them only from releases that declare none: what reviewers
+/// approved is never less.
+fn confinement(
+    release: &Release,
+    launch: &mcpfs_trust::release::Launch,
+    terms: Terms<'_>,
+) -> Result<Option<Confinement>, Refused> {
+    let Terms { policy, runtimes, file, .. } = terms;
+    let image = launch.runtime == Runtime::Image;
+    if policy.sandbox == SandboxPolicy::Off && release.sandbox.is_none() && !image {
+        return Ok(None);
+    }
+    let program = runtimes.get(BUBBLEWRAP).map_or(Path::new("/usr/bin/bwrap"), PathBuf::as_path);
+    if let Some((part, problem)) = unsafe_part(program) {
+        let message = format!("its sandbox needs bubblewrap, and {} {problem}", part.display());
+        let mut advice = format!("install the package bubblewrap, or set bwrap under [runtimes] in {}", file.display());
+        if !image && release.sandbox.is_none() {
+            advice.push_str("; sandbox = \"off\" under [policy] there starts servers unconfined");
+        }
+        return Err(Refused::new(Code::LaunchUnsupported, &message, advice));
+    }
+    let declared = release.sandbox.clone();
+    let network = declared.as_ref().is_some_and(|sandbox| sandbox.network == Network::Host);
+    let (read, write) = declared.map_or_else(Default::default, |sandbox| (sandbox.read, sandbox.write));
+    let program = program.to_owned();
+    Ok(Some(Confinement { program, image, workdir: launch.workdir.clone(), network, read, write }))
 }
 
 /// The host's path of a runtime, once nobody but root and this user could have changed it.
@@ -195,11 +219,23 @@ mod tests {
     }
 
     fn planned(release: &Release, policy: &Policy, uid: u32, args: &[&str]) -> Result<Launch, Refused> {
+        planned_with("/bin/sh", release, policy, uid, args)
+    }
+
+    /// With this as bubblewrap, which is not started here.
+    fn planned_with(
+        bwrap: &str,
+        release: &Release,
+        policy: &Policy,
+        uid: u32,
+        args: &[&str],
+    ) -> Result<Launch, Refused> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let runtimes = [
             ("sh".to_owned(), "/bin/sh".into()),
             ("gone".to_owned(), "/bin/no-such-program".into()),
             ("dir".to_owned(), "/usr".into()),
+            ("bwrap".to_owned(), bwrap.into()),
         ]
         .into();
         let (file, tree) = (Path::new("/etc/mcpfs/mcpfs.toml"), Path::new("/mcp/hello/1.0.0/tree"));
@@ -225,13 +261,11 @@ mod tests {
 
     #[test]
     fn what_does_not() {
-        use SandboxPolicy::{Off, Required};
+        use SandboxPolicy::Off;
         type Change = fn(&mut Value);
         type Case = (&'static str, Change, SandboxPolicy, bool, u32, &'static [&'static str], Code, &'static str);
-        let table: [Case; 12] = [
+        let table: [Case; 8] = [
             ("root", |_| (), Off, false, 0, &[], Code::PolicyRefused, "allow_root = true"),
-            ("root in a sandbox", |_| (), Required, true, 0, &[], Code::LaunchUnsupported, "sandbox = \"off\""),
-            ("sandbox required", |_| (), Required, false, 7, &[], Code::LaunchUnsupported, "mcpfs.toml"),
             (
                 "files only",
                 |t| drop(t.as_object_mut().unwrap().remove("launch")),
@@ -251,26 +285,6 @@ mod tests {
                 &[],
                 Code::LaunchUnsupported,
                 "credentials",
-            ),
-            (
-                "its own sandbox",
-                |t| t["sandbox"] = json!({"network": "none"}),
-                Off,
-                true,
-                7,
-                &[],
-                Code::LaunchUnsupported,
-                "sandbox",
-            ),
-            (
-                "image",
-                |t| t["launch"]["runtime"] = json!("image"),
-                Off,
-                true,
-                7,
-                &[],
-                Code::LaunchUnsupported,
-                "root file system",
             ),
             ("arguments", |_| (), Off, true, 7, &["--x"], Code::PolicyRefused, "\"--x\""),
             (
@@ -320,6 +334,40 @@ mod tests {
             let text = format!("{} {}", refused.message, refused.advice);
             assert!(text.contains(words), "{case}: {text} says nothing of {words}");
             assert!(!refused.advice.is_empty(), "{case}");
+        }
+    }
+
+    #[test]
+    fn walls() {
+        use SandboxPolicy::{Off, Required};
+        type Change = fn(&mut Value);
+        let plain: Change = |_| ();
+        let boxed: Change = |t| t["sandbox"] = json!({"network": "host", "read": ["/srv"], "write": []});
+        let image: Change = |t| t["launch"] = json!({"command": "bin/server", "runtime": "image", "workdir": "/app"});
+        let named: Change = |t| t["launch"] = json!({"command": "node", "runtime": "image"});
+        // Off is for releases that declare none, and whose root is the host's.
+        assert_eq!(planned(&release(plain), &policy(Off, false), 7, &[]).unwrap().sandbox, None);
+        for (change, sandbox, image, network) in [
+            (plain, Required, false, false),
+            (boxed, Off, false, true),
+            (boxed, Required, false, true),
+            (image, Off, true, false),
+        ] {
+            let confinement = planned(&release(change), &policy(sandbox, false), 7, &[]).unwrap().sandbox.unwrap();
+            assert_eq!((confinement.image, confinement.network), (image, network));
+            assert_eq!(confinement.read.len(), usize::from(network), "what it may read");
+        }
+        let launch = planned(&release(image), &policy(Off, false), 7, &[]).unwrap();
+        assert_eq!(launch.command, Path::new("/bin/server"));
+        assert_eq!(launch.sandbox.unwrap().workdir.as_deref(), Some("/app"));
+        assert_eq!(planned(&release(named), &policy(Off, false), 7, &[]).unwrap().command, Path::new("node"));
+        // Without bubblewrap nothing of that starts, and the remedy is named.
+        for (change, sandbox, off_helps) in [(plain, Required, true), (boxed, Off, false), (image, Off, false)] {
+            let refused = planned_with("/bin/no-such", &release(change), &policy(sandbox, false), 7, &[]).unwrap_err();
+            assert_eq!(refused.outcome(), Some(Code::LaunchUnsupported));
+            assert!(refused.message.contains("needs bubblewrap, and /bin/no-such cannot be found"), "{refused:?}");
+            assert!(refused.advice.contains("install the package bubblewrap"), "{refused:?}");
+            assert_eq!(refused.advice.contains("sandbox = \"off\""), off_helps, "{refused:?}");
         }
     }
 

@@ -103,9 +103,30 @@ pub struct Launch {
     pub tree: PathBuf,
     /// The state directory below the user's: two file names.
     pub state: [String; 2],
+    /// What it is confined to; without it, it runs unconfined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Confinement>,
     /// One line to show although it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+}
+
+/// The walls around a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// bubblewrap.
+    pub program: PathBuf,
+    /// Whether the release's tree is its root, and `command` a path or a name in there.
+    pub image: bool,
+    /// Where it starts in an image; `/` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Whether it sees the host's network.
+    pub network: bool,
+    /// Host paths that it may read, with places in them.
+    pub read: Vec<String>,
+    /// Host paths that it may write, with places in them.
+    pub write: Vec<String>,
 }
 
 /// Why not.

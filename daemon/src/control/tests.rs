@@ -199,9 +199,9 @@ async fn a_launch_is_recorded_before_it_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_sandbox_nothing_starts_unasked() {
-    let host = Host::start("allow_root = true").await;
+    let host = Host::start("allow_root = true\n[runtimes]\nbwrap = \"/nowhere/bwrap\"").await;
     let refused = host.launch(format!("hello@1.0.0#{}", host.statement), &[]).await.unwrap_err();
-    assert!(refused.starts_with("LaunchUnsupported (") && refused.contains("sandbox = \"off\""), "{refused}");
+    assert!(refused.starts_with("LaunchUnsupported (") && refused.contains("needs bubblewrap"), "{refused}");
     assert_eq!(host.rows()[0].1, "LaunchUnsupported");
 }
 

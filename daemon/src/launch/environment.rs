@@ -19,6 +19,9 @@ const KEPT: [&str; 8] = ["HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "T
 /// one on all of them). Other interpreters are named by host configuration, in full.
 const PATH: &str = "/usr/bin:/bin";
 
+/// Where engines look in an image that says nothing itself.
+const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Python would otherwise import from the user's home and from where it was started, and
 /// try to write beside the read-only sources.
 const PYTHON: [&str; 3] = ["PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONDONTWRITEBYTECODE"];
@@ -34,17 +37,39 @@ pub(super) struct Places<'a> {
     pub(super) home: &'a Path,
 }
 
+/// The root file system that a server sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Root {
+    /// The host's.
+    Host,
+    /// The host's without homes and temporary files.
+    HiddenHost,
+    /// The release's own.
+    Image,
+}
+
 /// The whole environment of a server. Declared variables win: they are signed.
 pub(super) fn environment(
     inherited: impl IntoIterator<Item = (OsString, OsString)>,
     declared: &BTreeMap<String, String>,
     places: Places<'_>,
+    root: Root,
 ) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<OsString, OsString> =
         inherited.into_iter().filter(|(name, value)| kept(name) && !function(value)).collect();
     env.insert("HOME".into(), places.home.into());
-    env.insert("PATH".into(), PATH.into());
-    env.extend(PYTHON.map(|name| (name.into(), "1".into())));
+    if root != Root::Host {
+        // In a sandbox only /tmp is there to be written.
+        env.remove(OsStr::new("TMPDIR"));
+    }
+    if root == Root::Image {
+        env.insert("PATH".into(), IMAGE_PATH.into());
+        // Nothing there is the user's; an image's own scripts import from where they lie.
+        env.insert("PYTHONDONTWRITEBYTECODE".into(), "1".into());
+    } else {
+        env.insert("PATH".into(), PATH.into());
+        env.extend(PYTHON.map(|name| (name.into(), "1".into())));
+    }
     env.extend(declared.iter().map(|(name, value)| (name.into(), expand(value, places))));
     env
 }
@@ -61,7 +86,9 @@ pub(super) fn expand(text: &str, places: Places<'_>) -> OsString {
             .find_map(|(name, place)| after.strip_prefix(name).map(|left| (place, left)));
         match place {
             Some((place, left)) => {
-                out.extend_from_slice(place.as_os_str().as_bytes());
+                // Of the root only its slash, and not twice.
+                let root = place == Path::new("/") && left.starts_with('/');
+                out.extend_from_slice(if root { b"" } else { place.as_os_str().as_bytes() });
                 rest = left;
             }
             None => {
@@ -95,7 +122,7 @@ mod tests {
     fn env(inherited: &[(&str, &str)], declared: &[(&str, &str)]) -> BTreeMap<String, String> {
         let inherited = inherited.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let declared = declared.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        environment(inherited, &declared, places())
+        environment(inherited, &declared, places(), Root::Host)
             .into_iter()
             .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
             .collect()
@@ -151,6 +178,23 @@ mod tests {
             assert_eq!(env(inherited, declared), want);
         }
         assert_eq!(env(&[], &[("HOME", "${STATE}")])["HOME"], "/s/${HOME}");
+    }
+
+    #[test]
+    fn environments_of_sandboxes() {
+        let inherited = || [("TMPDIR", "/scratch"), ("TERM", "x")].map(|(name, value)| (name.into(), value.into()));
+        let names = |root| {
+            let env = environment(inherited(), &BTreeMap::new(), places(), root);
+            env.into_keys().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let python = ["PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH"];
+        assert_eq!(names(Root::HiddenHost), [&["HOME", "PATH"], python.as_slice(), &["TERM"]].concat());
+        assert_eq!(names(Root::Image), ["HOME", "PATH", "PYTHONDONTWRITEBYTECODE", "TERM"]);
+        let declared = [("PATH".to_owned(), "/opt/bin:${TREE}/bin".to_owned())].into();
+        let image = Places { tree: Path::new("/"), ..places() };
+        assert_eq!(environment([], &declared, image, Root::Image)[OsStr::new("PATH")], "/opt/bin:/bin");
+        assert_eq!(expand("${TREE}", image), "/");
+        assert_eq!(expand("${TREE}x/${TREE}/y", image), "/x//y");
     }
 
     #[test]

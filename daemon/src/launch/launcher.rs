@@ -1,17 +1,17 @@
 //! What happens between the kernel reading `run` and the server's first instruction.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use mcpfs_trust::error::bounded;
 
-use super::environment::{Places, environment, expand};
+use super::environment::{Places, Root, environment, expand};
 use super::identity::Identity;
+use super::sandbox::{self, Layout};
 use super::{descriptors, state};
 use crate::control::client::{self, ClientError};
 use crate::control::protocol::{Launch, Request};
@@ -48,15 +48,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
              Start /mcp/<name>/run instead; `mcpfs ls` lists the names");
         return ExitCode::from(EXIT_USAGE);
     };
-    let refusal = match start(&rundir, &identity, args.collect()) {
-        Err(refusal) => refusal,
-        Ok(never) => match never {},
-    };
-    say(&refusal_line(&identity, &refusal));
-    ExitCode::from(EXIT_REFUSED)
+    match start(&rundir, &identity, args.collect()) {
+        Ok(code) => code,
+        Err(refusal) => {
+            say(&refusal_line(&identity, &refusal));
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
 }
 
-fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result<Infallible, Refusal> {
+/// Becomes the server, or keeps its sandbox until it ends.
+fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result<ExitCode, Refusal> {
     let args = host_args.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>().map_err(|bad| {
         let reason = format!("the argument {} is not UTF-8", bounded(&bad.to_string_lossy()));
         local(reason, "Correct it in your MCP host's configuration")
@@ -65,7 +67,7 @@ fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result
     let launch: Launch = client::ask(rundir, &request)?;
     let refusal = match execute(&launch, &args) {
         Err(refusal) => refusal,
-        Ok(never) => match never {},
+        Ok(code) => return Ok(code),
     };
     // The audit has a launch that says ok. If its correction does not arrive, the person's line
     // still says what happened.
@@ -74,19 +76,26 @@ fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result
     Err(refusal)
 }
 
-/// Becomes the server, once the daemon has said how.
-fn execute(launch: &Launch, args: &[String]) -> Result<Infallible, Refusal> {
+/// Becomes the server, once the daemon has said how; in a sandbox, what it ended with.
+fn execute(launch: &Launch, args: &[String]) -> Result<ExitCode, Refusal> {
     let home = home().ok_or_else(|| local("you have no home directory".to_owned(), "Set HOME"))?;
     let base = state::base(std::env::var_os("XDG_STATE_HOME").as_deref(), &home);
     let state = state::open(&base, &launch.state)
         .map_err(|error| local(chain(&error), "Its server keeps what it must remember there"))?;
-    let places = Places { tree: &launch.tree, state: &state.path, home: &home };
-    let mut command = Command::new(&launch.command);
-    command.args(launch.args.iter().map(|arg| expand(arg, places))).args(args).env_clear().envs(environment(
-        std::env::vars_os(),
-        &launch.env,
-        places,
-    ));
+    let host = Places { tree: &launch.tree, state: &state.path, home: &home };
+    let root = match &launch.sandbox {
+        None => Root::Host,
+        Some(confinement) if confinement.image => Root::Image,
+        Some(_) => Root::HiddenHost,
+    };
+    // In an image the tree is the root, and the only home is what is kept.
+    let places = match root {
+        Root::Image => Places { tree: Path::new("/"), home: &state.path, ..host },
+        Root::Host | Root::HiddenHost => host,
+    };
+    let args: Vec<OsString> =
+        launch.args.iter().map(|arg| expand(arg, places)).chain(args.iter().map(OsString::from)).collect();
+    let env = environment(std::env::vars_os(), &launch.env, places, root);
     // The descriptor that was checked, not its path again.
     rustix::process::fchdir(&state.directory)
         .map_err(|error| local(format!("cannot enter {}: {error}", state.path.display()), ""))?;
@@ -95,8 +104,19 @@ fn execute(launch: &Launch, args: &[String]) -> Result<Infallible, Refusal> {
     if let Some(warning) = &launch.warning {
         say(&format!("mcpfs: {} {}: {warning}", launch.name, launch.version));
     }
+    if let Some(confinement) = &launch.sandbox {
+        let layout = Layout { confinement, places: host, command: &launch.command };
+        let ended = sandbox::run(&layout, &args, env).map_err(|error| Refusal {
+            reason: error.to_string(),
+            advice: error.advice().to_owned(),
+            explained: true,
+        })?;
+        // As a shell has it: a status of 8 bits, or 128 and the signal.
+        let code = ended.code().or_else(|| ended.signal().map(|signal| 128 + signal));
+        return Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
+    }
     // std gives the program the default signal mask and SIGPIPE.
-    let error = command.exec();
+    let error = Command::new(&launch.command).args(args).env_clear().envs(env).exec();
     let reason = format!("cannot start {}: {error}", launch.command.display());
     Err(Refusal { reason, advice: exec_advice(&error, launch), explained: true })
 }

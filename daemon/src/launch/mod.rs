@@ -5,7 +5,8 @@
 //! link to this binary) with that identity as its first argument, as the user who wants the
 //! server. The launcher asks the daemon beside it how that very release is started, makes
 //! an environment from nothing, and becomes the server by `exec`: no process stays between
-//! the host and the server, so signals, pipes and the exit status need no forwarding.
+//! the host and the server, so signals, pipes and the exit status need no forwarding. A sandbox
+//! is the one exception: it has a keeper (`sandbox`).
 //!
 //! The identity is an argument of the kernel's making, not a path that is looked up again:
 //! between reading `run` and starting it the selected release may change, and what is
@@ -21,6 +22,7 @@ mod descriptors;
 mod environment;
 mod identity;
 mod launcher;
+mod sandbox;
 mod state;
 
 pub use identity::{BadIdentity, Identity, identity_line, refused_line};

@@ -28,6 +28,9 @@ pub struct Launch {
     /// Where `command` is looked up.
     #[serde(default, skip_serializing_if = "Runtime::is_host")]
     pub runtime: Runtime,
+    /// Where an image's server starts, an absolute path inside it; `/` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
     /// The platform of a single artefact that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
@@ -145,6 +148,10 @@ fn glob(pattern: &str, text: &str) -> bool {
     true
 }
 
+fn is_file_name(name: &str) -> bool {
+    check_file_name(name).is_ok()
+}
+
 impl Runtime {
     fn is_host(&self) -> bool {
         *self == Self::Host
@@ -185,7 +192,20 @@ impl Launch {
         if let AcceptArgs::Matching(patterns) = &self.accept_args {
             check_list("launch.accept_args", patterns)?;
         }
-        Ok(())
+        self.workdir.as_ref().map_or(Ok(()), |workdir| self.check_workdir(workdir))
+    }
+
+    /// One spelling of one directory: `/`, or `/` before each name.
+    fn check_workdir(&self, workdir: &str) -> Result<(), BadField> {
+        check_text("launch.workdir", workdir)?;
+        if self.runtime == Runtime::Host {
+            return Err(BadField::new("launch.workdir", "only for runtime image: elsewhere it is the state directory"));
+        }
+        let names = workdir.strip_prefix('/').filter(|names| names.is_empty() || names.split('/').all(is_file_name));
+        match names {
+            Some(_) => Ok(()),
+            None => Err(BadField::new("launch.workdir", "not an absolute path such as /app, without . and ..")),
+        }
     }
 }
 
@@ -229,6 +249,7 @@ mod tests {
             env: BTreeMap::new(),
             accept_args: AcceptArgs::default(),
             runtime: Runtime::Host,
+            workdir: None,
             platform: None,
         };
         for good in ["node", "bin/server", "./server", "server.sh"] {
@@ -239,5 +260,13 @@ mod tests {
         }
         assert_eq!(launch("node").tree_path(), None);
         assert_eq!(launch("./server").tree_path(), Some("server"));
+        let at = |workdir: &str, runtime| Launch { workdir: Some(workdir.to_owned()), runtime, ..launch("node") };
+        for good in ["/", "/app", "/usr/src/app"] {
+            assert!(at(good, Runtime::Image).validate().is_ok(), "{good}");
+            assert!(at(good, Runtime::Host).validate().is_err(), "{good}");
+        }
+        for bad in ["", "app", "/app/", "//app", "/a/../b", "/.", "/a\n", "${STATE}"] {
+            assert!(at(bad, Runtime::Image).validate().is_err(), "{bad}");
+        }
     }
 }

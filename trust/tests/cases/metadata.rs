@@ -5,7 +5,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::{Entry, Status};
 use mcpfs_trust::envelope::Envelope;
 use mcpfs_trust::head::{HEAD_TYPE, Head};
-use mcpfs_trust::release::{RELEASE_TYPE, Release};
+use mcpfs_trust::release::{RELEASE_TYPE, Release, Runtime};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::statement::{Statement, Subject};
 use serde_json::{Value, json};
@@ -258,6 +258,16 @@ pub(crate) fn releases(add: &mut Add<'_>) {
     };
     let good = || support::entry("postgres");
     case("good", "the selected release", "ok", Ask::of(&good()));
+    let image = |runtime, workdir: &str| {
+        let mut release = support::release("postgres", "1.2.0");
+        if let Some(launch) = &mut release.launch {
+            (launch.runtime, launch.workdir) = (runtime, Some(workdir.to_owned()));
+        }
+        Ask::of(&entry_of(release, &[TEAM]))
+    };
+    case("image-workdir", "an image that starts in /usr/src/app", "ok", image(Runtime::Image, "/usr/src/app"));
+    case("workdir-climbs", "an image that starts above its root", "Malformed", image(Runtime::Image, "/app/.."));
+    case("workdir-host", "a server of the host's root with a workdir", "Malformed", image(Runtime::Host, "/app"));
     case("pinned", "an earlier one, pinned", "ok", Ask::of(&good()).pinned("1.1.0", None));
     let digest = Digest::of(b"postgres 1.1.0");
     case("pinned-digest", "pinned with its artefact's digest", "ok", Ask::of(&good()).pinned("1.1.0", Some(digest)));

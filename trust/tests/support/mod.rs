@@ -188,6 +188,7 @@ pub(crate) fn release(name: &str, version: &str) -> Release {
             env: BTreeMap::from([("LOG_LEVEL".into(), "info".into())]),
             accept_args: AcceptArgs::default(),
             runtime: Runtime::Host,
+            workdir: None,
             platform: None,
         }),
         credentials: vec![],
