@@ -33,7 +33,7 @@ use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::tree::{Kind, Tree};
 
-use crate::fetch::{self, FetchPolicy};
+use crate::fetch::{self, FetchNote, FetchPolicy};
 use crate::pack::{self, ChunkStore, KnownChunks};
 use crate::policy::{Gate, Policy};
 use crate::recipe::{ArtefactSource, Recipe};
@@ -295,6 +295,8 @@ fn stage(
     }))
 }
 
+const PLAIN_REGISTRY: &str = "the registry was asked without encryption; only the digest protects the artefact";
+
 /// Fetches and packs one artefact; what is wrong with it becomes a finding at `field`.
 fn artefact(
     recipe: &Recipe,
@@ -325,9 +327,6 @@ fn artefact(
             return None;
         }
     };
-    for note in &fetched.notes {
-        refuse(&rules::SOURCE, ".url", note.clone(), None);
-    }
     let file = match File::open(&fetched.path) {
         Ok(file) => file,
         Err(error) => {
@@ -335,7 +334,19 @@ fn artefact(
             return None;
         }
     };
-    let archive = match unpack::unpack(file, folder) {
+    for note in &fetched.notes {
+        let (rule, message, fix) = match note {
+            FetchNote::Said(message) => (&rules::SOURCE, message.clone(), None),
+            FetchNote::PlainHttp => (&rules::PLAIN_HTTP, PLAIN_REGISTRY.to_owned(), Some("use a registry with https")),
+            FetchNote::MovedTag(message) => (
+                &rules::IMAGE_TAG,
+                message.clone(),
+                Some("if the new content is meant, review it and pin its digest; the pinned one is what is published"),
+            ),
+        };
+        refuse(rule, ".url", message, fix.map(str::to_owned));
+    }
+    let archive = match unpack::of_source(source, file, &places.artefacts(), folder) {
         Ok(archive) => archive,
         Err(error) => {
             refuse(&rules::ARCHIVE, "", chain(&error), None);
@@ -350,7 +361,7 @@ fn artefact(
         }
     };
     let mut said = Findings::new();
-    let launch = launch::of_artefact(recipe, source, field, &archive, &mut said);
+    let launch = launch::of_artefact(recipe, source, field, (&archive, &tree), &mut said);
     let mut store = ChunkStore::new(&places.chunks(), options.level, options.known.clone());
     let mut put = |plain: &[u8]| store.put(plain);
     let packed = match pack::pack(&source.platform, &tree, &archive.spool, launch.as_ref(), &mut put) {
@@ -370,6 +381,7 @@ fn artefact(
         file: fetched.path,
         sha256: source.sha256,
         size: fetched.size,
+        parts: fetched.parts,
         tree,
         layout: packed.layout,
         listed: packed.listed,

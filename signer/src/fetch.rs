@@ -11,6 +11,7 @@ mod address;
 mod bundle;
 mod http;
 mod local;
+mod oci;
 
 #[cfg(test)]
 mod tests;
@@ -23,12 +24,14 @@ use mcpfs_trust::digest::{Digest, Hasher};
 use url::Url;
 
 use crate::bundle::{self as source, Order, Registry, Source, SourceError, Tools};
+use crate::image::{ImageError, Listed, Part};
 use crate::recipe::ArtefactSource;
 
 pub use address::{AllowedHost, BadHost, Network};
 pub use bundle::{BundleError, bundle};
 pub(crate) use http::{install_crypto, resolve};
 pub(crate) use local::{folder_beneath, read_beneath};
+pub use oci::{BadLogins, Logins};
 
 /// Where artefacts may come from, and how much and how long.
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ pub struct FetchPolicy {
     pub limit: u64,
     /// Longest time for one artefact.
     pub deadline: Duration,
+    /// Who asks OCI registries; nobody by default.
+    pub logins: Logins,
 }
 
 impl Default for FetchPolicy {
@@ -66,6 +71,7 @@ impl Default for FetchPolicy {
             tools: Tools::default(),
             limit: 2 << 30,
             deadline: Duration::from_secs(15 * 60),
+            logins: Logins::default(),
         }
     }
 }
@@ -77,8 +83,21 @@ pub struct Fetched {
     pub path: PathBuf,
     /// Its size, bytes.
     pub size: u64,
+    /// What an OCI manifest names; each lies beside it under its digest.
+    pub parts: Vec<Part>,
+    /// What a reviewer should know of the way it came.
+    pub notes: Vec<FetchNote>,
+}
+
+/// Something about a fetch that does not stop it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchNote {
+    /// The tag of the address is not at the pinned manifest any more, or could not be looked at.
+    MovedTag(String),
+    /// A registry was asked without encryption.
+    PlainHttp,
     /// What its source says of itself, such as who signed a tag.
-    pub notes: Vec<String>,
+    Said(String),
 }
 
 /// Why an artefact is not fetched.
@@ -125,6 +144,26 @@ pub enum FetchError {
     /// A package or a commit that cannot be bundled.
     #[error("the source cannot be bundled")]
     Source(#[source] SourceError),
+    /// An `oci:` address that is not one.
+    #[error("{0:?} is not an address such as oci://registry.example.com/team/server:1.2.0")]
+    Reference(String),
+    /// The digest of an index, which stands for several artefacts.
+    #[error("the pinned digest is that of an index; an artefact is the manifest of one platform")]
+    Index(Vec<Listed>),
+    /// A manifest that cannot be taken.
+    #[error("its manifest is refused")]
+    Manifest(#[source] ImageError),
+    /// A blob that is not what the manifest says.
+    #[error("{sha256}, which the manifest names, {problem}")]
+    Part {
+        /// Its digest.
+        sha256: Digest,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The registry wants somebody else, or somebody.
+    #[error("{0}")]
+    Login(String),
     /// The transfer failed.
     #[error("the transfer failed: {0}")]
     Transfer(String),
@@ -143,11 +182,17 @@ impl FetchError {
     /// What to do about it, if there is one thing.
     pub fn fix(&self) -> Option<String> {
         match self {
-            Self::Scheme { .. } => Some("use an https: or file: artefact, such as a bundle of the folder".to_owned()),
+            Self::Scheme { .. } => {
+                Some("use an https:, oci: or file: artefact, such as a bundle of the folder".to_owned())
+            }
             Self::Digest { found, .. } => Some(format!(
                 "if the new content was reviewed, set artefact.sha256 to {found}; if not, find out who changed it"
             )),
             Self::Source(error) => error.fix(),
+            Self::Index(listed) => {
+                let each = listed.iter().map(|one| format!("{} for {}", one.sha256, one.platform));
+                Some(format!("set artefact.sha256 to one of its manifests: {}", each.collect::<Vec<_>>().join(", ")))
+            }
             Self::TooLarge(_) => Some("ship only what the server needs at run time".to_owned()),
             _ => None,
         }
@@ -171,6 +216,9 @@ pub fn fetch(
     if policy.by_digest.is_none() && Source::is_one(&source.url) {
         return build(source, policy, beside, folder);
     }
+    if source.is_manifest() {
+        return oci::fetch(source, policy, folder);
+    }
     get(&source.url, Some(source.sha256), policy, folder).map(|(_, fetched)| fetched)
 }
 
@@ -189,7 +237,7 @@ fn get(
     folder: &Path,
 ) -> Result<(Digest, Fetched), FetchError> {
     let parsed = Url::parse(url).map_err(|_| FetchError::Url(url.to_owned()))?;
-    let mut sink = Sink::new(folder, url, expected, policy)?;
+    let mut sink = Sink::new(folder, url, expected, policy.limit)?;
     if let (Some(named), Some(expected)) = (&policy.by_digest, expected) {
         let path = named.join(expected.to_string());
         let missing = |_| FetchError::Local(format!("no file with the digest {expected} is there"));
@@ -219,12 +267,13 @@ fn build(source: &ArtefactSource, policy: &FetchPolicy, beside: &Path, folder: &
     };
     let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;
     let built = gathered.folder().map_err(FetchError::Source)?;
-    let mut sink = Sink::new(folder, &source.url, Some(source.sha256), policy)?;
+    let mut sink = Sink::new(folder, &source.url, Some(source.sha256), policy.limit)?;
     bundle::bundle_into(&built.folder, |bytes| sink.write(bytes)).map_err(|error| match error {
         bundle::Failed::Sink(error) => error,
         bundle::Failed::Folder(error) => FetchError::Bundle(error),
     })?;
-    Ok(Fetched { notes: built.notes, ..sink.finish()?.1 })
+    let (_, fetched) = sink.finish()?;
+    Ok(Fetched { notes: built.notes.into_iter().map(FetchNote::Said).collect(), ..fetched })
 }
 
 /// Takes an artefact's bytes: bounded, hashed, written, shown.
@@ -239,11 +288,10 @@ struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    fn new(folder: &'a Path, url: &str, expected: Option<Digest>, policy: &FetchPolicy) -> Result<Self, FetchError> {
+    fn new(folder: &'a Path, shown: &str, expected: Option<Digest>, limit: u64) -> Result<Self, FetchError> {
         let file = tempfile::NamedTempFile::new_in(folder).map_err(at(folder))?;
-        let progress = io::stderr().is_terminal().then(|| Progress::new(url));
-        let (hasher, limit) = (Hasher::new(), policy.limit);
-        Ok(Self { folder, file, hasher, expected, written: 0, limit, progress })
+        let progress = io::stderr().is_terminal().then(|| Progress::new(shown));
+        Ok(Self { folder, file, hasher: Hasher::new(), expected, written: 0, limit, progress })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
@@ -278,7 +326,7 @@ impl<'a> Sink<'a> {
         }
         let path = self.folder.join(found.to_string());
         self.file.persist(&path).map_err(|error| at(&path)(error.error))?;
-        Ok((found, Fetched { path, size: self.written, notes: Vec::new() }))
+        Ok((found, Fetched { path, size: self.written, parts: Vec::new(), notes: Vec::new() }))
     }
 }
 

@@ -10,6 +10,7 @@
 //! artefact what a check derived.
 
 mod bundle;
+mod image;
 mod yaml;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 use mcpfs_trust::release::Launch;
 
 pub use bundle::{derive, downloads};
+pub use image::{DEFAULT_PATH, derive_image, in_path, unmet};
 pub use yaml::{quoted, yaml};
 
 /// What an artefact says of its start, in the terms of a recipe.

@@ -17,6 +17,7 @@ pub mod deps;
 pub mod fetch;
 pub mod files;
 pub mod forge;
+pub mod image;
 pub mod init;
 pub mod inspect;
 pub mod key;

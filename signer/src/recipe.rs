@@ -78,15 +78,22 @@ pub struct ArtefactSource {
     pub inputs: Inputs,
 }
 
+impl ArtefactSource {
+    /// Whether what is pinned is an OCI manifest, which names further files.
+    pub fn is_manifest(&self) -> bool {
+        crate::image::is_manifest(&self.url)
+    }
+}
+
 /// An artefact as the recipe writes it.
 #[derive(schemars::JsonSchema)]
 #[schemars(deny_unknown_fields, rename = "Artefact")]
 #[allow(dead_code)] // Only its schema is used: the reader collects errors with lines, which serde cannot.
 struct ArtefactField {
-    /// `https://…`, `file:…`, `npm:NAME@VERSION`, `pypi:NAME==VERSION`, `git+https://HOST/REPOSITORY#TAG`
-    /// or `git+file:PATH#TAG`; also oci: is reserved.
+    /// `https://…`, `file:…`, `oci://HOST/NAME:TAG`, `npm:NAME@VERSION`, `pypi:NAME==VERSION`,
+    /// `git+https://HOST/REPOSITORY#TAG` or `git+file:PATH#TAG`.
     url: String,
-    /// SHA-256 of the file, 64 lowercase hexadecimal digits.
+    /// SHA-256 of the file, or of the OCI manifest of one platform: 64 lowercase hexadecimal digits.
     sha256: Digest,
     /// Such as `linux/amd64`; `any` by default.
     platform: Option<Platform>,

@@ -10,7 +10,7 @@
 //! waivers.yaml            the waivers' very bytes, if there were any
 //! advisories.json         what is known of vulnerabilities, if that was asked
 //! snapshots/<sha256>      snapshots of advisories that were asked
-//! artefacts/<sha256>      the original files
+//! artefacts/<sha256>      the original files, and what an OCI manifest names
 //! trees/<sha256>          encoded trees
 //! layouts/<sha256>        encoded layouts
 //! chunks/<sha256>         stored chunks that are not published yet
@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict};
 use crate::check::{self, Answers, Finding, Findings, Inventory, Severity, advisories};
+use crate::image::Part;
 use crate::pack::{self, PackError};
 use crate::policy::{self, Gate};
 use crate::recipe::{ArtefactSource, Recipe, RecipeErrors};
@@ -87,6 +88,8 @@ pub struct StagedArtefact {
     pub sha256: Digest,
     /// Its size, bytes.
     pub size: u64,
+    /// What an OCI manifest names besides itself.
+    pub parts: Vec<Part>,
     /// The canonical tree.
     pub tree: Tree,
     /// Where the tree's bytes lie.
@@ -165,6 +168,8 @@ struct IndexedArtefact {
     platform: Platform,
     sha256: Digest,
     size: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<Part>,
     tree: TreeSummary,
     layout: PlatformLayout,
 }
@@ -179,6 +184,13 @@ impl StagedArtefact {
             size: self.size,
             tree: self.tree.summary(),
         }
+    }
+
+    /// The original files: what an OCI manifest names, and then the artefact itself.
+    pub(crate) fn originals(&self) -> Vec<(PathBuf, Part)> {
+        let beside = |part: &Part| (self.file.with_file_name(part.sha256.to_string()), *part);
+        let own = Part { sha256: self.sha256, size: self.size };
+        self.parts.iter().map(beside).chain([(self.file.clone(), own)]).collect()
     }
 
     /// Every chunk that a host may ask for: content, tree and layout, each once.
@@ -400,12 +412,16 @@ impl Staging {
             return Err(differs("another artefact"));
         }
         // The same open file is read again: what was hashed is what is unpacked.
-        let archive = unpack::unpack(file, &self.folder).map_err(StagingError::Unpack)?;
+        let artefacts = Places::new(&self.folder).artefacts();
+        let archive = unpack::of_source(source, file, &artefacts, &self.folder).map_err(StagingError::Unpack)?;
+        if archive.parts != staged.parts {
+            return Err(differs("other parts"));
+        }
         let tree = pack::tree(&archive.entries).map_err(StagingError::Tree)?;
         if tree != staged.tree {
             return Err(differs("another tree"));
         }
-        let launch = check::launch_again(recipe, source, field, &archive, findings);
+        let launch = check::launch_again(recipe, source, field, (&archive, &tree), findings);
         let started = recipe.started_by(launch.as_ref());
         check::content_again(&started, field, &tree, &archive.remarks, findings);
         let carried = check::carried(recipe, field, (&tree, &archive.spool), self.gate.policy(), findings);
@@ -435,6 +451,7 @@ impl StagedArtefact {
             platform: self.platform.clone(),
             sha256: self.sha256,
             size: self.size,
+            parts: self.parts.clone(),
             tree: self.tree.summary(),
             layout: self.listed.clone(),
         }
@@ -454,6 +471,7 @@ impl IndexedArtefact {
             file: places.artefact(&self.sha256),
             sha256: self.sha256,
             size: self.size,
+            parts: self.parts,
             tree,
             layout,
             listed: self.layout,

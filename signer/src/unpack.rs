@@ -14,6 +14,7 @@
 mod budget;
 mod entries;
 pub mod mcpb;
+pub mod oci;
 mod spool;
 mod tar;
 mod zip;
@@ -28,6 +29,9 @@ use std::path::Path;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::bounded;
 use mcpfs_trust::limits;
+
+use crate::image::{Config, ImageError, Part};
+use crate::recipe::ArtefactSource;
 
 pub use budget::Budget;
 pub use spool::Spool;
@@ -79,6 +83,11 @@ pub enum Remark {
         /// The target in the archive.
         target: String,
     },
+    /// A device or a named pipe of an image, which a tree cannot have.
+    Device {
+        /// The entry.
+        path: String,
+    },
     /// The program of a binary bundle, whose packer drops the mode.
     MadeExecutable {
         /// The entry.
@@ -95,10 +104,14 @@ pub struct Archive {
     pub spool: Spool,
     /// What was changed on the way in.
     pub remarks: Vec<Remark>,
-    /// The format, for people: `tar`, `tar.gz`, `tar.zst` or `zip`.
+    /// The format, for people: `tar`, `tar.gz`, `tar.zst`, `zip` or `image`.
     pub format: &'static str,
     /// What the artefact says of its own start: an MCPB manifest, or what is wrong with it.
     pub manifest: Option<Result<mcpb::Manifest, String>>,
+    /// What an OCI manifest names besides itself.
+    pub parts: Vec<Part>,
+    /// What an image's config says of it and of its start.
+    pub image: Option<Config>,
 }
 
 /// Why an artefact is not read.
@@ -129,6 +142,28 @@ pub enum UnpackError {
         /// The bound.
         limit: u64,
     },
+    /// One layer of an image.
+    #[error("layer {number} of {all} is refused")]
+    Layer {
+        /// Which, from 1.
+        number: usize,
+        /// How many there are.
+        all: usize,
+        /// Why.
+        #[source]
+        source: Box<UnpackError>,
+    },
+    /// A manifest or config that is not one.
+    #[error("its {0} is refused")]
+    Image(&'static str, #[source] ImageError),
+    /// A part of an OCI artefact that is not there as its manifest says.
+    #[error("{sha256}, a part of the artefact, cannot be used: {problem}")]
+    Part {
+        /// Its digest.
+        sha256: Digest,
+        /// What is wrong.
+        problem: String,
+    },
     /// The archive ends early or its compression is broken.
     #[error("the archive is damaged or cut off")]
     Damaged(#[source] std::io::Error),
@@ -153,38 +188,60 @@ impl UnpackError {
 /// The first reason to refuse it; nothing of a refused archive is kept.
 pub fn unpack(mut file: File, scratch: &Path) -> Result<Archive, UnpackError> {
     let size = file.metadata().map_err(UnpackError::Damaged)?.len();
-    file.seek(SeekFrom::Start(0)).map_err(UnpackError::Damaged)?;
-    let mut begin = [0; 512];
-    let read = read_up_to(&mut file, &mut begin).map_err(UnpackError::Damaged)?;
-    let begin = &begin[..read];
-    file.seek(SeekFrom::Start(0)).map_err(UnpackError::Damaged)?;
     let spool = Spool::new(scratch).map_err(UnpackError::Spool)?;
     let budget = Budget::for_artefact(size);
     let entries = entries::Entries::new(spool, budget.clone());
+    let begin = begin_of(&mut file).map_err(UnpackError::Damaged)?;
+    if begin.starts_with(b"PK\x03\x04") || begin.starts_with(b"PK\x05\x06") {
+        let mut archive = zip::read(file, size, entries)?.finish("zip")?;
+        archive.manifest = mcpb::read(&mut archive);
+        return Ok(archive);
+    }
+    let (stream, format) = tar_stream(file, false)?;
+    tar::read(stream, entries, &budget)?.finish(format)
+}
+
+/// Reads the artefact of `source` in `file`; the parts of one that has some lie in `folder`.
+///
+/// # Errors
+/// As [`unpack`] and [`oci::unpack`].
+pub fn of_source(source: &ArtefactSource, file: File, folder: &Path, scratch: &Path) -> Result<Archive, UnpackError> {
+    match source.is_manifest() {
+        true => oci::unpack(file, folder, scratch),
+        false => unpack(file, scratch),
+    }
+}
+
+/// A tar from its first byte, decompressed by what it begins with, and the format for people. Only
+/// where it may be empty are zeros, the end mark alone, one too.
+fn tar_stream(mut file: File, may_be_empty: bool) -> Result<(Box<dyn Read>, &'static str), UnpackError> {
+    let begin = begin_of(&mut file).map_err(UnpackError::Damaged)?;
     // gzip may have several members, zstd several frames; both read as one stream.
-    let (entries, format) = if begin.starts_with(&[0x1f, 0x8b]) {
-        let stream = flate2::bufread::MultiGzDecoder::new(BufReader::new(file));
-        (tar::read(stream, entries, &budget)?, "tar.gz")
-    } else if begin.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+    if begin.starts_with(&[0x1f, 0x8b]) {
+        return Ok((Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(file))), "tar.gz"));
+    }
+    if begin.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         let mut stream = zstd::Decoder::new(file).map_err(UnpackError::Damaged)?;
         // 128 MiB: what `zstd -19 --long` needs, and no more memory than that.
         stream.window_log_max(27).map_err(UnpackError::Damaged)?;
-        (tar::read(stream, entries, &budget)?, "tar.zst")
-    } else if begin.starts_with(b"PK\x03\x04") || begin.starts_with(b"PK\x05\x06") {
-        (zip::read(file, size, entries)?, "zip")
-    } else if tar::looks_like_header(begin) {
-        (tar::read(BufReader::new(file), entries, &budget)?, "tar")
-    } else {
-        let begin: Vec<String> = begin.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        return Err(UnpackError::Format {
-            begin: if begin.is_empty() { "nothing".to_owned() } else { begin.join(" ") },
-        });
-    };
-    let mut archive = entries.finish(format)?;
-    if format == "zip" {
-        archive.manifest = mcpb::read(&mut archive);
+        return Ok((Box::new(stream), "tar.zst"));
     }
-    Ok(archive)
+    let zeros = begin.len() == BEGIN_BYTES && begin.iter().all(|byte| *byte == 0);
+    if tar::looks_like_header(&begin) || (zeros && may_be_empty) {
+        return Ok((Box::new(BufReader::new(file)), "tar"));
+    }
+    let begin: Vec<String> = begin.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Err(UnpackError::Format { begin: if begin.is_empty() { "nothing".to_owned() } else { begin.join(" ") } })
+}
+
+/// The first bytes of a file, which is at its start again afterwards.
+fn begin_of(file: &mut File) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut begin = vec![0; BEGIN_BYTES];
+    let read = read_up_to(file, &mut begin)?;
+    begin.truncate(read);
+    file.seek(SeekFrom::Start(0))?;
+    Ok(begin)
 }
 
 /// Visits the regular files of a .zip or .tar in the archive's order, without keeping anything:
@@ -226,6 +283,9 @@ fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usiz
     }
     Ok(filled)
 }
+
+/// One block of a tar.
+const BEGIN_BYTES: usize = 512;
 
 /// Bits that a tree drops: set-user, set-group, sticky.
 const SPECIAL_BITS: u32 = 0o7000;

@@ -171,6 +171,6 @@ fn a_sandbox_that_cannot_be_made_is_no_launch(reads: Reads) {
     world.host.drop_in("50-sandbox", missing);
     let _mount = Mount::start(&world.host);
     let ran = Run::new(world.run("hello")).exits(77);
-    assert!(ran.stderr.contains("LaunchUnsupported") && ran.stderr.contains("install the package bubblewrap"), "{ran}");
+    assert!(ran.stderr.contains("LaunchUnsupported") && ran.stderr.contains("Install the package bubblewrap"), "{ran}");
     audit::expect(&world.host, "LaunchUnsupported", Some("hello"));
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::command::{Run, exit_within};
 use crate::scratch::{self, PATIENCE, Port, need, wait_for};
-use crate::tls::{issue, make_authority};
+use crate::tls::Authority;
 
 /// One nginx and one FastCGI wrapper over a folder of bare repositories; gone on drop.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl GitHost {
     /// If git, nginx, fcgiwrap or openssl is missing or does not do it.
     pub fn serve() -> Self {
         let (dir, port) = (scratch::dir_for("git"), Port::reserve());
-        make_authority(dir.path());
-        issue(dir.path(), "server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
+        let authority = Authority::make(dir.path());
+        authority.issue("server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
         std::fs::create_dir(dir.path().join("repositories")).expect("own directory");
         let backend =
             Run::new(need("git", "git")).arg("--exec-path").ok().stdout.trim().to_owned() + "/git-http-backend";

@@ -34,6 +34,7 @@ pub mod link;
 pub mod mcp;
 pub mod mcpb;
 pub mod mount;
+pub mod oci;
 pub mod quick;
 pub mod registry;
 pub mod s3;

@@ -37,9 +37,9 @@ impl TlsSite {
     pub fn serve(root: &Path, asks: Asks) -> Self {
         let root = root.canonicalize().expect("the site's directory exists");
         let (dir, port) = (scratch::dir_for("tls"), Port::reserve());
-        make_authority(dir.path());
-        issue(dir.path(), "server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
-        issue(dir.path(), "client", "extendedKeyUsage=clientAuth\n");
+        let authority = Authority::make(dir.path());
+        authority.issue("server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
+        authority.issue("client", "extendedKeyUsage=clientAuth\n");
         let conf = dir.path().join("nginx.conf");
         std::fs::write(&conf, configuration(dir.path(), &root, port.number(), asks)).expect("own directory");
         let running = Command::new(need("nginx", "nginx-light"))
@@ -108,24 +108,49 @@ fn openssl(dir: &Path) -> Run {
 
 const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
-pub(crate) fn make_authority(dir: &Path) {
-    openssl(dir)
-        .args(["req", "-x509", "-days", "2", "-subj", "/CN=private authority", "-keyout", "ca.key", "-out", "ca.pem"])
-        .args(["-addext", "keyUsage=critical,keyCertSign"])
-        .args(KEY)
-        .ok();
+/// A private certificate authority; `ca.pem` is its certificate.
+#[derive(Debug)]
+pub struct Authority {
+    dir: PathBuf,
 }
 
-pub(crate) fn issue(dir: &Path, name: &str, extensions: &str) {
-    let file = |ending: &str| format!("{name}.{ending}");
-    let extensions = format!("basicConstraints=CA:FALSE\n{extensions}");
-    std::fs::write(dir.join(file("ext")), extensions).expect("own directory");
-    let subject = format!("/CN={name}");
-    openssl(dir).args(["req", "-subj", &subject, "-keyout", &file("key"), "-out", &file("csr")]).args(KEY).ok();
-    openssl(dir)
-        .args(["x509", "-req", "-days", "2", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"])
-        .args(["-in", &file("csr"), "-out", &file("pem"), "-extfile", &file("ext")])
-        .ok();
+impl Authority {
+    /// Makes one in `dir`.
+    pub fn make(dir: &Path) -> Self {
+        openssl(dir)
+            .args([
+                "req",
+                "-x509",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=private authority",
+                "-keyout",
+                "ca.key",
+                "-out",
+                "ca.pem",
+            ])
+            .args(["-addext", "keyUsage=critical,keyCertSign"])
+            .args(KEY)
+            .ok();
+        Self { dir: dir.to_owned() }
+    }
+
+    /// Makes `<name>.pem` and `<name>.key` beside it, with these X.509 extensions.
+    pub fn issue(&self, name: &str, extensions: &str) {
+        let file = |ending: &str| format!("{name}.{ending}");
+        let extensions = format!("basicConstraints=CA:FALSE\n{extensions}");
+        std::fs::write(self.dir.join(file("ext")), extensions).expect("own directory");
+        let subject = format!("/CN={name}");
+        openssl(&self.dir)
+            .args(["req", "-subj", &subject, "-keyout", &file("key"), "-out", &file("csr")])
+            .args(KEY)
+            .ok();
+        openssl(&self.dir)
+            .args(["x509", "-req", "-days", "2", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"])
+            .args(["-in", &file("csr"), "-out", &file("pem"), "-extfile", &file("ext")])
+            .ok();
+    }
 }
 
 fn configuration(dir: &Path, root: &Path, port: u16, asks: Asks) -> String {

@@ -265,6 +265,7 @@ impl Gathered {
             env: std::collections::BTreeMap::new(),
             accept_args: AcceptArgs::default(),
             runtime: Runtime::default(),
+            workdir: None,
             platform: None,
         })
     }

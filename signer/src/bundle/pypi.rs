@@ -276,7 +276,7 @@ impl Gathered {
         };
         let env = BTreeMap::from([("PYTHONPATH".to_owned(), "${TREE}".to_owned())]);
         let (accept_args, runtime) = (AcceptArgs::default(), Runtime::default());
-        Some(Launch { command: "python3".to_owned(), args, env, accept_args, runtime, platform: None })
+        Some(Launch { command: "python3".to_owned(), args, env, accept_args, runtime, workdir: None, platform: None })
     }
 }
 

@@ -9,10 +9,10 @@ use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use super::finding::Findings;
 use super::rules::{
-    LAUNCH_ARGUMENT, LAUNCH_ARGUMENT_UNCLEAR, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN, MADE_EXECUTABLE,
-    NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
+    IMAGE_DEVICE, LAUNCH_ARGUMENT, LAUNCH_ARGUMENT_UNCLEAR, LAUNCH_COMMAND, LINK_DANGLING, LINK_REWRITTEN,
+    MADE_EXECUTABLE, NAME_BIDI, NAME_CASE, NAME_FORM, Rule, SPECIAL_BITS,
 };
-use crate::launch::quoted;
+use crate::launch::{DEFAULT_PATH, in_path, quoted};
 use crate::recipe::Recipe;
 use crate::unpack::Remark;
 
@@ -28,6 +28,7 @@ pub(crate) fn check(recipe: &Recipe, field: &str, tree: &Tree, remarks: &[Remark
     all(&SPECIAL_BITS, special_bits(remarks), "");
     all(&LINK_REWRITTEN, rewritten(remarks), "");
     all(&MADE_EXECUTABLE, made_executable(remarks), "");
+    all(&IMAGE_DEVICE, devices(remarks), "");
     all(&LINK_DANGLING, dangling(tree), "ship what it links to, or drop the link");
     all(&NAME_CASE, same_but_for_case(tree), "rename one of them: on some systems they are one file");
     all(&NAME_FORM, not_nfc(tree), "rename it in NFC: two spellings look the same");
@@ -82,7 +83,8 @@ fn arguments(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
 
 /// A command inside the tree must be there and executable, or every launch fails.
 fn command(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
-    let Some(launch) = recipe.launch.as_ref().filter(|launch| launch.runtime == Runtime::Host) else { return };
+    let Some(launch) = &recipe.launch else { return };
+    let image = launch.runtime == Runtime::Image;
     let mut found = |message: String, fix: String| {
         let finding = LAUNCH_COMMAND.find("launch.command", message).fix(fix);
         findings.push(finding.at(recipe.file(), Some(recipe.place("launch.command"))));
@@ -93,9 +95,19 @@ fn command(recipe: &Recipe, tree: &Tree, findings: &mut Findings) {
         let args: Vec<String> = rest.split_whitespace().map(quoted).collect();
         format!("write command: {} and args: [{}]", quoted(program), args.join(", "))
     });
+    // What an image's own `PATH` finds is a file of its tree.
+    let path_variable = launch.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    if image && launch.tree_path().is_none() && in_path(&launch.command, path_variable, tree).is_some() {
+        return;
+    }
     let Some(path) = launch.tree_path() else {
-        if let Some(fix) = split {
-            found(format!("{:?} is a line of words; a command is one program", launch.command), fix);
+        match (split, image) {
+            (Some(fix), _) => found(format!("{:?} is a line of words; a command is one program", launch.command), fix),
+            (None, true) => {
+                let fix = "name a path inside it, without the first /, or a program that its PATH finds";
+                found(format!("{:?} is not in the image's PATH", launch.command), fix.to_owned());
+            }
+            (None, false) => {}
         }
         return;
     };
@@ -113,7 +125,7 @@ fn special_bits(remarks: &[Remark]) -> Vec<(String, String)> {
         Remark::SpecialBits { path, mode } => {
             Some((path.clone(), format!("mode {mode:04o}: its special bits are dropped")))
         }
-        Remark::Rewritten { .. } | Remark::MadeExecutable { .. } => None,
+        _ => None,
     });
     found.collect()
 }
@@ -123,7 +135,7 @@ fn rewritten(remarks: &[Remark]) -> Vec<(String, String)> {
         Remark::Rewritten { path, target } => {
             Some((path.clone(), format!("the absolute link to {target:?} now leads below the tree's root")))
         }
-        Remark::SpecialBits { .. } | Remark::MadeExecutable { .. } => None,
+        _ => None,
     });
     found.collect()
 }
@@ -131,7 +143,15 @@ fn rewritten(remarks: &[Remark]) -> Vec<(String, String)> {
 fn made_executable(remarks: &[Remark]) -> Vec<(String, String)> {
     let found = remarks.iter().filter_map(|remark| match remark {
         Remark::MadeExecutable { path } => Some((path.clone(), "the bundle's program is made executable".to_owned())),
-        Remark::Rewritten { .. } | Remark::SpecialBits { .. } => None,
+        _ => None,
+    });
+    found.collect()
+}
+
+fn devices(remarks: &[Remark]) -> Vec<(String, String)> {
+    let found = remarks.iter().filter_map(|remark| match remark {
+        Remark::Device { path } => Some((path.clone(), "a device or pipe of the image is left out".to_owned())),
+        _ => None,
     });
     found.collect()
 }

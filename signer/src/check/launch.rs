@@ -3,14 +3,17 @@
 #[cfg(test)]
 mod tests;
 
+use mcpfs_trust::error::bounded;
 use mcpfs_trust::limits;
-use mcpfs_trust::release::Launch;
+use mcpfs_trust::release::{Launch, Runtime};
+use mcpfs_trust::tree::Tree;
 
 use super::finding::Findings;
 use super::rules::{
-    BUNDLE_CREDENTIAL, BUNDLE_MANIFEST, BUNDLE_PLATFORM, BUNDLE_RESOLVED, BUNDLE_UNREAD, LAUNCH_DERIVED,
-    LAUNCH_DIFFERS, LAUNCH_UNLIKE, Rule,
+    BUNDLE_CREDENTIAL, BUNDLE_MANIFEST, BUNDLE_PLATFORM, BUNDLE_RESOLVED, BUNDLE_UNREAD, IMAGE_LAUNCH, IMAGE_PLATFORM,
+    IMAGE_UNMET, LAUNCH_DERIVED, LAUNCH_DIFFERS, LAUNCH_UNLIKE, Rule,
 };
+use crate::image::Config;
 use crate::launch::{self, Derived, quoted};
 use crate::recipe::{ArtefactSource, Position, Recipe};
 use crate::unpack::Archive;
@@ -22,7 +25,7 @@ pub(crate) fn of_artefact(
     recipe: &Recipe,
     source: &ArtefactSource,
     field: &str,
-    archive: &Archive,
+    (archive, tree): (&Archive, &Tree),
     findings: &mut Findings,
 ) -> Option<Launch> {
     let mut found = |rule: &Rule, subject: &str, message: String, fix: String| {
@@ -33,6 +36,9 @@ pub(crate) fn of_artefact(
         findings.push(if fix.is_empty() { finding } else { finding.fix(fix) });
     };
     let own = recipe.launch.clone();
+    if let Some(config) = &archive.image {
+        return of_image(recipe, source, field, config, tree, &mut found);
+    }
     let manifest = match (&archive.manifest, &own) {
         (None, _) => return own,
         (Some(Ok(manifest)), _) => manifest,
@@ -51,10 +57,41 @@ pub(crate) fn of_artefact(
     let derived = launch::derive(manifest);
     match own {
         Some(own) => {
-            compare(&own, manifest, &derived, &mut found);
+            compare(&own, Some(manifest), &derived, &mut found);
             Some(own)
         }
-        None => take(recipe, field, derived, &mut found),
+        None => take(recipe, field, derived, "bundle's manifest", &mut found),
+    }
+}
+
+/// What an image's launch is taken from, in words.
+const IMAGE: &str = "image's config";
+
+fn of_image(
+    recipe: &Recipe,
+    source: &ArtefactSource,
+    field: &str,
+    config: &Config,
+    tree: &Tree,
+    found: &mut Found<'_>,
+) -> Option<Launch> {
+    if source.platform.to_string() != config.platform {
+        let message = format!("the image is for {}, the recipe says {}", bounded(&config.platform), source.platform);
+        let fix = format!("write platform: {}, or pin the manifest of another platform", bounded(&config.platform));
+        found(&IMAGE_PLATFORM, field, message, fix);
+    }
+    for message in launch::unmet(&config.start) {
+        found(&IMAGE_UNMET, field, message, "ask its author, or see that the server does without".to_owned());
+    }
+    let derived = launch::derive_image(&config.start, tree);
+    match recipe.launch.clone() {
+        Some(own) => {
+            if own.runtime == Runtime::Image {
+                compare(&own, None, &derived, found);
+            }
+            Some(own)
+        }
+        None => take(recipe, field, derived, IMAGE, found),
     }
 }
 
@@ -74,8 +111,9 @@ fn platform(manifest: &Manifest, source: &ArtefactSource, field: &str, found: &m
 }
 
 /// A recipe's own launch wins, but a reviewer knows where it says something else.
-fn compare(own: &Launch, manifest: &Manifest, derived: &Derived, found: &mut Found<'_>) {
-    if manifest.server.kind == ServerKind::Uv && launch::downloads(&own.command) {
+fn compare(own: &Launch, manifest: Option<&Manifest>, derived: &Derived, found: &mut Found<'_>) {
+    let uv = manifest.is_some_and(|manifest| manifest.server.kind == ServerKind::Uv);
+    if uv && launch::downloads(&own.command) {
         let message = format!("the command is {}, which downloads what it starts", own.command);
         let fix = "pack all that the server needs, and start it with python3".to_owned();
         return found(&BUNDLE_RESOLVED, "launch.command", message, fix);
@@ -88,17 +126,21 @@ fn compare(own: &Launch, manifest: &Manifest, derived: &Derived, found: &mut Fou
     if own.args != theirs.args {
         fields.push("args".to_owned());
     }
+    if own.workdir != theirs.workdir {
+        fields.push("workdir".to_owned());
+    }
     let other = theirs.env.iter().filter(|(name, value)| own.env.get(*name) != Some(*value));
     fields.extend(other.map(|(name, _)| format!("env.{name}")));
     if !fields.is_empty() {
+        let what = if manifest.is_some() { "bundle" } else { "image" };
         let message =
-            format!("the recipe's own launch is used; the bundle says something else in {}", fields.join(", "));
-        found(&LAUNCH_DIFFERS, "launch", message, format!("if the bundle is right: {}", launch::yaml(theirs)));
+            format!("the recipe's own launch is used; the {what} says something else in {}", fields.join(", "));
+        found(&LAUNCH_DIFFERS, "launch", message, format!("if the {what} is right: {}", launch::yaml(theirs)));
     }
 }
 
 /// The artefact's launch, if nothing is open.
-fn take(recipe: &Recipe, field: &str, derived: Derived, found: &mut Found<'_>) -> Option<Launch> {
+fn take(recipe: &Recipe, field: &str, derived: Derived, from: &str, found: &mut Found<'_>) -> Option<Launch> {
     let draft = derived.launch.as_ref().filter(|draft| draft.validate().is_ok()).map(launch::yaml);
     let draft = draft.filter(|draft| draft.len() <= limits::SIGNED_BYTES);
     for problem in &derived.problems {
@@ -108,7 +150,11 @@ fn take(recipe: &Recipe, field: &str, derived: Derived, found: &mut Found<'_>) -
             (None, false) => "write launch in the recipe".to_owned(),
         };
         let parts: Vec<&str> = [write.as_str(), problem.fix.as_str()].into_iter().filter(|it| !it.is_empty()).collect();
-        let rule = if problem.downloads { &BUNDLE_RESOLVED } else { &BUNDLE_MANIFEST };
+        let rule = match (problem.downloads, from) {
+            (true, _) => &BUNDLE_RESOLVED,
+            (false, IMAGE) => &IMAGE_LAUNCH,
+            (false, _) => &BUNDLE_MANIFEST,
+        };
         found(rule, field, problem.message.clone(), parts.join("; "));
     }
     for secret in &derived.secrets {
@@ -131,7 +177,7 @@ fn take(recipe: &Recipe, field: &str, derived: Derived, found: &mut Found<'_>) -
         return None;
     }
     let launch = derived.launch?;
-    let mut message = "taken from the bundle's manifest, since the recipe has none".to_owned();
+    let mut message = format!("taken from the {from}, since the recipe has none");
     if !derived.left_out.is_empty() {
         message.push_str(&format!("; without a value and left out: {}", derived.left_out.join(", ")));
     }

@@ -51,6 +51,11 @@ rules! {
     BUNDLE_CREDENTIAL = "bundle-credential", Error, "A secret setting of an .mcpb is a credential of the recipe.";
     BUNDLE_RESOLVED = "bundle-resolved", Error, "An .mcpb holds all that it starts: nothing is downloaded on a host.";
     BUNDLE_PLATFORM = "bundle-platform", Warning, "An .mcpb runs on Linux, and a binary one is for a named platform.";
+    IMAGE_TAG = "image-tag", Warning, "The tag of an image's address still leads to the pinned manifest.";
+    IMAGE_PLATFORM = "image-platform", Error, "An image is for the platform that the recipe names.";
+    IMAGE_LAUNCH = "image-launch", Error, "The config of an image gives the launch that the recipe leaves out.";
+    IMAGE_UNMET = "image-unmet", Warning, "An image asks for no user, no volumes and no ports: a server gets none.";
+    IMAGE_DEVICE = "image-device", Note, "Devices and pipes of an image are left out: its sandbox has its own.";
     LAUNCH_DERIVED = "launch-derived", Note, "Without launch in the recipe, what the artefact says of its start is used.";
     LAUNCH_DIFFERS = "launch-differs", Warning, "The recipe's own launch says what the artefact says of its start.";
     LAUNCH_UNLIKE = "launch-unlike", Error, "Artefacts of one release say the same of their start.";

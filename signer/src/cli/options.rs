@@ -14,7 +14,7 @@ use super::Cli;
 use crate::bundle::{Registry, Tools};
 use crate::check::advisories::{Asking, Program};
 use crate::check::{CheckOptions, Lookups};
-use crate::fetch::{AllowedHost, FetchPolicy, Network};
+use crate::fetch::{AllowedHost, FetchPolicy, Logins, Network};
 use crate::files;
 use crate::key::{Keyring, SigningKey};
 use crate::pack::{ChunkStore, KnownChunks};
@@ -61,6 +61,10 @@ pub(super) struct FetchArgs {
     /// Run npm, pip and git without a sandbox, where bubblewrap cannot make one
     #[arg(long)]
     no_sandbox: bool,
+    /// Logins of OCI registries, a file in the form of docker's config.json
+    /// [default: the systemd credential mcpfs-registry-auth, or $MCPFS_REGISTRY_AUTH_FILE]
+    #[arg(long, value_name = "FILE")]
+    registry_auth: Option<PathBuf>,
 }
 
 impl FetchArgs {
@@ -78,8 +82,19 @@ impl FetchArgs {
                 allowed_signers: self.allowed_signers.clone(),
                 sandbox: !self.no_sandbox,
             },
+            logins: self.logins()?,
             ..FetchPolicy::default()
         })
+    }
+
+    fn logins(&self) -> anyhow::Result<Logins> {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let credential = variable("CREDENTIALS_DIRECTORY").map(|folder| folder.join("mcpfs-registry-auth"));
+        let found = self.registry_auth.clone().or(credential.filter(|path| path.exists()));
+        match found.or_else(|| variable("MCPFS_REGISTRY_AUTH_FILE")) {
+            Some(path) => Ok(Logins::read(&path)?),
+            None => Ok(Logins::default()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
 use reqwest::{Certificate, Client, Response, header, redirect};
 use tokio::time::Instant;
 use url::{Host, Url};
@@ -16,13 +17,36 @@ const REDIRECTS: usize = 5;
 /// Longest silence before the transfer is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// One question to a server.
+pub(super) struct Ask {
+    /// Where.
+    pub(super) url: Url,
+    /// The media types that are wanted, if it matters.
+    pub(super) accept: Option<&'static str>,
+    /// Who asks. It goes to the origin of `url` alone and is dropped by a redirect to another.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
 pub(super) fn fetch(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
+    within(policy, async {
+        let response = ask(Ask { url, accept: None, authorization: None }, policy).await?;
+        match response.status().as_u16() {
+            200 => receive(response, policy.limit, &mut |bytes| sink.write(bytes)).await,
+            other => Err(FetchError::Status(other)),
+        }
+    })
+}
+
+/// Drives `work` to its end or the policy's deadline.
+pub(super) fn within<T>(
+    policy: &FetchPolicy,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| FetchError::Transfer(error.to_string()))?;
     runtime.block_on(async {
-        let work = transfer(url, policy, sink);
         tokio::time::timeout(policy.deadline, work).await.map_err(|_| FetchError::TooSlow(policy.deadline))?
     })
 }
@@ -36,31 +60,47 @@ pub(crate) fn resolve(url: &Url, policy: &FetchPolicy) -> Result<Vec<SocketAddr>
     runtime.block_on(addresses(url, policy))
 }
 
-async fn transfer(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
-    let mut response = follow(url, policy).await?;
-    if response.content_length().is_some_and(|size| size > policy.limit) {
-        return Err(FetchError::TooLarge(policy.limit));
+/// Hands the body's bytes to `take`; one that says or turns out to be longer than `limit` is refused.
+pub(super) async fn receive(
+    mut response: Response,
+    limit: u64,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), FetchError>,
+) -> Result<(), FetchError> {
+    if response.content_length().is_some_and(|size| size > limit) {
+        return Err(FetchError::TooLarge(limit));
     }
+    let mut left = limit;
     while let Some(bytes) = response.chunk().await.map_err(broken)? {
-        sink.write(&bytes)?;
+        left = left.checked_sub(bytes.len() as u64).ok_or(FetchError::TooLarge(limit))?;
+        take(&bytes)?;
     }
     Ok(())
 }
 
-async fn follow(mut url: Url, policy: &FetchPolicy) -> Result<Response, FetchError> {
+/// The first answer that is no redirect, whatever its status.
+pub(super) async fn ask(ask: Ask, policy: &FetchPolicy) -> Result<Response, FetchError> {
+    let Ask { mut url, accept, mut authorization } = ask;
+    let origin = url.origin();
     for _ in 0..=REDIRECTS {
         let addresses = addresses(&url, policy).await?;
         let client = client(&url, &addresses, policy)?;
         // Identity only: the digest is of the file as it is stored.
-        let request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-        let response = request.send().await.map_err(broken)?;
-        let status = response.status();
-        if status.is_redirection() {
-            let place = response.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
-            url = place.and_then(|place| url.join(place).ok()).ok_or(FetchError::Redirects)?;
-            continue;
+        let mut request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+        if let Some(accept) = accept {
+            request = request.header(header::ACCEPT, accept);
         }
-        return if status == 200 { Ok(response) } else { Err(FetchError::Status(status.as_u16())) };
+        if url.origin() != origin {
+            authorization = None;
+        }
+        if let Some(authorization) = &authorization {
+            request = request.header(header::AUTHORIZATION, authorization.clone());
+        }
+        let response = request.send().await.map_err(broken)?;
+        if !response.status().is_redirection() {
+            return Ok(response);
+        }
+        let place = response.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
+        url = place.and_then(|place| url.join(place).ok()).ok_or(FetchError::Redirects)?;
     }
     Err(FetchError::Redirects)
 }

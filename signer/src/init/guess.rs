@@ -81,7 +81,7 @@ pub(super) fn guess<T>(value: T, from: &str) -> Guess<T> {
 /// A launch without anything but these.
 pub(super) fn start(command: &str, args: Vec<String>, env: BTreeMap<String, String>) -> Launch {
     let (accept_args, runtime) = (AcceptArgs::default(), Runtime::Host);
-    Launch { command: command.to_owned(), args, env, accept_args, runtime, platform: None }
+    Launch { command: command.to_owned(), args, env, accept_args, runtime, workdir: None, platform: None }
 }
 
 /// All guesses; what says it most surely comes first.

@@ -41,6 +41,7 @@ pub fn derive(manifest: &Manifest) -> Derived {
             env,
             accept_args: mcpfs_trust::release::AcceptArgs::default(),
             runtime: mcpfs_trust::release::Runtime::Host,
+            workdir: None,
             platform: None,
         };
         if let Err(error) = launch.validate() {

@@ -217,6 +217,7 @@ fn what_is_printed_is_what_a_recipe_reads() {
         env,
         accept_args: mcpfs_trust::release::AcceptArgs::default(),
         runtime: mcpfs_trust::release::Runtime::Host,
+        workdir: None,
         platform: None,
     };
     let line = yaml(&wanted);

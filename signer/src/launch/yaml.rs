@@ -17,6 +17,9 @@ pub fn yaml(launch: &Launch) -> String {
     if launch.runtime == Runtime::Image {
         fields.push("runtime: image".to_owned());
     }
+    if let Some(workdir) = &launch.workdir {
+        fields.push(format!("workdir: {}", quoted(workdir)));
+    }
     format!("launch: {{{}}}", fields.join(", "))
 }
 

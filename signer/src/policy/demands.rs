@@ -317,8 +317,9 @@ impl Host {
         match (self, url.host_str().filter(|host| !host.is_empty() && url.scheme() != "file")) {
             (Self::Scheme(scheme), None) => scheme == url.scheme(),
             (Self::Named { host, port }, Some(named)) => {
+                let usual = if url.scheme() == "oci" { Some(443) } else { url.port_or_known_default() };
                 let same_port = match port {
-                    Some(port) => url.port_or_known_default() == Some(*port),
+                    Some(port) => url.port().or(usual) == Some(*port),
                     None => url.port().is_none(),
                 };
                 host.eq_ignore_ascii_case(named) && same_port

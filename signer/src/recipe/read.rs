@@ -30,7 +30,7 @@ pub(super) const RECIPE: &[&str] = &[
     "signature",
 ];
 pub(super) const ARTEFACT: &[&str] = &["url", "sha256", "platform", "commit", "submodules", "lock", "python"];
-pub(super) const LAUNCH: &[&str] = &["command", "args", "env", "accept_args", "runtime", "platform"];
+pub(super) const LAUNCH: &[&str] = &["command", "args", "env", "accept_args", "runtime", "workdir", "platform"];
 pub(super) const CREDENTIAL: &[&str] = &["env", "file", "ref", "scope"];
 pub(super) const SANDBOX: &[&str] = &["network", "read", "write"];
 
@@ -289,6 +289,7 @@ fn launch(reading: &mut Reading, node: &Node, field: &str) -> Option<Launch> {
     });
     let words = [("host", Runtime::Host), ("image", Runtime::Image)];
     let runtime = optional(&fields, "runtime", reading, |reading, node, field| reading.word(node, field, &words));
+    let workdir = optional(&fields, "workdir", reading, Reading::text);
     let platform = optional(&fields, "platform", reading, Reading::parsed);
     Some(Launch {
         command: command?,
@@ -296,6 +297,7 @@ fn launch(reading: &mut Reading, node: &Node, field: &str) -> Option<Launch> {
         env: env.unwrap_or_default(),
         accept_args: accept_args.unwrap_or_default(),
         runtime: runtime.unwrap_or_default(),
+        workdir,
         platform,
     })
 }

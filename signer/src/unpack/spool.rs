@@ -8,6 +8,8 @@ use std::path::Path;
 
 use mcpfs_trust::digest::{Digest, Hasher};
 
+use super::{Budget, UnpackError};
+
 /// Contents by digest. The file has no name (or loses it at once), mode 0600, and vanishes
 /// with this value.
 #[derive(Debug)]
@@ -59,6 +61,24 @@ impl Spool {
             self.end = at;
         }
         Ok(Ok((digest, size)))
+    }
+
+    /// Takes the `size` bytes of the entry `raw`.
+    ///
+    /// # Errors
+    /// Another size, a used up budget, or errors of either side.
+    pub(super) fn take(
+        &mut self,
+        raw: &[u8],
+        size: u64,
+        content: impl Read,
+        budget: &Budget,
+    ) -> Result<Digest, UnpackError> {
+        let (sha256, read) = self.add(content).map_err(UnpackError::Spool)?.map_err(|error| budget.explain(error))?;
+        match read == size {
+            true => Ok(sha256),
+            false => Err(UnpackError::entry(raw, format!("has {read} bytes where {size} were announced"))),
+        }
     }
 
     /// The content with this digest.

@@ -11,7 +11,7 @@ use tar::{Archive, Entry, EntryType};
 
 use super::UnpackError;
 use super::budget::{Budget, Paying};
-use super::entries::Entries;
+use super::entries::Receive;
 
 /// A long name or a pax header, bytes.
 const EXTENSION_BYTES: u64 = 64 << 10;
@@ -62,7 +62,7 @@ pub(super) fn each_file(
 }
 
 /// Reads a decompressed tar stream to its very end.
-pub(super) fn read(stream: impl Read, mut entries: Entries, budget: &Budget) -> Result<Entries, UnpackError> {
+pub(super) fn read<T: Receive>(stream: impl Read, mut entries: T, budget: &Budget) -> Result<T, UnpackError> {
     let mut archive = Archive::new(Paying::new(stream, budget));
     let mut ahead = Ahead::default();
     let mut seen = 0;
@@ -82,7 +82,7 @@ pub(super) fn read(stream: impl Read, mut entries: Entries, budget: &Budget) -> 
     Ok(entries)
 }
 
-fn one<R: Read>(entry: &mut Entry<'_, R>, ahead: &mut Ahead, entries: &mut Entries) -> Result<(), UnpackError> {
+fn one<R: Read>(entry: &mut Entry<'_, R>, ahead: &mut Ahead, entries: &mut impl Receive) -> Result<(), UnpackError> {
     let kind = entry.header().entry_type();
     let own = entry.header().path_bytes().into_owned();
     let name = ahead.path.clone().unwrap_or(own);
@@ -136,8 +136,14 @@ fn one<R: Read>(entry: &mut Entry<'_, R>, ahead: &mut Ahead, entries: &mut Entri
             no_data("a hard link")?;
             entries.hard_link(&name, &link()?)
         }
-        EntryType::Block | EntryType::Char => Err(UnpackError::entry(&name, "is a device")),
-        EntryType::Fifo => Err(UnpackError::entry(&name, "is a named pipe")),
+        EntryType::Block | EntryType::Char => {
+            no_data("a device")?;
+            entries.device(&name, "a device")
+        }
+        EntryType::Fifo => {
+            no_data("a named pipe")?;
+            entries.device(&name, "a named pipe")
+        }
         EntryType::GNUSparse => Err(UnpackError::entry(&name, "is a sparse file: pack it without --sparse")),
         other => Err(UnpackError::entry(&name, format!("is of the unknown type {:#04x}", other.as_byte()))),
     }
@@ -150,7 +156,7 @@ fn set(slot: &mut Option<Vec<u8>>, value: Vec<u8>, twice: impl Fn() -> UnpackErr
     }
 }
 
-fn extension<R: Read>(entry: &mut Entry<'_, R>, size: u64, entries: &Entries) -> Result<Vec<u8>, UnpackError> {
+fn extension<R: Read>(entry: &mut Entry<'_, R>, size: u64, entries: &impl Receive) -> Result<Vec<u8>, UnpackError> {
     if size > EXTENSION_BYTES {
         return Err(UnpackError::Bomb { what: "the size of a header", limit: EXTENSION_BYTES });
     }
@@ -162,7 +168,7 @@ fn extension<R: Read>(entry: &mut Entry<'_, R>, size: u64, entries: &Entries) ->
     }
 }
 
-fn long_name<R: Read>(entry: &mut Entry<'_, R>, size: u64, entries: &Entries) -> Result<Vec<u8>, UnpackError> {
+fn long_name<R: Read>(entry: &mut Entry<'_, R>, size: u64, entries: &impl Receive) -> Result<Vec<u8>, UnpackError> {
     let mut name = extension(entry, size, entries)?;
     while name.last() == Some(&0) {
         name.pop();
@@ -171,7 +177,12 @@ fn long_name<R: Read>(entry: &mut Entry<'_, R>, size: u64, entries: &Entries) ->
 }
 
 /// pax records: `<length> <key>=<value>\n`.
-fn pax<R: Read>(entry: &mut Entry<'_, R>, size: u64, ahead: &mut Ahead, entries: &Entries) -> Result<(), UnpackError> {
+fn pax<R: Read>(
+    entry: &mut Entry<'_, R>,
+    size: u64,
+    ahead: &mut Ahead,
+    entries: &impl Receive,
+) -> Result<(), UnpackError> {
     let bytes = extension(entry, size, entries)?;
     let broken = || UnpackError::archive("a pax header that is not in its format");
     let mut rest = bytes.as_slice();

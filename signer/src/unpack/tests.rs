@@ -1,7 +1,7 @@
 //! A zoo of archives, good and hostile, built byte by byte.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod tars;
+pub(super) mod tars;
 mod zips;
 
 use std::io::Write as _;
@@ -17,7 +17,7 @@ fn open(bytes: &[u8]) -> Result<Archive, UnpackError> {
 }
 
 /// `path`, and what it is: `d`, `f644:content`, `f755:content` or `l:target`.
-fn listing(archive: &Archive) -> Vec<(String, String)> {
+pub(super) fn listing(archive: &Archive) -> Vec<(String, String)> {
     let kind = |entry: &Unpacked| match &entry.kind {
         UnpackedKind::Directory => "d".to_owned(),
         UnpackedKind::Link { target } => format!("l:{target}"),

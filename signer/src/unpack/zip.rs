@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use mcpfs_trust::limits;
 
 use super::budget::Paying;
-use super::entries::Entries;
+use super::entries::{Entries, Receive as _};
 use super::{ENTRIES, UnpackError};
 
 const END: u32 = 0x0605_4b50;

@@ -50,7 +50,7 @@ fn rules_of_the_recipe() {
         (
             "url: file:hello",
             "url: oci://r.example.com/x:1",
-            "error L9 artefact.url: oci: artefacts cannot be fetched by this version [fetch]",
+            "error L9 artefact.url: host https://r.example.com is not listed; if it may be asked, add --allow-host r.example.com [fetch]",
         ),
         ("url: file:hello", "url: file:hello/README", "error L10 artefact.sha256: its SHA-256 is "),
         ("command: bin/server", "command: node", ""),

@@ -12,7 +12,7 @@ use super::super::state::Published;
 use super::super::{SiteError, parallel};
 use super::{Publisher, Put, Step};
 use crate::progress::Unit;
-use crate::staging::Staging;
+use crate::staging::{StagedArtefact, Staging};
 
 impl Publisher<'_> {
     /// Chunks and artefacts, each only if it is not there yet.
@@ -40,13 +40,14 @@ impl Publisher<'_> {
         drop(task);
         (put.objects, put.bytes) = (objects.into_inner(), bytes.into_inner());
         self.done(Step::Objects);
-        let task = self.shown.start("artefact", Unit::Bytes, staging.artefacts.iter().map(|one| one.size).sum());
-        for artefact in &staging.artefacts {
-            if self.site.put_artefact(&artefact.file, &artefact.sha256)? {
+        let files: Vec<_> = staging.artefacts.iter().flat_map(StagedArtefact::originals).collect();
+        let task = self.shown.start("artefact", Unit::Bytes, files.iter().map(|(_, part)| part.size).sum());
+        for (file, part) in &files {
+            if self.site.put_artefact(file, &part.sha256)? {
                 put.objects += 1;
-                put.bytes += artefact.size;
+                put.bytes += part.size;
             }
-            task.add(artefact.size);
+            task.add(part.size);
         }
         drop(task);
         self.done(Step::Artefacts);

@@ -1,7 +1,7 @@
 use super::*;
 
 /// A header block with a right checksum, and the content in its blocks.
-pub(super) fn entry(kind: u8, name: &[u8], link: &[u8], mode: u32, content: &[u8]) -> Vec<u8> {
+pub(in crate::unpack) fn entry(kind: u8, name: &[u8], link: &[u8], mode: u32, content: &[u8]) -> Vec<u8> {
     let mut block = sized(kind, name, link, mode, content.len() as u64);
     block.extend_from_slice(content);
     block.resize(block.len().div_ceil(512) * 512, 0);
@@ -29,15 +29,15 @@ fn sum(block: &mut [u8]) {
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-fn file(name: &str, content: &str) -> Vec<u8> {
+pub(in crate::unpack) fn file(name: &str, content: &str) -> Vec<u8> {
     entry(b'0', name.as_bytes(), b"", 0o644, content.as_bytes())
 }
 
-fn link(name: &str, target: &str) -> Vec<u8> {
+pub(in crate::unpack) fn link(name: &str, target: &str) -> Vec<u8> {
     entry(b'2', name.as_bytes(), target.as_bytes(), 0o777, b"")
 }
 
-fn directory(name: &str) -> Vec<u8> {
+pub(in crate::unpack) fn directory(name: &str) -> Vec<u8> {
     entry(b'5', name.as_bytes(), b"", 0o755, b"")
 }
 
@@ -54,13 +54,13 @@ fn pax(kind: u8, records: &[(&str, &str)]) -> Vec<u8> {
     entry(kind, b"pax", b"", 0o644, body.as_bytes())
 }
 
-pub(super) fn tar(entries: &[Vec<u8>]) -> Vec<u8> {
+pub(in crate::unpack) fn tar(entries: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = entries.concat();
     bytes.resize(bytes.len() + 1024, 0);
     bytes
 }
 
-pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(in crate::unpack) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
