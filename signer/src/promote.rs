@@ -28,7 +28,7 @@ use crate::policy::Gate;
 use crate::release::{self, ReleaseError, Released};
 use crate::site::publish::Publisher;
 use crate::site::state::at;
-use crate::site::{Site, SiteError, StoreError};
+use crate::site::{Site, SiteError, StoreError, reach};
 use crate::source::Origin;
 
 /// A release as its own registry has it, verified.
@@ -118,14 +118,19 @@ impl<'a> Source<'a> {
     /// Its artefacts, as files named by their digest.
     fn fetch(&self, folder: &Path) -> Result<(), SiteError> {
         std::fs::create_dir_all(folder).map_err(FileError::write(folder))?;
+        let mut wanted = Vec::new();
         for artefact in self.release.artefact.all() {
-            let name = path::artefact(&artefact.sha256);
-            let to = folder.join(artefact.sha256.to_string());
+            wanted.push(artefact.sha256);
+            wanted.extend(reach::parts(self.site, artefact)?.iter().map(|part| part.sha256));
+        }
+        for sha256 in wanted {
+            let name = path::artefact(&sha256);
+            let to = folder.join(sha256.to_string());
             let mut out = Hashing { file: File::create(&to).map_err(FileError::write(&to))?, hasher: Hasher::new() };
             if !self.site.store().copy_out(&name, &mut out)? {
                 return Err(StoreError::Missing { place: self.site.place(), name }.into());
             }
-            if out.hasher.finish() != artefact.sha256 {
+            if out.hasher.finish() != sha256 {
                 return Err(SiteError::Damaged { path: name });
             }
         }

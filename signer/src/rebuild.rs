@@ -256,7 +256,9 @@ impl Rebuild<'_> {
                 }
                 chunks.push(chunk);
             }
-            site.put_artefact(&artefact.file, &artefact.sha256)?;
+            for (file, part) in artefact.originals() {
+                site.put_artefact(&file, &part.sha256)?;
+            }
         }
         let layout = staging.artefacts.iter().map(|one| one.listed.clone()).collect();
         let listed = Listed { release, envelope, status: Status::Active, reason: None, layout };

@@ -11,7 +11,8 @@ use super::Cli;
 use super::change::at_site;
 use super::options::{SiteArgs, Usage, shown};
 use super::publish::print_outcome;
-use crate::files::FileError;
+use crate::files::{self, FileError};
+use crate::image::{DOCUMENT_BYTES, Manifest};
 use crate::key::Keyring;
 use crate::log;
 use crate::rebuild::{Rebuild as Work, Recipes};
@@ -38,8 +39,14 @@ pub(super) fn rebuild(cli: &Cli, keyring: &mut Keyring, args: &Rebuild) -> anyho
     let wanted: HashSet<Digest> = segments.iter().flat_map(|one| &one.rows).filter_map(|row| row.recipe).collect();
     let recipes = Recipes::find(&args.git, &wanted)?;
     let named = tempfile::tempdir()?;
-    let wanted = segments.iter().flat_map(|one| &one.rows).flat_map(|row| row.artefacts.iter().copied()).collect();
+    let artefacts = segments.iter().flat_map(|one| &one.rows).flat_map(|row| row.artefacts.iter().copied());
+    let mut wanted: HashSet<Digest> = artefacts.collect();
     for folder in &args.artefacts {
+        name_by_digest(folder, named.path(), &wanted, 0)?;
+    }
+    let parts = parts(named.path())?;
+    wanted.extend(&parts);
+    for folder in args.artefacts.iter().filter(|_| !parts.is_empty()) {
         name_by_digest(folder, named.path(), &wanted, 0)?;
     }
     at_site(cli, keyring, &args.site, "rebuild", &args.log, |_, publisher| {
@@ -49,6 +56,20 @@ pub(super) fn rebuild(cli: &Cli, keyring: &mut Keyring, args: &Rebuild) -> anyho
         print_outcome(cli, &work.publish(publisher)?);
         Ok(())
     })
+}
+
+/// What the OCI manifests among the artefacts name besides.
+fn parts(named: &Path) -> anyhow::Result<Vec<Digest>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(named).map_err(FileError::read(named))? {
+        let path = entry.map_err(FileError::read(named))?.path();
+        // Another artefact is no manifest, or too large for one.
+        let Ok(bytes) = files::read_bounded(&path, DOCUMENT_BYTES) else { continue };
+        if let Ok(manifest) = Manifest::parse(&bytes) {
+            found.extend(manifest.parts().iter().map(|part| part.sha256));
+        }
+    }
+    Ok(found)
 }
 
 /// Links each file of `folder` into `into` under its digest. A file that has a digest for a name, as in

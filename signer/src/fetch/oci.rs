@@ -23,7 +23,7 @@ use reqwest::Response;
 use url::Url;
 
 use self::auth::Session;
-use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, http};
+use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, at, http};
 use crate::image::{ACCEPT, DOCUMENT_BYTES, Document, Manifest, Part};
 use crate::recipe::ArtefactSource;
 
@@ -40,7 +40,10 @@ pub(super) fn fetch(source: &ArtefactSource, policy: &FetchPolicy, folder: &Path
         return Err(FetchError::Reference(url.to_string()));
     }
     let mut placed = Vec::new();
-    let fetched = http::within(policy, transfer(source, &reference, policy, folder, &mut placed));
+    let fetched = match &policy.by_digest {
+        Some(named) => copy(source, named, policy, folder, &mut placed),
+        None => http::within(policy, transfer(source, &reference, policy, folder, &mut placed)),
+    };
     if fetched.is_err() {
         for sha256 in placed {
             // It lies in a folder that is thrown away or replaced as a whole.
@@ -82,6 +85,34 @@ async fn transfer(
     for part in &fetched.parts {
         let label = format!("{} {}", source.url, part.sha256.short());
         registry.blob(part, &label, folder).await?;
+        placed.push(part.sha256);
+    }
+    Ok(fetched)
+}
+
+/// The same from a folder that has them under their digests, and no registry.
+fn copy(
+    source: &ArtefactSource,
+    named: &Path,
+    policy: &FetchPolicy,
+    folder: &Path,
+    placed: &mut Vec<Digest>,
+) -> Result<Fetched, FetchError> {
+    let take = |sha256: Digest, limit: u64| {
+        let path = named.join(sha256.to_string());
+        let missing = |_| FetchError::Local(format!("no file with the digest {sha256} is there"));
+        let file = fs::File::open(&path).map_err(missing)?;
+        let mut sink = Sink::new(folder, &source.url, Some(sha256), limit)?;
+        sink.copy(file, &path)?;
+        sink.finish()
+    };
+    let (_, mut fetched) = take(source.sha256, DOCUMENT_BYTES.min(policy.limit))?;
+    placed.push(source.sha256);
+    let bytes = fs::read(&fetched.path).map_err(at(&fetched.path))?;
+    let manifest = Manifest::parse(&bytes).map_err(FetchError::Manifest)?;
+    fetched.parts = bounded_parts(&manifest, fetched.size, policy.limit)?;
+    for part in &fetched.parts {
+        take(part.sha256, part.size)?;
         placed.push(part.sha256);
     }
     Ok(fetched)

@@ -11,10 +11,12 @@ use mcpfs_trust::chunk;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::{Entry, Listed};
 use mcpfs_trust::limits;
+use mcpfs_trust::release::Artefact;
 use mcpfs_trust::site as path;
 
 use super::state::at;
 use super::{Site, SiteError, parallel};
+use crate::image::{DOCUMENT_BYTES, Manifest, Part, is_manifest};
 use crate::progress::{Progress, Unit};
 
 /// Names and sizes of what some heads lead to.
@@ -74,6 +76,8 @@ impl Reached {
         let mut releases: Vec<&Listed> = entries.iter().flat_map(Entry::releases).collect();
         for artefact in releases.iter().flat_map(|listed| listed.release.artefact.all()) {
             self.files.insert(path::artefact(&artefact.sha256), artefact.size);
+            let parts = parts(site, artefact)?;
+            self.files.extend(parts.iter().map(|part| (path::artefact(&part.sha256), part.size)));
         }
         releases.retain(|listed| self.seen.insert(layout(listed)));
         let task = shown.start("releases", Unit::Items, releases.len() as u64);
@@ -86,6 +90,21 @@ impl Reached {
         self.files.extend(chunks.map(|chunk| (path::object(&chunk.sha256), u64::from(chunk.size))));
         Ok(())
     }
+}
+
+/// What an artefact names besides itself: something only if it is an OCI manifest.
+///
+/// # Errors
+/// If the manifest is missing or is not what the release says.
+pub(crate) fn parts(site: &Site, artefact: &Artefact) -> Result<Vec<Part>, SiteError> {
+    if !is_manifest(&artefact.url) {
+        return Ok(Vec::new());
+    }
+    let name = path::artefact(&artefact.sha256);
+    let bytes = site.read(&name, artefact.size.min(DOCUMENT_BYTES))?;
+    chunk::expect("artefact", &artefact.sha256, &bytes).map_err(at(&name))?;
+    let manifest = Manifest::parse(&bytes).map_err(|_| SiteError::Damaged { path: name })?;
+    Ok(manifest.parts())
 }
 
 /// Reads what a digest names, exactly.
