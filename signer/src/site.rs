@@ -182,8 +182,13 @@ impl Site {
                 }
                 Ok(false)
             }
-            Ok(None) if self.store.create(path, bytes)? => Ok(true),
-            Ok(_) | Err(SiteError::Store(StoreError::TooLarge { .. })) => {
+            Ok(None) => match self.store.create(path, bytes)? {
+                true => Ok(true),
+                // Somebody was faster, such as another worker with an equal bin.
+                false if self.find(path, bytes.len() as u64)?.as_deref() == Some(bytes) => Ok(false),
+                false => Err(SiteError::Damaged { path: path.to_owned() }),
+            },
+            Ok(Some(_)) | Err(SiteError::Store(StoreError::TooLarge { .. })) => {
                 Err(SiteError::Damaged { path: path.to_owned() })
             }
             Err(error) => Err(error),

@@ -244,15 +244,15 @@ fn begin_of(file: &mut File) -> std::io::Result<Vec<u8>> {
     Ok(begin)
 }
 
+/// What is called with the name, the size and the content of a file.
+pub type Visit<'a> = dyn FnMut(&[u8], u64, &mut dyn Read) -> std::io::Result<()> + 'a;
+
 /// Visits the regular files of a .zip or .tar in the archive's order, without keeping anything:
 /// for archives of many small documents. An error of `visit` ends it as [`UnpackError::Damaged`].
 ///
 /// # Errors
 /// The first reason to refuse the archive, or what `visit` says.
-pub fn each_file(
-    mut file: &File,
-    visit: &mut dyn FnMut(&[u8], u64, &mut dyn Read) -> std::io::Result<()>,
-) -> Result<(), UnpackError> {
+pub fn each_file(mut file: &File, visit: &mut Visit<'_>) -> Result<(), UnpackError> {
     let size = file.metadata().map_err(UnpackError::Damaged)?.len();
     file.seek(SeekFrom::Start(0)).map_err(UnpackError::Damaged)?;
     let mut begin = [0; 512];

@@ -213,7 +213,7 @@ fn from_a_source_to_a_mount() {
         for line in ["  url: \"file:server.tar\"", "  command: node", &main] {
             assert!(text.lines().any(|own| own == line), "{line}: {text}");
         }
-        assert!(text.contains(&format!("version: \"2026.8.31\"  # guessed: from node_modules/")), "{text}");
+        assert!(text.contains("version: \"2026.8.31\"  # guessed: from node_modules/"), "{text}");
         // Again is the same; what people wrote is not replaced.
         init().ok().says("unchanged");
         std::fs::write(&file, format!("{text}# reviewed by nobody\n")).unwrap();

@@ -139,10 +139,9 @@ impl Watch {
         if let Outcome::Done(real) = &call.result {
             let real = real.as_ref().map_or(path.clone(), |real| String::from_utf8_lossy(real).into_owned());
             if let Some(below) = below(&real, &view.tree) {
-                if !flags.contains("O_DIRECTORY") && !flags.contains("O_PATH") && self.seen.insert(below.to_owned()) {
-                    if self.opened.len() < OPENED {
-                        self.opened.push(visible(below));
-                    }
+                let file = !flags.contains("O_DIRECTORY") && !flags.contains("O_PATH");
+                if file && self.seen.insert(below.to_owned()) && self.opened.len() < OPENED {
+                    self.opened.push(visible(below));
                 }
                 return;
             }

@@ -9,9 +9,9 @@ use std::io::Read;
 use mcpfs_trust::limits;
 use tar::{Archive, Entry, EntryType};
 
-use super::UnpackError;
 use super::budget::{Budget, Paying};
 use super::entries::Receive;
+use super::{UnpackError, Visit};
 
 /// A long name or a pax header, bytes.
 const EXTENSION_BYTES: u64 = 64 << 10;
@@ -42,11 +42,7 @@ pub(super) fn looks_like_header(begin: &[u8]) -> bool {
 }
 
 /// Visits the regular files of a tar by name, size and content; others, and long names, are passed over.
-pub(super) fn each_file(
-    stream: impl Read,
-    budget: &Budget,
-    visit: &mut dyn FnMut(&[u8], u64, &mut dyn Read) -> std::io::Result<()>,
-) -> Result<(), UnpackError> {
+pub(super) fn each_file(stream: impl Read, budget: &Budget, visit: &mut Visit<'_>) -> Result<(), UnpackError> {
     let mut archive = Archive::new(Paying::new(stream, budget));
     for (seen, entry) in archive.entries().map_err(|error| budget.explain(error))?.raw(true).enumerate() {
         let mut entry = entry.map_err(|error| budget.explain(error))?;

@@ -14,7 +14,7 @@ use mcpfs_trust::limits;
 
 use super::budget::Paying;
 use super::entries::{Entries, Receive as _};
-use super::{ENTRIES, UnpackError};
+use super::{ENTRIES, UnpackError, Visit};
 
 const END: u32 = 0x0605_4b50;
 const END64: u32 = 0x0606_4b50;
@@ -83,11 +83,7 @@ pub(super) fn read(file: File, size: u64, mut entries: Entries) -> Result<Entrie
 }
 
 /// Visits the regular files of a zip file of `size` bytes, by name, size and content.
-pub(super) fn each_file(
-    file: &File,
-    size: u64,
-    visit: &mut dyn FnMut(&[u8], u64, &mut dyn Read) -> io::Result<()>,
-) -> Result<(), UnpackError> {
+pub(super) fn each_file(file: &File, size: u64, visit: &mut Visit<'_>) -> Result<(), UnpackError> {
     for record in &records(file, size)? {
         let regular = matches!(record.mode & 0o170_000, 0 | 0o100_000) && !record.name.ends_with(b"/");
         if regular {

@@ -193,7 +193,7 @@ fn a_program_that_cannot_be_read_is_told() {
     broken.truncate(4_096);
     place.write("hello/bin/server", &broken, 0o755);
     let said = said(&place, "");
-    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(said.len(), 3, "{said:?}");
     assert!(said[0].starts_with("bin/server: is an ELF file that cannot be read: "), "{said:?}");
     assert!(said[0].ends_with("[dependency-unreadable]"), "{said:?}");
 }
