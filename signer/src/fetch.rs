@@ -217,10 +217,6 @@ pub fn fetch(
         return build(source, policy, beside, folder);
     }
     if source.is_manifest() {
-        if policy.by_digest.is_some() {
-            let why = "an image has more files than its manifest, and they are not taken by digest: release it from its registry";
-            return Err(FetchError::Local(why.to_owned()));
-        }
         return oci::fetch(source, policy, folder);
     }
     get(&source.url, Some(source.sha256), policy, folder).map(|(_, fetched)| fetched)

@@ -1,8 +1,7 @@
 //! Removing what no host can ask for any more.
 //!
 //! Kept is everything that an unexpired head leads to (the present one and those below
-//! `heads/`), everything that a declared pin names, every segment of the log, every original
-//! artefact (the manifest of an image names others, and hosts read none of them), and every name
+//! `heads/`), everything that a declared pin names, every segment of the log, and every name
 //! that is not of a known form. Removed is what is of a known form, is reached by nothing, and is
 //! older than the grace period: a publisher that is at work now has put content that no head
 //! leads to yet.
@@ -211,6 +210,7 @@ fn is_known(name: &str) -> bool {
     }
     match parts.as_slice() {
         ["objects", first, sha256] => digest(sha256) && sha256.starts_with(first) && first.len() == 2,
+        ["artefacts", sha256] => digest(sha256),
         ["entries" | "catalogue", file] | ["catalogue", "bins", file] => json(file),
         ["heads", file] => {
             file.split_once('-').is_some_and(|(number, rest)| number.parse::<u64>().is_ok() && json(rest))
@@ -228,6 +228,7 @@ mod tests {
         let sha256 = Digest::EMPTY.to_string();
         let known = [
             format!("objects/{}/{sha256}", &sha256[..2]),
+            format!("artefacts/{sha256}"),
             format!("entries/{sha256}.json"),
             format!("catalogue/{sha256}.json"),
             format!("catalogue/bins/{sha256}.json"),
@@ -241,7 +242,6 @@ mod tests {
             "head.json".to_owned(),
             "servers/hello.json".to_owned(),
             format!("log/12-{sha256}.jsonl"),
-            format!("artefacts/{sha256}"),
             format!("objects/00/{sha256}"),
             format!("entries/{sha256}"),
             "index.html".to_owned(),
