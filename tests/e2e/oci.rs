@@ -11,7 +11,7 @@ use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mcpb;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::oci::{Compress, Kind, Layout, OciRegistry, PASSWORD, install};
-use mcpfs_tests::registry::{Registry, files_below};
+use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY, Registry, files_below};
 use mcpfs_tests::scratch::{self, need};
 use mcpfs_tests::servers;
 use mcpfs_tests::site::Site;
@@ -25,6 +25,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("oci::every_way_to_ask_a_registry", every_way_to_ask_a_registry);
     suite.plain("oci::layers_are_laid_as_umoci_lays_them", layers_are_laid_as_umoci_lays_them);
     suite.plain("oci::a_hostile_registry_publishes_nothing", a_hostile_registry_publishes_nothing);
+    suite.plain("oci::an_image_goes_where_its_release_goes", an_image_goes_where_its_release_goes);
     suite.plain("oci::a_moved_tag_and_a_changed_staging_are_told", a_moved_tag_and_a_changed_staging_are_told);
 }
 
@@ -421,4 +422,42 @@ fn a_hostile_registry_publishes_nothing() {
         assert!(!publisher.site().join("servers").exists(), "{case}");
         assert!(server.sent() < 64 << 20, "{case}: {} bytes were taken", server.sent());
     }
+}
+
+/// The layers lie beside the manifest: collecting, promoting and making again must not lose them.
+fn an_image_goes_where_its_release_goes() {
+    let (publisher, registry) = (Registry::new(), OciRegistry::start(Kind::Plain));
+    let sha256 = registry.push(&hello_image(), "hello", "1.0.0", Compress::Gzip);
+    let recipe = recipe(&registry, "hello", "1.0.0", &sha256);
+    let servers = publisher.recipe("hello").parent().unwrap().to_owned();
+    let git = |args: &[&str]| {
+        let git = Run::new(need("git", "git")).dir(&servers);
+        git.args(["-c", "user.name=A", "-c", "user.email=a@example.com"]).args(args).ok();
+    };
+    std::fs::write(publisher.recipe("hello"), recipe.yaml().replace("file://oci:", "oci:")).unwrap();
+    git(&["init", "--quiet", "."]);
+    git(&["remote", "add", "origin", "https://git.example.com/servers.git"]);
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "-m", "hello"]);
+    releasing(&publisher, &registry, &recipe).ok();
+    // From here on without the registry.
+    drop(registry);
+    let originals = files_below(&publisher.site().join("artefacts"));
+    assert_eq!(originals.len(), 5, "manifest, config and three layers: {originals:?}");
+    let site = publisher.site().display().to_string();
+    Run::new("find").args([&site, "-type", "f", "-exec", "touch", "-d", "40 days ago", "{}", "+"]).ok();
+    let collected = publisher.signer().args(["gc", "--json", "--site", &site, "--trust"]).arg(publisher.trust()).ok();
+    assert_eq!(collected.json()["removed"], json!([]));
+    let other = Registry::named("mcp.example.com/other");
+    let promote = other.publishing("promote").args(["hello@1.0.0", "--from", &site, "--from-trust"]);
+    promote.arg(publisher.trust()).arg("--key").arg(other.hsm().uri(RELEASE_KEY)).ok();
+    assert_eq!(files_below(&other.site().join("artefacts")), originals);
+    let new = publisher.site().with_file_name("new");
+    let rebuild = publisher.signer().arg("rebuild").arg("--site").arg(&new).arg("--trust").arg(publisher.trust());
+    let rebuild = rebuild.arg("--head-key").arg(publisher.hsm().uri(HEAD_KEY)).arg("--git").arg(&servers);
+    let rebuild = rebuild.arg("--log").arg(&site).arg("--artefacts").arg(publisher.site().join("artefacts"));
+    rebuild.ok();
+    assert_eq!(files_below(&new.join("artefacts")), originals);
+    let entry = |site: &Path| std::fs::read(site.join("servers/hello.json")).unwrap();
+    assert_eq!(entry(&new), entry(&publisher.site()));
 }
