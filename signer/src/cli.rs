@@ -29,6 +29,7 @@ use mcpfs_trust::error::VerifyError;
 use serde::Serialize;
 
 use crate::forge::ForgeError;
+use crate::key::awskms::KmsError;
 use crate::key::{KeyError, Keyring};
 use crate::mirror::GitError;
 use crate::pin::Pins;
@@ -36,10 +37,11 @@ use crate::policy;
 use crate::rebuild::RebuildError;
 use crate::release::ReleaseError;
 use crate::serve::ServeError;
+use crate::sign::SignError;
 use crate::site::{SiteError, StoreError};
 use crate::trust_cmd::TrustError;
 
-/// Turns reviewed recipes into a signed static registry, with keys that never leave their token.
+/// Turns reviewed recipes into a signed static registry, with keys that never leave their token or KMS.
 #[derive(Debug, Parser)]
 #[command(name = "mcpfs-signer", version, max_term_width = 100)]
 #[command(after_help = "\
@@ -48,6 +50,10 @@ The whole way:
   mcpfs-signer keys generate --key 'pkcs11:token=mcpfs;object=release?module-path=MODULE'
   mcpfs-signer trust init --registry mcp.example.com/prod --head-key URI --release-key URI
   mcpfs-signer release servers/NAME.yaml --site DIR --trust trust.json --head-key URI --key URI
+
+A key in AWS KMS is 'awskms:///alias/NAME?region=REGION', wherever a key's URI stands. Its AWS
+credentials come from the systemd credential mcpfs-kms, AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY, the profile in ~/.aws, or the machine's own identity.
 
 A PIN comes from the systemd credential mcpfs-pin, the file that MCPFS_PIN_FILE names, or a
 question on the terminal; never from an argument.
@@ -63,7 +69,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make and show signing keys in PKCS#11 tokens
+    /// Make and show signing keys in PKCS#11 tokens; show keys in AWS KMS
     #[command(subcommand)]
     Keys(keys::Keys),
     /// Make and show trust roots, the file that hosts believe
@@ -192,14 +198,13 @@ fn print_text(text: &str) {
 /// The exit code that fits an error: 1 refused, 2 usage, 3 unreachable, 4 integrity.
 fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if let Some(error) = cause.downcast_ref::<TrustError>() {
-            return if matches!(error, TrustError::NotAKey(_) | TrustError::Key(KeyError::BadUri { .. })) {
-                2
-            } else {
-                1
-            };
+        if let Some(code) = key_error(cause).and_then(key_code) {
+            return code;
         }
-        if matches!(cause.downcast_ref(), Some(KeyError::BadUri { .. })) || cause.is::<options::Usage>() {
+        if let Some(error) = cause.downcast_ref::<TrustError>() {
+            return if matches!(error, TrustError::NotAKey(_)) { 2 } else { 1 };
+        }
+        if cause.is::<options::Usage>() {
             return 2;
         }
         if matches!(cause.downcast_ref(), Some(ServeError::Config(_) | ServeError::Forge(_)))
@@ -215,11 +220,35 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(code) = site_error(cause).and_then(site_code) {
             return code;
         }
-        if matches!(cause.downcast_ref(), Some(KeyError::SelfVerifyFailed { .. })) || cause.is::<VerifyError>() {
+        if cause.is::<VerifyError>() {
             return 4;
         }
     }
     1
+}
+
+/// A key's error, by itself or within those that say nothing more.
+fn key_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e KeyError> {
+    if let Some(TrustError::Key(error)) = cause.downcast_ref() {
+        return Some(error);
+    }
+    let sign = match site_error(cause) {
+        Some(SiteError::Sign(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    };
+    match sign {
+        Some(SignError::Key(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
+fn key_code(error: &KeyError) -> Option<u8> {
+    match error {
+        KeyError::BadUri { .. } => Some(2),
+        KeyError::Kms(KmsError::Unreachable { .. }) => Some(3),
+        KeyError::SelfVerifyFailed { .. } => Some(4),
+        _ => None,
+    }
 }
 
 /// A site's error, by itself or within one that says nothing more.

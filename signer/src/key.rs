@@ -1,15 +1,16 @@
 //! Keys that sign, and the one door through which everything is signed.
 //!
 //! A signing key is *used*, never held: the real one lives in a PKCS#11 token that keeps it
-//! sensitive and non-extractable ([`pkcs11`]), and the other one is worthless by design
-//! ([`demo`]). There is no key file: a code path that can read one could leak one, and no
-//! later check would notice (docs/threat-model.md, invariant 3).
+//! sensitive and non-extractable ([`pkcs11`]) or in a KMS that never gives it away ([`awskms`]),
+//! and the other one is worthless by design ([`demo`]). There is no key file: a code path that can
+//! read one could leak one, and no later check would notice (docs/threat-model.md, invariant 3).
 //!
 //! [`sign`] is the only caller of [`SigningKey::raw_signature`]. It bounds the bytes, asks the key
 //! whether it may sign for this registry, and verifies each signature with the verifier that
 //! hosts use before anybody sees it. SoftHSM 2.6.1 shows why: asked for Ed25519ctx it
 //! returns a pure Ed25519 signature and says that all went well.
 
+pub mod awskms;
 pub mod demo;
 mod ecdsa;
 pub mod pkcs11;
@@ -27,7 +28,7 @@ use mcpfs_trust::name::RegistryName;
 
 use crate::pin::{PinError, Pins};
 
-pub use uri::{KeyUri, Pkcs11Uri};
+pub use uri::{AwsKmsUri, KeyUri, Pkcs11Uri};
 
 /// A key that can sign, in the way of its own algorithm.
 pub trait SigningKey {
@@ -57,7 +58,8 @@ pub trait SigningKey {
 pub enum KeyError {
     #[error(
         "not a key: {uri:?}: {problem}; a key is named such as \
-             'pkcs11:token=mcpfs;object=release?module-path=/usr/lib/softhsm/libsofthsm2.so'"
+             'pkcs11:token=mcpfs;object=release?module-path=/usr/lib/softhsm/libsofthsm2.so' or \
+             'awskms:///alias/mcpfs-release?region=eu-central-1'"
     )]
     BadUri { uri: String, problem: String },
     #[error(
@@ -84,6 +86,8 @@ pub enum KeyError {
     PinRefused { token: String, note: &'static str },
     #[error("the PIN of token {token} is locked; unlock it with the token's own tool as its security officer")]
     PinLocked { token: String },
+    #[error(transparent)]
+    Kms(#[from] awskms::KmsError),
     #[error(transparent)]
     Pin(#[from] PinError),
     #[error(
@@ -156,6 +160,7 @@ impl Keyring {
         match uri {
             KeyUri::Demo(name) => Ok(Box::new(demo::DemoKey::new(name)?)),
             KeyUri::Pkcs11(uri) => Ok(Box::new(pkcs11::TokenKey::open(self, uri)?)),
+            KeyUri::AwsKms(uri) => Ok(Box::new(awskms::KmsKey::open(uri)?)),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! one door ([`key::sign`]) and publishes by [`site::publish`], which verifies the new state
 //! with `mcpfs-trust` as a host would before the head moves. Keys stay in their token; no
 //! code here writes key material.
+mod aws;
 pub mod bundle;
 pub mod check;
 pub mod cli;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::files::{self, FileError};
 use crate::key::pkcs11::{self, Listed, Refusals};
-use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
+use crate::key::{KeyError, KeyUri, Keyring, Pkcs11Uri, SigningKey};
 
 /// The largest PEM file of a public key that is read.
 const PEM_BYTES: u64 = 4096;
@@ -37,6 +37,11 @@ pub enum TrustError {
     NotAKey(String),
     #[error("a demo key needs no making and no proof: everybody has it. Use a PKCS#11 URI here")]
     DemoKey,
+    #[error(
+        "AWS KMS makes, lists and guards its keys by its own means; to make one: \
+             aws kms create-key --key-spec ECC_NIST_P256 --key-usage SIGN_VERIFY, then mcpfs-signer keys show"
+    )]
+    NotAToken,
     #[error("the demo key {key} may stand only in the trust root of a registry named demo/…, not of {registry}")]
     DemoRoot { key: String, registry: RegistryName },
     #[error(
@@ -81,12 +86,21 @@ pub fn pem(key: &PublicKey) -> String {
     format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(key.spki_der()))
 }
 
+/// A key in a token, which alone is made, listed and tried here.
+fn in_token(uri: &KeyUri) -> Result<&Pkcs11Uri, TrustError> {
+    match uri {
+        KeyUri::Pkcs11(uri) => Ok(uri),
+        KeyUri::AwsKms(_) => Err(TrustError::NotAToken),
+        KeyUri::Demo(_) => Err(TrustError::DemoKey),
+    }
+}
+
 /// Makes a key in its token.
 ///
 /// # Errors
 /// Everything that [`pkcs11::generate`] refuses.
 pub fn generate(keyring: &mut Keyring, uri: &KeyUri, algorithm: Algorithm) -> Result<KeyFacts, TrustError> {
-    let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
+    let uri = in_token(uri)?;
     Ok(KeyFacts::of(&pkcs11::generate(keyring, uri, algorithm)?))
 }
 
@@ -103,7 +117,7 @@ pub fn show(keyring: &mut Keyring, uri: &KeyUri) -> Result<KeyFacts, TrustError>
 /// # Errors
 /// As [`Keyring::open`], but for what the keys themselves lack.
 pub fn list(keyring: &mut Keyring, uri: &KeyUri) -> Result<Vec<Listed>, TrustError> {
-    let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
+    let uri = in_token(uri)?;
     Ok(pkcs11::list_keys(keyring, uri)?)
 }
 
@@ -143,7 +157,7 @@ pub fn table(keys: &[Listed]) -> String {
 /// # Errors
 /// If the token lets it.
 pub fn prove(keyring: &mut Keyring, uri: &KeyUri) -> Result<Refusals, TrustError> {
-    let KeyUri::Pkcs11(uri) = uri else { return Err(TrustError::DemoKey) };
+    let uri = in_token(uri)?;
     Ok(pkcs11::prove(keyring, uri)?)
 }
 
@@ -208,7 +222,7 @@ pub fn init(keyring: &mut Keyring, new: NewRoot, out: &Path, force: bool) -> Res
 
 /// A key by URI, or by its public half (of a colleague's token elsewhere).
 fn public(keyring: &mut Keyring, name: &str, registry: &RegistryName) -> Result<PublicKey, TrustError> {
-    if name.starts_with("pkcs11:") || name.starts_with("demo:") {
+    if ["pkcs11:", "awskms:", "demo:"].iter().any(|scheme| name.starts_with(scheme)) {
         let key = keyring.open(&name.parse()?)?;
         if key.check_registry(registry).is_err() {
             return Err(TrustError::DemoRoot { key: key.uri().to_string(), registry: registry.clone() });

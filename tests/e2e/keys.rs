@@ -7,6 +7,7 @@ use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::hsm::Hsm;
+use mcpfs_tests::kms::Kms;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::files_below;
@@ -21,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("keys::a_registry_of_both_algorithms", a_registry_of_both_algorithms);
     suite.mounted("keys::a_tpm_signs_what_a_host_launches", a_tpm_signs_what_a_host_launches);
     suite.plain("keys::a_tpm_taken_out_between_two_signatures", a_tpm_taken_out_between_two_signatures);
+    suite.plain("keys::a_token_folder_gone_between_two_signatures", a_token_folder_gone_between_two_signatures);
     suite.plain("keys::a_wrong_pin_is_tried_once", a_wrong_pin_is_tried_once);
     suite.plain("keys::p256_keys_that_are_not_fit", p256_keys_that_are_not_fit);
     suite.plain("keys::securesystemslib_and_we_agree", securesystemslib_and_we_agree);
@@ -255,6 +257,32 @@ fn a_tpm_taken_out_between_two_signatures() {
     };
     assert_eq!(head_of(&before), head_of(&after));
     publisher.verified();
+}
+
+/// Release keys in a KMS, head keys in SoftHSM, whose folder is moved away while the KMS signs.
+fn a_token_folder_gone_between_two_signatures() {
+    let (kms, hsm) = (Kms::new(), Hsm::new());
+    let head = hsm.uri("head");
+    hsm.signer().args(["keys", "generate", "--key", &head]).ok();
+    let publisher =
+        Publisher::new(head, kms.uri("release"), || hsm.with_token(kms.signer()).env("MCPFS_PIN_FILE", hsm.pin_file()));
+    publisher.release().ok();
+    let head_before = std::fs::read(publisher.site().join("head.json")).unwrap();
+    publisher.write("1.1.0");
+    kms.fault(&format!("gone {}", hsm.tokens().display()));
+    publisher.release().exits(1).says("did not sign").says("repeat the command");
+    assert!(!hsm.tokens().exists(), "the release was signed");
+    assert_eq!(std::fs::read(publisher.site().join("head.json")).unwrap(), head_before);
+    assert_eq!(forge::read(&publisher.site().join("servers/hello.json"))["version"], "1.0.0");
+    publisher.verified();
+    kms.fault("");
+    publisher.release().exits(1);
+    assert_eq!(std::fs::read(publisher.site().join("head.json")).unwrap(), head_before);
+    // Back again: the same command does what it did not.
+    std::fs::rename(hsm.tokens().with_extension("away"), hsm.tokens()).unwrap();
+    publisher.release().ok();
+    publisher.verified();
+    assert_eq!(forge::read(&publisher.site().join("servers/hello.json"))["version"], "1.1.0");
 }
 
 fn a_wrong_pin_is_tried_once() {

@@ -29,6 +29,7 @@ mod hostile;
 mod keeping;
 mod keys;
 mod kinds;
+mod kms;
 mod launch;
 mod launches;
 mod mirrors;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     pull_request::register(&mut suite);
     signer::register(&mut suite);
     keys::register(&mut suite);
+    kms::register(&mut suite);
     check::register(&mut suite);
     capabilities::register(&mut suite);
     advisories::register(&mut suite);

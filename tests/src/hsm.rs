@@ -32,12 +32,12 @@ impl Hsm {
 
     fn at(dir: tempfile::TempDir) -> Self {
         let module = module();
-        let tokens = dir.path().join("tokens");
+        let hsm = Self { dir, module, turn: Mutex::default(), ids: Mutex::default() };
+        let tokens = hsm.tokens();
         std::fs::create_dir(&tokens).expect("own directory");
         let conf =
             format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
-        std::fs::write(dir.path().join("softhsm2.conf"), conf).expect("own directory");
-        let hsm = Self { dir, module, turn: Mutex::default(), ids: Mutex::default() };
+        std::fs::write(hsm.dir.path().join("softhsm2.conf"), conf).expect("own directory");
         std::fs::write(hsm.pin_file(), format!("{PIN}\n")).expect("own directory");
         std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o600)).expect("own file");
         hsm.with_token(Run::new(need("softhsm2-util", "softhsm2")))
@@ -54,6 +54,11 @@ impl Hsm {
     /// The file that holds the PIN, mode 0600.
     pub fn pin_file(&self) -> PathBuf {
         self.dir.path().join("pin")
+    }
+
+    /// The folder that the token lies in.
+    pub fn tokens(&self) -> PathBuf {
+        self.dir.path().join("tokens")
     }
 
     /// The module, for clients that are not ours.

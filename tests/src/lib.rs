@@ -30,6 +30,7 @@ pub mod git;
 pub mod history;
 pub mod host;
 pub mod hsm;
+pub mod kms;
 pub mod link;
 pub mod mcp;
 pub mod mcpb;

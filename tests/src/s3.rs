@@ -44,7 +44,7 @@ impl S3 {
             .arg(port.number().to_string())
             .arg(BUCKET)
             .arg(dir.path().join("log"))
-            .env("PYTHONPATH", servers::s3())
+            .env("PYTHONPATH", servers::moto())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(dir.path().join("stderr")).expect("own directory"))

@@ -61,9 +61,9 @@ pub fn securesystemslib() -> Run {
     Run::new(python()).env("PYTHONPATH", library)
 }
 
-/// Python packages of an S3 server (moto 5.2.5).
-pub fn s3() -> PathBuf {
-    frozen("s3", pip_install)
+/// Moto 5.2.5, which is S3 and KMS on this machine: what goes on the path of Python.
+pub fn moto() -> PathBuf {
+    frozen("moto", pip_install)
 }
 
 /// A folder with the program `pip-audit` 2.10.1, for the front of a `PATH`.

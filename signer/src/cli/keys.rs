@@ -31,7 +31,7 @@ pub(super) enum Keys {
         #[arg(long = "token", value_name = "URI")]
         uri: String,
     },
-    /// Open a key, check what the token promises about it, and show its public half
+    /// Open a key, check what its token or KMS promises about it, and show its public half
     Show(KeyArg),
     /// Try to get the private key out of the token; fails if the token lets it
     Prove(KeyArg),
@@ -39,7 +39,8 @@ pub(super) enum Keys {
 
 #[derive(Debug, Args)]
 pub(super) struct KeyArg {
-    /// 'pkcs11:token=LABEL;object=LABEL?module-path=FILE' (RFC 7512)
+    /// 'pkcs11:token=LABEL;object=LABEL?module-path=FILE' (RFC 7512), or for `show` also
+    /// 'awskms:///alias/NAME?region=REGION'
     // Not parsed by clap, which would echo a PIN that somebody put into it.
     #[arg(long = "key", value_name = "URI")]
     uri: String,

@@ -1,4 +1,4 @@
-//! ECDSA P-256 signatures, from what tokens return to the one form that hosts
+//! ECDSA P-256 signatures, from what tokens and key services return to the one form that hosts
 //! take (docs/format.md section 6): DER with the lower of the two values of S that verify.
 //!
 //! Only the form is changed here. Whether it is a signature is for [`super::sign`] to see.
@@ -14,6 +14,11 @@ pub(super) fn hashed(message: &[u8]) -> [u8; 32] {
 /// From R and S of 32 bytes each, as PKCS#11 has it; nothing if these are no numbers of the group.
 pub(super) fn from_raw(bytes: &[u8]) -> Option<Vec<u8>> {
     Signature::from_slice(bytes).ok().map(normal)
+}
+
+/// From DER, as key services have it.
+pub(super) fn from_der(bytes: &[u8]) -> Option<Vec<u8>> {
+    Signature::from_der(bytes).ok().map(normal)
 }
 
 fn normal(signature: Signature) -> Vec<u8> {
@@ -46,8 +51,8 @@ mod tests {
 
     #[test]
     fn what_is_no_signature_stays_none() {
-        for bad in [&[][..], &[0; 64], &[0xff; 64], &[1; 63], &[1; 65]] {
-            assert_eq!(from_raw(bad), None, "{bad:02x?}");
+        for bad in [&[][..], &[0; 64], &[0xff; 64], &[1; 63], &[1; 65], b"\x30\x06\x02\x01\x01\x02\x01\x00"] {
+            assert_eq!((from_raw(bad), from_der(bad)), (None, None), "{bad:02x?}");
         }
     }
 }

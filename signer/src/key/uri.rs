@@ -1,4 +1,4 @@
-//! Names of keys: RFC 7512 `pkcs11:` URIs, strictly read, and `demo:NAME`.
+//! Names of keys: RFC 7512 `pkcs11:` URIs, strictly read, `awskms:///KEY?region=…`, and `demo:NAME`.
 //!
 //! A URI ends up in argv, in shell history and in logs, so it may not carry a PIN. What is
 //! not understood is refused rather than ignored: an ignored attribute could select another key.
@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use url::{Host, Url};
+
 use super::KeyError;
 
 /// Which key to use.
@@ -14,6 +16,8 @@ use super::KeyError;
 pub enum KeyUri {
     /// A key in a token.
     Pkcs11(Pkcs11Uri),
+    /// A key in AWS KMS.
+    AwsKms(AwsKmsUri),
     /// A worthless key for registries named `demo/…`.
     Demo(String),
 }
@@ -33,6 +37,17 @@ pub struct Pkcs11Uri {
     pub module: PathBuf,
 }
 
+/// A key in AWS KMS: `awskms:///KEY?region=REGION`, KEY being an id, `alias/NAME` or an ARN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsKmsUri {
+    /// Its id, alias or ARN.
+    pub key: String,
+    /// The region; of an ARN it is part of the name.
+    pub region: String,
+    /// Another address than the region's own: a private endpoint, a FIPS one, a test's.
+    endpoint: Option<Url>,
+}
+
 impl FromStr for KeyUri {
     type Err = KeyError;
 
@@ -46,8 +61,12 @@ impl FromStr for KeyUri {
                 Err(bad("a demo key's name is 0-9 a-z -".to_owned()))
             };
         }
-        let rest =
-            text.strip_prefix("pkcs11:").ok_or_else(|| bad("it begins with neither pkcs11: nor demo:".to_owned()))?;
+        if let Some(rest) = text.strip_prefix("awskms:") {
+            return AwsKmsUri::parse(rest).map(Self::AwsKms).map_err(bad);
+        }
+        let rest = text
+            .strip_prefix("pkcs11:")
+            .ok_or_else(|| bad("it begins with none of pkcs11:, awskms: and demo:".to_owned()))?;
         Pkcs11Uri::parse(rest).map(Self::Pkcs11).map_err(bad)
     }
 }
@@ -112,6 +131,70 @@ impl Pkcs11Uri {
     }
 }
 
+impl AwsKmsUri {
+    fn parse(rest: &str) -> Result<Self, String> {
+        let rest = rest.strip_prefix("///").ok_or("after awskms: there are three slashes and the key")?;
+        let (key, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_:-".contains(&byte);
+        if key.is_empty() || key.len() > 256 || !key.bytes().all(allowed) {
+            return Err("the key is an id, alias/NAME or an ARN".to_owned());
+        }
+        let (mut region, mut endpoint) = (None, None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').ok_or("an attribute without '='")?;
+            let value = String::from_utf8(decode(value)?).map_err(|_| "not UTF-8")?;
+            let slot = match name {
+                "region" => &mut region,
+                "endpoint" => &mut endpoint,
+                other => return Err(format!("the attribute {other:?} is not known here")),
+            };
+            if value.is_empty() || slot.replace(value).is_some() {
+                return Err(format!("{name} is empty or given twice"));
+            }
+        }
+        // arn:aws:kms:REGION:ACCOUNT:key/ID
+        let named = key.strip_prefix("arn:").map(|arn| arn.split(':').nth(2).unwrap_or_default().to_owned());
+        if named.is_some() && region.is_some() && named != region {
+            return Err("region= is not the region of the ARN".to_owned());
+        }
+        let region = named.or(region).ok_or("region= is missing")?;
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if region.is_empty() || region.len() > 32 || !region.bytes().all(letters) {
+            return Err("region is such as eu-central-1".to_owned());
+        }
+        let endpoint = endpoint.map(|text| address(&text)).transpose()?;
+        Ok(Self { key: key.to_owned(), region, endpoint })
+    }
+
+    /// Where its KMS is asked.
+    pub fn endpoint(&self) -> String {
+        let domain = if self.region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        match &self.endpoint {
+            Some(endpoint) => endpoint.to_string(),
+            None => format!("https://kms.{}.{domain}/", self.region),
+        }
+    }
+}
+
+/// An endpoint: https, or http on this machine, and nothing but host and port.
+fn address(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|_| "endpoint is not an address")?;
+    let here = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(_)) | None => false,
+    };
+    let bare = url.username().is_empty() && url.password().is_none() && url.path() == "/";
+    match url.scheme() {
+        "https" | "http" if !bare || url.query().is_some() || url.fragment().is_some() => {
+            Err("endpoint is more than https://HOST or https://HOST:PORT".to_owned())
+        }
+        "https" => Ok(url),
+        "http" if here => Ok(url),
+        _ => Err("endpoint is not https:// (http:// only to 127.0.0.1)".to_owned()),
+    }
+}
+
 /// What may be echoed: a query part can hold a PIN that somebody put there.
 fn without_query(text: &str) -> String {
     let shown = text.split('?').next().unwrap_or_default();
@@ -153,8 +236,20 @@ impl fmt::Display for KeyUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pkcs11(uri) => uri.fmt(f),
+            Self::AwsKms(uri) => uri.fmt(f),
             Self::Demo(name) => write!(f, "demo:{name}"),
         }
+    }
+}
+
+impl fmt::Display for AwsKmsUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "awskms:///{}?region={}", self.key, self.region)?;
+        if let Some(endpoint) = &self.endpoint {
+            f.write_str("&endpoint=")?;
+            encode(f, endpoint.as_str().as_bytes(), false)?;
+        }
+        Ok(())
     }
 }
 
@@ -183,6 +278,8 @@ mod tests {
         for text in [
             "pkcs11:token=mcpfs;object=release?module-path=/usr/lib/softhsm/libsofthsm2.so",
             "pkcs11:serial=00af%20;id=%01%AB?module-path=/m.so",
+            "awskms:///alias/mcpfs-release?region=eu-central-1",
+            "awskms:///0a-1b?region=us-east-1&endpoint=http://127.0.0.1:4566/",
             "demo:head",
         ] {
             assert_eq!(text.parse::<KeyUri>().unwrap().to_string(), text);
@@ -195,12 +292,45 @@ mod tests {
     }
 
     #[test]
+    fn regions_and_endpoints() {
+        let uri = |text: &str| match text.parse().unwrap() {
+            KeyUri::AwsKms(uri) => uri,
+            other => panic!("{other}"),
+        };
+        let arn = uri("awskms:///arn:aws:kms:eu-west-1:111122223333:key/0a-1b");
+        assert_eq!(
+            (arn.region.as_str(), arn.endpoint().as_str()),
+            ("eu-west-1", "https://kms.eu-west-1.amazonaws.com/")
+        );
+        assert_eq!(arn.to_string().parse::<KeyUri>().unwrap(), KeyUri::AwsKms(arn));
+        assert_eq!(uri("awskms:///k?region=cn-north-1").endpoint(), "https://kms.cn-north-1.amazonaws.com.cn/");
+        let private = uri("awskms:///k?region=eu-west-1&endpoint=https://kms.example.com");
+        assert_eq!(private.endpoint(), "https://kms.example.com/");
+    }
+
+    #[test]
     fn refused() {
         for bad in [
             "",
             "release",
             "file:/key.pem",
             "demo:../x",
+            "awskms:alias/x?region=eu-west-1",
+            "awskms://host/alias/x?region=eu-west-1",
+            "awskms:///?region=eu-west-1",
+            "awskms:///alias/x",
+            "awskms:///alias/x?region=",
+            "awskms:///alias/x?region=a.example.com/",
+            "awskms:///alias/x?region=eu-west-1&region=eu-west-1",
+            "awskms:///alias/x?region=eu-west-1&secret-key=x",
+            "awskms:///alias/x?region=eu-west-1&endpoint=http://kms.example.com",
+            "awskms:///alias/x?region=eu-west-1&endpoint=http://localhost.example.com",
+            "awskms:///alias/x?region=eu-west-1&endpoint=https://a:b@kms.example.com",
+            "awskms:///alias/x?region=eu-west-1&endpoint=https://kms.example.com/path",
+            "awskms:///alias/x?region=eu-west-1&endpoint=ftp://kms.example.com",
+            "awskms:///arn:aws:kms:eu-west-1:1:key/x?region=eu-west-2",
+            "awskms:///arn:aws:kms",
+            "awskms:///a b?region=eu-west-1",
             "pkcs11:",
             "pkcs11:token=a;object=b",
             "pkcs11:object=b?module-path=/m",

@@ -9,8 +9,6 @@
 //! What was read says little about the bucket: a missing `head.json` in a missing bucket gives
 //! the same answer as in an empty one, so an empty site is only believed after a listing.
 
-mod credentials;
-
 use std::io::{Read as _, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -28,12 +26,15 @@ use tokio::runtime::Runtime;
 
 use super::address::S3Address;
 use super::store::{Facts, Listing, Lock, Store, StoreError, Stored, headers};
+use crate::aws;
 use crate::files::FileError;
 
 /// Files above this are uploaded in parts, bytes.
 const ONE_PUT: u64 = 16 << 20;
 /// A part, bytes; S3 takes ten thousand of them, an artefact has at most 2 GiB.
 const PART: usize = 16 << 20;
+/// The name of systemd's credential for buckets.
+const CREDENTIAL: &str = "mcpfs-s3";
 /// Longest silence of the server.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -57,7 +58,7 @@ impl S3 {
             .enable_all()
             .build()
             .map_err(|error| unusable(error.to_string()))?;
-        let found = credentials::find().map_err(&unusable)?;
+        let mut found = aws::find(CREDENTIAL).map_err(|problem| unusable(format!("AWS credentials: {problem}")))?;
         let client = ClientOptions::new()
             .with_user_agent(http_agent())
             .with_timeout_disabled()
@@ -82,12 +83,8 @@ impl S3 {
         if let Some(region) = address.region.as_ref().or(found.region.as_ref()) {
             builder = builder.with_region(region);
         }
-        if let Some(keys) = found.keys {
-            builder = builder.with_access_key_id(keys.id).with_secret_access_key(keys.secret);
-            builder = match keys.token {
-                Some(token) => builder.with_token(token),
-                None => builder,
-            };
+        if let Some(keys) = found.provider() {
+            builder = builder.with_credentials(keys);
         }
         let bucket = builder.build().map_err(|error| unusable(reason(&error)))?;
         Ok(Self { bucket, prefix: address.prefix.clone(), place, runtime: Arc::new(runtime) })
