@@ -76,11 +76,6 @@ impl Hsm {
         [("SOFTHSM2_CONF", self.dir.path().join("softhsm2.conf")), ("MCPFS_PIN_FILE", self.pin_file())]
     }
 
-    /// Where the token's files lie: moved away, the token is gone.
-    pub fn tokens(&self) -> PathBuf {
-        self.dir.path().join("tokens")
-    }
-
     /// The signer with this token and its PIN.
     pub fn signer(&self) -> Run {
         let run = Run::new(crate::binaries::bin("mcpfs-signer"));

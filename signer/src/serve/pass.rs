@@ -323,7 +323,7 @@ impl Pass<'_> {
         let pins = Pins { ask: false, ..Pins::from_environment() };
         let stamp = uris.iter().find_map(|uri| match uri {
             KeyUri::Pkcs11(uri) => pins.stamp(uri.token.as_deref().unwrap_or_default()),
-            KeyUri::Demo(_) => None,
+            KeyUri::AwsKms(_) | KeyUri::Demo(_) => None,
         });
         if stamp.is_some() && self.journal.pin_refused() == stamp.as_deref() {
             self.shared.update(|status| status.token = Some(false));

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use mcpfs_trust::error::bounded;
-use object_store::CredentialProvider as _;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
