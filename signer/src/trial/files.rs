@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 
+use super::limits::Identity;
 use crate::unpack::Spool;
 
 /// Where the bytes of a tree's files come from.
@@ -83,6 +84,20 @@ impl Place {
             0,
         )?;
         Ok(place)
+    }
+
+    /// Gives all of it to another user, who starts the server.
+    pub(super) fn give_to(&self, owner: Identity) -> io::Result<()> {
+        let mut open = vec![self.folder.path().to_owned()];
+        while let Some(path) = open.pop() {
+            std::os::unix::fs::lchown(&path, Some(owner.uid), Some(owner.gid))?;
+            if path.symlink_metadata()?.is_dir() {
+                for entry in fs::read_dir(&path)? {
+                    open.push(entry?.path());
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn tree(&self) -> PathBuf {

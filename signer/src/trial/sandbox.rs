@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mcpfs_trust::release::Runtime;
 
 use super::files::Place;
+use super::limits;
 use super::observe::View;
 use super::running::Running;
 use super::{Subject, TrialError, TrialOptions};
@@ -17,6 +19,7 @@ use super::{Subject, TrialError, TrialOptions};
 pub(super) struct Tools {
     bwrap: PathBuf,
     strace: PathBuf,
+    prlimit: PathBuf,
     /// Ends the tracer, and with it all else, if this process ends in the middle.
     setpriv: Option<PathBuf>,
 }
@@ -24,7 +27,12 @@ pub(super) struct Tools {
 impl Tools {
     pub(super) fn find() -> Result<Self, TrialError> {
         let need = |program, package| find(program).ok_or(TrialError::Missing { program, package });
-        Ok(Self { bwrap: need("bwrap", "bubblewrap")?, strace: need("strace", "strace")?, setpriv: find("setpriv") })
+        Ok(Self {
+            bwrap: need("bwrap", "bubblewrap")?,
+            strace: need("strace", "strace")?,
+            prlimit: need("prlimit", "util-linux")?,
+            setpriv: find("setpriv"),
+        })
     }
 }
 
@@ -189,7 +197,13 @@ const CALLS: &str = "trace=?open,?openat,?openat2,?creat,?mkdir,?mkdirat,?mknod,
 
 /// Starts the server.
 pub(super) fn start(tools: &Tools, layout: &Layout, place: &Place) -> Result<Running, TrialError> {
+    let identity = limits::identity();
+    if let Some(identity) = identity {
+        place.give_to(identity).map_err(TrialError::Files)?;
+    }
     let mut words = Words::default();
+    words.all(&[tools.prlimit.as_os_str()]);
+    words.all(&limits::words(identity));
     if let Some(setpriv) = &tools.setpriv {
         words.all(&[setpriv.as_os_str(), "--pdeathsig".as_ref(), "KILL".as_ref(), "--".as_ref()]);
     }
@@ -200,7 +214,10 @@ pub(super) fn start(tools: &Tools, layout: &Layout, place: &Place) -> Result<Run
     let mut command = Command::new(&words.0[0]);
     command.args(&words.0[1..]).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.process_group(0);
+    if let Some(identity) = identity {
+        command.uid(identity.uid).gid(identity.gid);
+    }
     let child = command.spawn().map_err(|error| TrialError::Sandbox(error.to_string()))?;
     Ok(Running::watch(child, place.pipe(), layout.view.clone()))
 }

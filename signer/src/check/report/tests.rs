@@ -40,10 +40,7 @@ fn hostile() -> (String, Checked) {
     let paths =
         |list: &[&str]| Paths { count: list.len() + 7, paths: list.iter().map(|one| (*one).to_owned()).collect() };
     checked.changes = Some(Changes {
-        previous: Some(Previous {
-            version: "0.9.0".parse().unwrap(),
-            statement: mcpfs_trust::digest::Digest::of(b"statement"),
-        }),
+        previous: Some(Previous { version: "0.9.0".parse().unwrap(), statement: Digest::of(b"statement") }),
         published_already: false,
         fields: vec![FieldChange { field: "launch".to_owned(), before: None, after: Some("`[x](y)".to_owned()) }],
         platforms: vec![PlatformChanges {
