@@ -242,6 +242,7 @@ fn stage(
             return Ok(None);
         }
     };
+    rules::invisible_text(text, shown, findings);
     rules::similar_names(&recipe, Path::new(shown), findings);
     let (mut artefacts, mut launches) = (Vec::with_capacity(recipe.artefact.len()), Vec::new());
     let mut carried = Vec::new();

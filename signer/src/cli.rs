@@ -20,7 +20,7 @@ mod transfer;
 mod trial;
 mod tryout;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -132,12 +132,20 @@ enum SchemaOf {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // Tokens' modules are asked for mechanisms that they need not have, and the library calls that errors.
+    let default = || tracing_subscriber::EnvFilter::new("error,cryptoki=off");
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MCPFS_LOG").unwrap_or_else(|_| default());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("MCPFS_LOG"))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
         .without_time()
         .init();
     let cli = Cli::parse();
+    if let Err(error) = crate::descriptors::close_on_exec() {
+        eprintln!("mcpfs-signer: cannot keep open files from the programs it starts: {error}; is /proc mounted?");
+        return ExitCode::from(1);
+    }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

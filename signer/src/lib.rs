@@ -15,6 +15,7 @@ pub mod bundle;
 pub mod check;
 pub mod cli;
 pub mod deps;
+pub mod descriptors;
 pub mod fetch;
 pub mod files;
 pub mod forge;

@@ -146,6 +146,8 @@ fn walls(layout: &Layout<'_>) -> Result<Vec<OsString>, SandboxError> {
         true => points.over(places.tree)?,
         false => points.over_host(),
     };
+    // Without capabilities root may still write the host's settings there.
+    args.extend(["--ro-bind", "/proc/sys", "/proc/sys"].map(OsString::from));
     args.extend(["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"].map(OsString::from));
     if confinement.network {
         args.push("--share-net".into());

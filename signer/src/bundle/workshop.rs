@@ -251,7 +251,8 @@ impl Workshop {
                 command.arg("--ro-bind-try").arg(real).arg(path);
             }
         }
-        command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+        // Without capabilities root may still write the host's settings in /proc/sys.
+        command.args(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev", "--tmpfs", "/tmp"]);
         for path in &job.program.sees {
             command.arg("--ro-bind").arg(path).arg(path);
         }

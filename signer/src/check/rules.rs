@@ -8,10 +8,11 @@ use mcpfs_trust::envelope::Envelope;
 use mcpfs_trust::name::{RegistryName, ServerName};
 use mcpfs_trust::release::RELEASE_TYPE;
 use mcpfs_trust::statement::{Statement, Subject};
+use mcpfs_trust::text::is_invisible;
 use mcpfs_trust::time::Timestamp;
 
 use super::finding::{Finding, Findings, Severity};
-use crate::recipe::Recipe;
+use crate::recipe::{Position, Recipe};
 
 /// One rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,7 @@ macro_rules! rules {
 
 rules! {
     RECIPE = "recipe", Error, "The recipe has the fields and values of the format.";
+    RECIPE_INVISIBLE = "recipe-invisible", Error, "A recipe has no invisible or direction-changing characters, written or escaped.";
     STATEMENT_SIZE = "statement-size", Error, "What is signed has at most 4,096 bytes.";
     NAME_SIMILAR = "name-similar", Error, "No other server's name is equal but for '-', '_' and '.'.";
     LAWFUL_BASIS = "lawful-basis", Error, "Confidential and restricted data need a lawful basis.";
@@ -219,7 +221,32 @@ pub(super) fn recipe(recipe: &Recipe, registry: Option<&RegistryName>, now: Time
         }
     }
     variables(recipe, findings);
+    invisible(recipe, findings);
     statement_size(recipe, registry, findings);
+}
+
+/// What is signed must be what a reviewer saw, also where YAML writes a character by its number.
+fn invisible(recipe: &Recipe, findings: &mut Findings) {
+    let Some(draft) = "r".parse().ok().and_then(|registry| recipe.draft(&registry).ok()) else { return };
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(draft) else { return };
+    for (field, value) in fields {
+        if let Some(found) = value.to_string().chars().find(|c| is_invisible(*c)) {
+            let message = format!("has the invisible character U+{:04X}", u32::from(found));
+            let finding = RECIPE_INVISIBLE.find(&field, message).fix("remove it: what people see is not what it is");
+            findings.push(finding.at(recipe.file(), Some(recipe.place(&field))));
+        }
+    }
+}
+
+/// The same in the recipe's text, comments included: a change there reads differently from what it is.
+pub(super) fn invisible_text(text: &str, file: &str, findings: &mut Findings) {
+    for (number, line) in (1..).zip(text.lines()) {
+        if let Some(found) = line.chars().find(|c| is_invisible(*c)) {
+            let message = format!("line {number} has the invisible character U+{:04X}", u32::from(found));
+            let place = Position { line: number, column: 1 };
+            findings.push(RECIPE_INVISIBLE.find("", message).fix("remove it").at(file, Some(place)));
+        }
+    }
 }
 
 /// What looks like a variable and is none reaches the server as it stands.
@@ -261,7 +288,7 @@ fn statement_size(recipe: &Recipe, registry: Option<&RegistryName>, findings: &m
     let statement = Statement { subject: subject.collect(), predicate: draft };
     if let Err(error) = Envelope::new(statement.encode(RELEASE_TYPE)) {
         let finding = STATEMENT_SIZE.find("", error).fix("shorten description, scope, reviewers, args or env");
-        findings.push(finding.at(recipe.file(), Some(crate::recipe::Position::START)));
+        findings.push(finding.at(recipe.file(), Some(Position::START)));
     }
 }
 

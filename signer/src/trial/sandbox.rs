@@ -105,7 +105,19 @@ impl Layout {
         for path in &view.runtime {
             bwrap.all(&["--ro-bind", path, path]);
         }
-        bwrap.all(&["--proc", "/proc", "--dev", "/dev", "--size", ROOM, "--tmpfs", "/tmp"]);
+        bwrap.all(&[
+            "--proc",
+            "/proc",
+            "--ro-bind",
+            "/proc/sys",
+            "/proc/sys",
+            "--dev",
+            "/dev",
+            "--size",
+            ROOM,
+            "--tmpfs",
+            "/tmp",
+        ]);
         bwrap.bind(&place.home(), HOME);
         bwrap.bind(&place.tree(), &view.tree);
         bwrap.all(&["--size", ROOM, "--tmpfs", &view.state, "--remount-ro", "/", "--chdir", &view.state]);

@@ -56,6 +56,16 @@ fn rules_of_the_recipe() {
         ("command: bin/server", "command: node", ""),
         (
             "command: bin/server",
+            "command: bin/server, args: [\"a\\u202eb\"]",
+            "error L11 launch: has the invisible character U+202E [recipe-invisible]",
+        ),
+        (
+            "command: bin/server}",
+            "command: bin/server} # \u{200b}",
+            "error L11 line 11 has the invisible character U+200B [recipe-invisible]",
+        ),
+        (
+            "command: bin/server",
             "command: node README",
             "error L11 launch.command: \"node README\" is a line of words; a command is one program [launch-command]",
         ),
