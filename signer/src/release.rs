@@ -11,7 +11,7 @@ use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::release::Release;
 use serde::Serialize;
 
-use crate::check::{self, CheckError, CheckOptions, Findings};
+use crate::check::{self, CheckError, CheckOptions, Findings, Published};
 use crate::key::{self, SigningKey};
 use crate::log::{self, Row};
 use crate::pack::KnownChunks;
@@ -81,6 +81,16 @@ pub fn known_chunks(
         }
     }
     Ok(chunks.into_iter().collect())
+}
+
+/// What a release is compared with; nothing before a registry's first head. That a site lost its
+/// head is noticed when it is published to.
+///
+/// # Errors
+/// If the site cannot be read.
+pub fn compared(site: &Site, root: &mcpfs_trust::root::TrustRoot) -> Result<Option<Published>, SiteError> {
+    let head = site.find(mcpfs_trust::site::HEAD, mcpfs_trust::limits::HEAD_BYTES)?;
+    Ok(head.map(|_| Published { site: site.clone(), root: root.clone() }))
 }
 
 /// Checks the recipe into `folder`; its findings come back with the staging.

@@ -4,7 +4,7 @@
 //! pinned file: its answer is a function of (packages, snapshot), so it travels with staging and
 //! signing computes it again. A **look-up** by `npm audit` or `pip-audit` is an answer of
 //! somebody else's server at one time: it is written down with the packages it was about, and
-//! signing can only see that it is about the same ones (docs/decisions/0008).
+//! signing can only see that it is about the same ones (docs/decisions/0012).
 //!
 //! What was asked for and not answered is an error: those programs say "no known vulnerabilities"
 //! also when they could look up nothing. A severity becomes a rule by the policy, an exception is

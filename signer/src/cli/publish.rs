@@ -13,7 +13,7 @@ use super::options::{
 };
 use super::trial::TrialArgs;
 use super::{Cli, print};
-use crate::check::{CheckOptions, Findings, Published};
+use crate::check::{CheckOptions, Findings};
 use crate::key::Keyring;
 use crate::log::Row;
 use crate::pack::KnownChunks;
@@ -90,7 +90,7 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
         let gate = args.gate.load(Some(&args.file));
         let (trial, lookups) = (args.trial.options()?, args.lookups.lookups());
         // What came with this version is asked here too: the policy may make it an error.
-        let published = Some(Published { site: publisher.site.clone(), root: publisher.root.clone() });
+        let published = release::compared(publisher.site, publisher.root)?;
         let options = CheckOptions { gate, trial, lookups, published, ..options(&args.fetch, Some(registry), known)? };
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {

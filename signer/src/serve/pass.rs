@@ -22,7 +22,7 @@ use super::proof::{Proof, ProofError, Question, Witnesses};
 use super::status::{Head, Waiting};
 use super::trouble::{Refused, Trouble, Wait, refused, sort};
 use super::{Clock, Shared};
-use crate::check::{CheckOptions, Lookups, Published, chain};
+use crate::check::{CheckOptions, Lookups, chain};
 use crate::files::FileError;
 use crate::forge::{Forge, State};
 use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
@@ -219,7 +219,7 @@ impl Pass<'_> {
             known,
             level: ChunkStore::LEVEL,
             now: self.now()?,
-            published: Some(Published { site: self.site.clone(), root: self.root.clone() }),
+            published: release::compared(self.site, self.root)?,
             gate: Gate::load(Some(&file), None, None),
             lookups: Lookups::default(),
             trial: None,
