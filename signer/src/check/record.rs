@@ -81,15 +81,23 @@ pub enum Look {
     AuditNpm,
     /// Known vulnerabilities, by PyPI's own service.
     AuditPypi,
-    /// Malicious patterns.
-    Patterns,
     /// What the server does when it is started.
     Trial,
 }
 
 impl Look {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Advisories, Self::AuditNpm, Self::AuditPypi, Self::Patterns, Self::Trial];
+    pub const ALL: [Self; 4] = [Self::Advisories, Self::AuditNpm, Self::AuditPypi, Self::Trial];
+
+    /// The option of `check` and `release` that looks for it.
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Advisories => "--osv FILE",
+            Self::AuditNpm => "--audit npm",
+            Self::AuditPypi => "--audit pypi",
+            Self::Trial => "--run",
+        }
+    }
 
     /// Its name in policies and records.
     pub const fn word(self) -> &'static str {
@@ -97,7 +105,6 @@ impl Look {
             Self::Advisories => "advisories",
             Self::AuditNpm => "audit-npm",
             Self::AuditPypi => "audit-pypi",
-            Self::Patterns => "patterns",
             Self::Trial => "trial",
         }
     }

@@ -121,6 +121,12 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
         let staging = Staging::read(folder)?;
         staging.pinned(args.record)?;
         staging.demand(&args.gate.load(args.recipe.as_deref()))?;
+        if args.record.is_none() && !staging.record.observations.is_empty() {
+            eprintln!(
+                "warning    the check's observations are taken on trust; if this folder was carried here, pin what check \
+                 printed: --record SHA256"
+            );
+        }
         show_findings(&staging.findings);
         let origin = match &args.recipe {
             Some(recipe) => origin(recipe, &staging)?,

@@ -30,7 +30,7 @@ pub struct Policy {
     pub hosts: Option<Vec<String>>,
     /// Licences that dependencies may have.
     pub licences: Option<Licences>,
-    /// What the check must have looked for, such as `advisories`, `patterns` or `trial`.
+    /// What the check must have looked for, such as `advisories` or `trial`.
     #[schemars(default)]
     pub require: Vec<Look>,
     /// Known vulnerabilities that dependencies may not have.
@@ -231,8 +231,7 @@ impl Policy {
         }
         for look in self.require.iter().filter(|look| !observations.iter().any(|one| one.kind == **look)) {
             let message = format!("the policy requires a look for {}, and this check had none", look.word());
-            let fix = "check again with it; `mcpfs-signer check --help` names the option";
-            found(&rules::POLICY_LOOK, "name", message, fix);
+            found(&rules::POLICY_LOOK, "name", message, &format!("check again with {}", look.option()));
         }
     }
 

@@ -350,26 +350,26 @@ fn the_schemas_are_frozen() {
 fn what_a_policy_requires_to_be_looked_for_is_looked_for() {
     let place = Place::new();
     let path = place.recipe("");
-    fs::write(place.path("policy.yaml"), "require: [patterns, trial]\n").unwrap();
+    fs::write(place.path("policy.yaml"), "require: [trial]\n").unwrap();
     let gate = Gate::load(Some(&path), None, None);
     let options = CheckOptions { gate: gate.clone(), ..place.options() };
     let checked = check(&path, &options).unwrap();
     let said: Vec<&str> = checked.findings.all().iter().map(|one| one.message.as_str()).collect();
     let want = |word: &str| format!("the policy requires a look for {word}, and this check had none");
-    assert_eq!(said, [want("patterns"), want("trial")]);
+    assert_eq!(said, [want("trial")]);
     let recipe = checked.recipe.unwrap();
     let look = |kind| Observation { kind, tool: "a test".to_owned(), result: Digest::EMPTY };
     let mut findings = Findings::new();
-    gate.check(&recipe, now(), &[look(Look::Trial), look(Look::Patterns)], &mut findings);
+    gate.check(&recipe, now(), &[look(Look::Trial)], &mut findings);
     assert_eq!(findings.all(), []);
     // Signing asks again: a record without them is refused.
     let staging = place.ingest(&path, "staging");
     let staging = Staging { gate, ..staging };
     let staging = Staging { record: staging.expected_record(), ..staging };
     let error = staging.recheck(now()).unwrap_err().to_string();
-    assert!(error.contains("the policy requires a look for patterns"), "{error}");
+    assert!(error.contains("the policy requires a look for trial"), "{error}");
     let mut record = staging.record.clone();
-    record.observations = vec![look(Look::Patterns), look(Look::Trial)];
+    record.observations = vec![look(Look::Trial)];
     Staging { record, ..staging }.recheck(now()).unwrap();
 }
 

@@ -263,6 +263,9 @@ impl Config {
         if self.reviewers.iter().any(|(login, person)| !plain(login) || person.is_empty() || person.len() > 256) {
             return refuse("reviewers", "is not a table of logins and names such as alice = \"alice@example.com\"");
         }
+        if self.site.expires_days.get() > 30 {
+            return refuse("site.expires_days", "is more than 30, the longest life of a head");
+        }
         if self.site.resign_after >= u64::from(self.site.expires_days.get()) * 86_400 {
             return refuse("site.resign_after", "is not before the head expires (site.expires_days)");
         }
