@@ -171,6 +171,18 @@ impl Mirror {
     /// # Errors
     /// If git fails, or there are more commits than anybody reviews.
     pub fn people(&self, head: &str, base: Option<&str>, who: Who) -> Result<Vec<String>, GitError> {
+        self.people_of(head, base, None, who)
+    }
+
+    /// The addresses of everybody who ever changed a path.
+    ///
+    /// # Errors
+    /// As [`Mirror::people`].
+    pub fn people_at(&self, head: &str, path: &str, who: Who) -> Result<Vec<String>, GitError> {
+        self.people_of(head, None, Some(path), who)
+    }
+
+    fn people_of(&self, head: &str, base: Option<&str>, path: Option<&str>, who: Who) -> Result<Vec<String>, GitError> {
         let most = format!("--max-count={}", COMMITS + 1);
         let format = match who {
             Who::Authors => "--format=%ae",
@@ -180,6 +192,7 @@ impl Mirror {
         args.extend(base.map(|_| "--not"));
         args.extend(base);
         args.push("--");
+        args.extend(path);
         let text = self.git.text(&args)?;
         if text.lines().count() > COMMITS {
             return Err(GitError::TooMuch { what: format!("the request has more than {COMMITS} commits") });

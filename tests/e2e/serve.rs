@@ -144,6 +144,19 @@ fn nothing_unproven_is_signed() {
     both(hidden);
     forge.merge(hidden, "mona", Merge::Squash);
     expected.insert("hidden", "sec (wrote or committed it)");
+    // Two wrote it, the last of them opened it, and the branch has both commits as they are.
+    let mut two = forge.clone_as("gus");
+    two.writes_as("security@example.com");
+    two.branch("forward-1.0.0");
+    let forward = desk.recipe("forward", "1.0.0");
+    two.commit("servers/forward.yaml", &forward, "What sec wrote");
+    two.writes_as("gus@example.com");
+    two.commit("servers/forward.yaml", &format!("{forward}# \n"), "A comment");
+    two.push("forward-1.0.0").ok();
+    let number = forge.open("gus", "forward-1.0.0", "forward");
+    both(number);
+    forge.merge(number, "mona", Merge::FastForward);
+    expected.insert("forward", "sec (wrote or committed it)");
     // Changed by whoever merged, in each way.
     for (how, name) in Merge::ALL.into_iter().zip(["meddled", "meddled-too", "meddled-also"]) {
         let number = desk.propose(&dora, name, "1.0.0");

@@ -70,6 +70,7 @@ fn what_a_branch_holds_and_how_it_came_there() {
     assert_eq!(mirror.people(&topic, Some(&between), Who::Authors).unwrap(), ["dora@example.com"]);
     let both = mirror.people(&topic, None, Who::AuthorsAndCommitters).unwrap();
     assert_eq!(both, ["dora@example.com", "forge@example.com"]);
+    assert_eq!(mirror.people_at(&topic, "no/such/path", Who::Authors).unwrap(), Vec::<String>::new());
     assert!(mirror.signed_by(&tip, Path::new("/nonexistent")).is_err());
 }
 

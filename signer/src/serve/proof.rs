@@ -142,7 +142,12 @@ impl Witnesses<'_> {
                 question.path, self.branch
             ));
         }
-        let authors = self.mirror.people(&head, commit.parent.as_deref(), Who::AuthorsAndCommitters)?;
+        let mut authors = self.mirror.people(&head, commit.parent.as_deref(), Who::AuthorsAndCommitters)?;
+        if self.mirror.is_ancestor(&commit.id, &head)? {
+            // Merged by fast-forward, so the request's earlier commits lie on the branch before this one,
+            // and git does not tell where it began. Whoever ever wrote the recipe counts as its author.
+            authors.extend(self.mirror.people_at(&head, question.path, Who::AuthorsAndCommitters)?);
+        }
         let reviews = self.forge.reviews(request)?;
         let people = self.persons(request, &reviews, &authors)?;
         self.demand(question, &people, &format!("request {number}"))?;

@@ -15,10 +15,12 @@ pub enum Merge {
     Squash,
     /// Each commit anew on top of the branch.
     Rebase,
+    /// The commits as they are, where the branch has no others: not every forge has it.
+    FastForward,
 }
 
 impl Merge {
-    /// All of them.
+    /// Those that every forge has.
     pub const ALL: [Self; 3] = [Self::Commit, Self::Squash, Self::Rebase];
 }
 
@@ -189,6 +191,9 @@ impl CodeHost {
                 meddle(work.path());
                 forge(by).args(["add", "--all"]).ok();
                 forge(&request.author).args(["commit", "--quiet", "-m", &title]).ok();
+            }
+            Merge::FastForward => {
+                forge(by).args(["merge", "--quiet", "--ff-only", &request.head]).ok();
             }
             Merge::Rebase => {
                 forge(by).args(["checkout", "--quiet", "--detach", &request.head]).ok();
