@@ -5,13 +5,15 @@ CARGO ?= cargo
 BIN = $(CURDIR)/target/debug
 DEMO = $(CURDIR)/target/demo
 
-.PHONY: help demo demo-clean test check fmt bench fuzz setup
+.PHONY: help demo demo-clean test check fmt bench fuzz setup yara release
 
 help:
 	@echo 'make demo        the whole story in about a minute, below target/demo'
 	@echo 'make demo-clean  remove it'
 	@echo 'make test        unit, vector, property and end-to-end tests'
 	@echo 'make check       format, lints and documentation'
+	@echo 'make yara        build and test mcpfs-yara, the engine for patterns (twenty minutes)'
+	@echo 'make release     all programs, optimised: target/release and target/yara/release'
 	@echo 'make bench       measure against the native file system'
 	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer)'
 	@echo 'make setup       only install what the tests need'
@@ -36,12 +38,32 @@ test:
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path signer/yara/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 
 fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml
+	$(CARGO) fmt --manifest-path signer/yara/Cargo.toml
+
+# The engine is no part of the workspace, so that nobody waits for it who does not need it: its own
+# tests, then the signer with it on real servers and on the rules of others.
+YARA = $(CURDIR)/target/yara
+YARA_CARGO = CARGO_TARGET_DIR='$(YARA)' $(CARGO)
+
+yara:
+	@tests/setup test
+	$(YARA_CARGO) build --release --locked --manifest-path signer/yara/Cargo.toml
+	$(YARA_CARGO) test --release --locked --manifest-path signer/yara/Cargo.toml
+	$(YARA_CARGO) clippy --release --locked --all-targets --manifest-path signer/yara/Cargo.toml -- -D warnings
+	$(CARGO) build --workspace --bins
+	MCPFS_BIN_DIR='$(BIN)' MCPFS_YARA_DIR='$(YARA)/release' \
+	  $(CARGO) test --workspace --features mcpfs-tests/patterns --test e2e -- patterns::
+
+release:
+	$(CARGO) build --release --locked -p mcpfs -p mcpfs-signer
+	$(YARA_CARGO) build --release --locked --manifest-path signer/yara/Cargo.toml
 
 bench:
 	@tests/setup bench

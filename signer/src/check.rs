@@ -14,6 +14,7 @@ mod content;
 pub mod dependencies;
 pub mod finding;
 mod launch;
+pub mod patterns;
 pub mod record;
 pub mod report;
 pub(crate) mod rules;
@@ -47,6 +48,7 @@ pub use capability::Capabilities;
 pub use changes::Changes;
 pub use dependencies::{Ecosystem, Inventory};
 pub use finding::{Finding, Findings, Severity};
+pub use patterns::Patterns;
 pub use record::{CheckRecord, CheckedArtefact, Look, Observation, Verdict};
 pub use rules::{RULES, Rule, policy_digest};
 pub use trial::PlatformTrial;
@@ -72,6 +74,8 @@ pub struct CheckOptions {
     pub lookups: Lookups,
     /// How to try the server out; `None` to start nothing.
     pub trial: Option<TrialOptions>,
+    /// How to look for malicious patterns, if at all.
+    pub patterns: Option<Patterns>,
 }
 
 /// A site, and what it is verified by.
@@ -246,9 +250,10 @@ fn stage(
     rules::similar_names(&recipe, Path::new(shown), findings);
     let (mut artefacts, mut launches) = (Vec::with_capacity(recipe.artefact.len()), Vec::new());
     let mut carried = Vec::new();
+    let mut observations = Vec::new();
     for (index, source) in recipe.artefact.iter().enumerate() {
         let field = recipe.artefact_field(index);
-        let made = artefact(&recipe, source, &field, folder, options, findings, &mut carried);
+        let made = artefact(&recipe, source, &field, folder, options, findings, &mut (&mut carried, &mut observations));
         if let Some((artefact, launch)) = made {
             artefacts.push(artefact);
             launches.push(launch);
@@ -258,6 +263,7 @@ fn stage(
         checked.dependencies.push((platform.clone(), inventory));
         checked.capabilities.push((platform, capabilities));
     }
+    checked.observations.extend(observations);
     launch::settle(&mut recipe, launches, findings);
     // Last: the launch is part of what is signed, and may be the artefact's.
     rules::recipe(&recipe, options.registry.as_ref(), options.now, findings);
@@ -306,7 +312,7 @@ fn artefact(
     folder: &Path,
     options: &CheckOptions,
     findings: &mut Findings,
-    all: &mut Vec<(Platform, Carried)>,
+    (all, observations): &mut (&mut Vec<(Platform, Carried)>, &mut Vec<Observation>),
 ) -> Option<(StagedArtefact, Option<Launch>)> {
     let places = Places::new(folder);
     let mut refuse = |rule: &Rule, part: &str, message: String, fix: Option<String>| {
@@ -377,6 +383,9 @@ fn artefact(
     content::check(&started, field, &tree, &archive.remarks, findings);
     let found = carried(recipe, field, (&tree, &archive.spool), options.gate.policy(), findings);
     all.push((source.platform.clone(), found));
+    if let Some(patterns) = &options.patterns {
+        observations.extend(patterns.look(recipe, field, (&tree, &archive.spool), findings));
+    }
     let staged = StagedArtefact {
         platform: source.platform.clone(),
         file: fetched.path,

@@ -95,6 +95,7 @@ impl<'a> Source<'a> {
             gate,
             lookups,
             trial: None,
+            patterns: None,
         };
         let staging = release::ingest(&recipe, &folder.path().join("staging"), &options)?;
         for (staged, signed) in staging.artefacts.iter().zip(self.release.artefact.all()) {

@@ -222,6 +222,7 @@ impl Rebuild<'_> {
             gate: Gate::default(),
             lookups: Lookups::default(),
             trial: None,
+            patterns: None,
         };
         let checked = check::ingest(&recipe, &folder.path().join("staging"), &options);
         let checked = checked.map_err(|error| wrong(error.to_string()))?;

@@ -35,6 +35,7 @@ mod launches;
 mod mirrors;
 mod oci;
 mod parts;
+mod patterns;
 mod policy;
 mod publish;
 mod pull_request;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     parts::register(&mut suite);
     policy::register(&mut suite);
+    patterns::register(&mut suite);
     publish::register(&mut suite);
     pull_request::register(&mut suite);
     signer::register(&mut suite);

@@ -41,6 +41,26 @@ pub fn time() -> PathBuf {
     })
 }
 
+/// `@modelcontextprotocol/server-filesystem` 2026.8.31 and all that it needs.
+pub fn filesystem() -> PathBuf {
+    frozen("filesystem", npm_ci)
+}
+
+/// `mcp-server-git` and all that it needs.
+pub fn git() -> PathBuf {
+    frozen("git", pip_install)
+}
+
+/// The YARA rules of GuardDog 3.2.
+pub fn guarddog_rules() -> PathBuf {
+    frozen("guarddog", pip_install).join("guarddog/analyzer/sourcecode")
+}
+
+/// The packages of [`inspector`].
+pub fn inspector_tree() -> PathBuf {
+    frozen("clients-npm", npm_ci)
+}
+
 /// `@modelcontextprotocol/inspector` as a command line client, with the Node it needs.
 pub fn inspector() -> Run {
     let clients = frozen("clients-npm", npm_ci);

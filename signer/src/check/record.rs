@@ -81,13 +81,15 @@ pub enum Look {
     AuditNpm,
     /// Known vulnerabilities, by PyPI's own service.
     AuditPypi,
+    /// Malicious patterns.
+    Patterns,
     /// What the server does when it is started.
     Trial,
 }
 
 impl Look {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Advisories, Self::AuditNpm, Self::AuditPypi, Self::Trial];
+    pub const ALL: [Self; 5] = [Self::Advisories, Self::AuditNpm, Self::AuditPypi, Self::Patterns, Self::Trial];
 
     /// The option of `check` and `release` that looks for it.
     pub const fn option(self) -> &'static str {
@@ -95,6 +97,7 @@ impl Look {
             Self::Advisories => "--osv FILE",
             Self::AuditNpm => "--audit npm",
             Self::AuditPypi => "--audit pypi",
+            Self::Patterns => "--patterns builtin",
             Self::Trial => "--run",
         }
     }
@@ -105,6 +108,7 @@ impl Look {
             Self::Advisories => "advisories",
             Self::AuditNpm => "audit-npm",
             Self::AuditPypi => "audit-pypi",
+            Self::Patterns => "patterns",
             Self::Trial => "trial",
         }
     }

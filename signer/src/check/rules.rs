@@ -101,6 +101,12 @@ rules! {
     RUN_END = "run-end", Warning, "The server ends when its input ends.";
     RUN_UNSEEN = "run-unseen", Warning, "What the server does can be watched.";
     TOOL_CHANGED = "tool-changed", Warning, "No tool's description or schema differs from the published version's.";
+    PATTERN = "pattern", Error, "No file looks malicious by a pattern of weight error.";
+    PATTERN_SUSPECT = "pattern-suspect", Warning, "No file looks malicious by any other pattern.";
+    PATTERN_NOTE = "pattern-note", Note, "No file shows what a pattern of weight note describes.";
+    PATTERN_UNSCANNED = "pattern-unscanned", Error, "Each file can be looked at for patterns, within bounds of size and time.";
+    PATTERN_RULE = "pattern-rule", Warning, "Each file of pattern rules compiles.";
+    PATTERN_ENGINE = "pattern-engine", Error, "When patterns are looked for, the engine is there and does all its work.";
     POLICY_FILE = "policy-file", Error, "The policy and waivers files can be read and have the fields and values of their format.";
     POLICY_REVIEWER = "policy-reviewer", Error, "Each reviewer is one that the policy allows.";
     POLICY_REVIEWERS = "policy-reviewers", Error, "There are as many reviewers as the policy asks for, and not the maintainer alone.";
@@ -138,6 +144,8 @@ const WAIVABLE_ERRORS: &[Rule] = &[
     VULNERABILITY_UNCLEAR,
     ADVISORIES_UNCOVERED,
     RUN_START,
+    PATTERN,
+    PATTERN_UNSCANNED,
     POLICY_REVIEWER,
     POLICY_REVIEWERS,
     POLICY_DATA,
@@ -177,6 +185,11 @@ const OBSERVED: &[Rule] = &[
     RUN_END,
     RUN_UNSEEN,
     TOOL_CHANGED,
+    PATTERN,
+    PATTERN_SUSPECT,
+    PATTERN_NOTE,
+    PATTERN_UNSCANNED,
+    PATTERN_RULE,
 ];
 
 /// Whether a finding of this rule is an observation.

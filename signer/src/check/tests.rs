@@ -69,6 +69,7 @@ impl Place {
             now: now(),
             published: None,
             trial: None,
+            patterns: None,
             gate: Gate::default(),
             lookups: Lookups::default(),
         }

@@ -6,7 +6,7 @@ use clap::Args;
 use mcpfs_trust::name::RegistryName;
 
 use super::Cli;
-use super::options::{FetchArgs, GateArgs, LookupArgs, StoreArgs, Usage, options};
+use super::options::{FetchArgs, GateArgs, LookupArgs, PatternArgs, StoreArgs, Usage, options};
 use super::trial::TrialArgs;
 use crate::check::report::{Format, report};
 use crate::check::{self, CheckOptions, Published};
@@ -46,6 +46,8 @@ pub(super) struct Check {
     #[command(flatten)]
     lookups: LookupArgs,
     #[command(flatten)]
+    patterns: PatternArgs,
+    #[command(flatten)]
     fetch: FetchArgs,
 }
 
@@ -70,7 +72,9 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         (registry, root) => registry.as_ref().or(root).cloned(),
     };
     let gate = args.gate.load(Some(&args.file));
+    let patterns = args.patterns.load()?;
     let options = CheckOptions {
+        patterns,
         published,
         gate,
         trial: args.trial.options()?,

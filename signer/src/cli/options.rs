@@ -13,6 +13,7 @@ use mcpfs_trust::time::Timestamp;
 use super::Cli;
 use crate::bundle::{Registry, Tools};
 use crate::check::advisories::{Asking, Program};
+use crate::check::patterns::{Patterns, RuleSet, RuleSource};
 use crate::check::{CheckOptions, Lookups};
 use crate::fetch::{AllowedHost, FetchPolicy, Logins, Network};
 use crate::files;
@@ -176,6 +177,25 @@ impl LookupArgs {
     }
 }
 
+/// What code must not look like.
+#[derive(Debug, Args)]
+pub(super) struct PatternArgs {
+    /// Look for malicious patterns by our own YARA rules (write: builtin), and by those of this
+    /// folder besides; may be repeated. Needs mcpfs-yara beside this program or in PATH
+    #[arg(long, value_name = "builtin|DIR")]
+    patterns: Vec<RuleSource>,
+}
+
+impl PatternArgs {
+    pub(super) fn load(&self) -> anyhow::Result<Option<Patterns>> {
+        if self.patterns.is_empty() {
+            return Ok(None);
+        }
+        let rules = RuleSet::new(&self.patterns)?;
+        Ok(Some(Patterns { rules, engine: None, limit: Patterns::LIMIT }))
+    }
+}
+
 /// What every command that moves a head needs.
 #[derive(Debug, Args)]
 pub(super) struct SiteArgs {
@@ -218,6 +238,7 @@ pub(super) fn options(
         gate: Gate::default(),
         lookups: Lookups::default(),
         trial: None,
+        patterns: None,
     })
 }
 

@@ -9,7 +9,7 @@ use mcpfs_trust::entry::Status;
 
 use super::change::at_site;
 use super::options::{
-    FetchArgs, GateArgs, LookupArgs, SiteArgs, Usage, name_and_version, open, options, origin, read_name,
+    FetchArgs, GateArgs, LookupArgs, PatternArgs, SiteArgs, Usage, name_and_version, open, options, origin, read_name,
 };
 use super::trial::TrialArgs;
 use super::{Cli, print};
@@ -38,6 +38,8 @@ pub(super) struct ReleaseArgs {
     gate: GateArgs,
     #[command(flatten)]
     lookups: LookupArgs,
+    #[command(flatten)]
+    patterns: PatternArgs,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -91,7 +93,14 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
         let (trial, lookups) = (args.trial.options()?, args.lookups.lookups());
         // What came with this version is asked here too: the policy may make it an error.
         let published = release::compared(publisher.site, publisher.root)?;
-        let options = CheckOptions { gate, trial, lookups, published, ..options(&args.fetch, Some(registry), known)? };
+        let options = CheckOptions {
+            gate,
+            patterns: args.patterns.load()?,
+            trial,
+            lookups,
+            published,
+            ..options(&args.fetch, Some(registry), known)?
+        };
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
                 eprintln!("{findings}");

@@ -223,6 +223,7 @@ impl Pass<'_> {
             gate: Gate::load(Some(&file), None, None),
             lookups: Lookups::default(),
             trial: None,
+            patterns: None,
         };
         let work = self.config.state.join("work");
         let folder = tempfile::Builder::new().prefix("staging-").tempdir_in(&work).map_err(Wait::Temporary)?;

@@ -127,6 +127,7 @@ impl Signer {
             now: at_second(second),
             published: None,
             trial: None,
+            patterns: None,
             gate: Default::default(),
             lookups: Default::default(),
         };
