@@ -126,6 +126,11 @@ impl Gate {
         self.policy.is_none() && self.waivers.is_none() && self.broken.is_empty()
     }
 
+    /// Whether a policy was found, also one that cannot be used.
+    pub fn has_policy(&self) -> bool {
+        self.policy.is_some() || !self.broken.is_empty()
+    }
+
     /// What is wrong with the files themselves.
     pub fn broken(&self) -> &[RecipeErrors] {
         &self.broken

@@ -227,10 +227,12 @@ fn npm_audit_is_asked() {
     let service = AdvisoryService::of(&[], Answer::Honest);
     let stage = check(&registry, "deps").arg("--staging").arg(&staging).env("HOME", home(&registry, &service));
     let staged = stage.arg("--json").ok().json();
+    let record = staged["record"].as_str().unwrap();
     assert!(staged["sources"].to_string().contains("npm audit of "), "{staged}");
     drop(service);
     let publish = || {
         let publish = registry.publishing("publish").arg("--staging").arg(&staging);
+        let publish = publish.arg("--policy").arg(beside(&registry, "policy.yaml")).args(["--record", record]);
         publish.arg("--key").arg(registry.hsm().uri(RELEASE_KEY)).env("PATH", "/nonexistent")
     };
     let answers = staging.join("advisories.json");

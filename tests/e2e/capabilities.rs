@@ -76,9 +76,12 @@ fn what_came_with_a_version_is_shown() {
                   reason: it asks who runs it\n    by: security@example.com\n    expires: 2199-12-31\n";
     std::fs::write(beside("waivers.yaml"), waiver).unwrap();
     std::fs::write(beside("policy.yaml"), "severity: {capability-new: error}\n").unwrap();
-    check().arg("--staging").arg(beside("staging")).ok().says("waived until 2199-12-31");
+    let staged = check().args(["--format", "json"]).arg("--staging").arg(beside("staging")).ok().json();
+    assert!(staged.to_string().contains("until 2199-12-31"), "{staged}");
     let publish = || {
         let run = registry.publishing("publish").arg("--staging").arg(beside("staging"));
+        let run = run.args(["--record", staged["record"].as_str().unwrap()]);
+        let run = run.arg("--policy").arg(beside("policy.yaml")).arg("--waivers").arg(beside("waivers.yaml"));
         run.arg("--key").arg(registry.hsm().uri(RELEASE_KEY))
     };
     let findings = beside("staging").join("findings.json");

@@ -8,6 +8,8 @@ use serde_json::Value;
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("check::a_pull_request_is_told_what_changed", a_pull_request_is_told_what_changed);
     suite.plain("check::policy_and_waivers_bind_the_signer", policy_and_waivers_bind_the_signer);
+    suite
+        .plain("check::what_signing_cannot_see_is_bound_by_the_record", what_signing_cannot_see_is_bound_by_the_record);
     suite.plain("check::dependencies_are_compared", dependencies_are_compared);
 }
 
@@ -91,6 +93,9 @@ fn policy_and_waivers_bind_the_signer() {
     let publish = || {
         registry.publishing("publish").arg("--staging").arg(&staging).arg("--key").arg(registry.hsm().uri(RELEASE_KEY))
     };
+    // Whoever can write to the folder does not choose the policy.
+    publish().exits(2).says("no policy is named");
+    publish().arg("--no-policy").exits(1).says("another policy");
     publish().arg("--policy").arg(&policy).exits(1).says("another waivers file");
     std::fs::write(beside("other.yaml"), "reviewers: {minimum: 8}\n").unwrap();
     let other = publish().arg("--policy").arg(beside("other.yaml")).arg("--waivers").arg(&waivers);
@@ -101,6 +106,52 @@ fn policy_and_waivers_bind_the_signer() {
     for of in ["recipe", "policy", "waivers"] {
         assert_eq!(registry.signer().args(["schema", of]).ok().json()["title"], format!("mcpfs {of}"));
     }
+}
+
+/// A policy that requires a look signs no folder of which nobody says that it is the checked one.
+fn what_signing_cannot_see_is_bound_by_the_record() {
+    let registry = Registry::new();
+    std::fs::write(registry.recipe("hello"), registry.hello("1.0.0").yaml()).unwrap();
+    let beside = |name: &str| registry.site().with_file_name(name);
+    let (policy, staging) = (beside("policy.yaml"), beside("staging"));
+    let publish = || {
+        let run = registry.publishing("publish").arg("--staging").arg(&staging);
+        run.arg("--key").arg(registry.hsm().uri(RELEASE_KEY))
+    };
+    let demanding = || publish().arg("--policy").arg(&policy);
+    let stage = |more: &[&str]| check(&registry).args(more).arg("--staging").arg(&staging);
+
+    // A check that does not pass leaves nothing, and publish says so.
+    std::fs::write(&policy, "require: [trial]\n").unwrap();
+    stage(&[]).exits(1).says("[policy-look]");
+    demanding().exits(1).says("holds no release: its check did not pass");
+    let absent = registry.publishing("publish").arg("--staging").arg(beside("absent")).arg("--policy").arg(&policy);
+    absent.exits(1).says("is not a folder that check --staging left");
+
+    // By hand: a trial that nobody made. The folder agrees with itself.
+    std::fs::write(&policy, "review_max_days: 36500\n").unwrap();
+    let ran = stage(&["--json"]).ok().json();
+    std::fs::write(&policy, "require: [trial]\n").unwrap();
+    std::fs::copy(&policy, staging.join("policy.yaml")).unwrap();
+    let mut record: Value = serde_json::from_slice(&std::fs::read(staging.join("check.json")).unwrap()).unwrap();
+    let made = check(&registry).arg("--run").arg("--staging").arg(beside("tried")).run();
+    assert_eq!(made.code, 0, "{made}");
+    let genuine: Value = serde_json::from_slice(&std::fs::read(beside("tried").join("check.json")).unwrap()).unwrap();
+    for field in ["policy", "sources", "observations"] {
+        record[field] = genuine[field].clone();
+    }
+    record["observations"][0]["result"] = Value::from("0".repeat(64));
+    std::fs::write(staging.join("check.json"), record.to_string()).unwrap();
+    demanding().exits(1).says("by --record");
+    demanding().args(["--record", ran["record"].as_str().unwrap()]).exits(1).says("edited on the way");
+    assert!(!registry.site().join("head.json").exists());
+
+    // What was checked is signed, by its own digest alone.
+    let ran = check(&registry).args(["--run", "--json"]).arg("--staging").arg(&staging).ok().json();
+    demanding().exits(1).says("the policy's require rests on what signing does not look at again");
+    assert!(!registry.site().join("head.json").exists());
+    demanding().args(["--record", ran["record"].as_str().unwrap()]).ok();
+    assert!(registry.site().join("head.json").exists());
 }
 
 fn dependencies_are_compared() {

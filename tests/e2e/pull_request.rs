@@ -192,7 +192,7 @@ fn stage(desk: &Desk, work: &Path) {
 }
 
 /// `publish --staging` on a machine whose only network is itself.
-fn publish_offline(desk: &Desk, staging: &Path, site: &Path) -> Ran {
+fn publish_offline(desk: &Desk, policy: &Path, staging: &Path, site: &Path) -> Ran {
     let (registry, hsm) = (&desk.registry, desk.registry.hsm());
     let mut run = Run::new(need("unshare", "util-linux"));
     if !scratch::is_root() {
@@ -205,6 +205,8 @@ fn publish_offline(desk: &Desk, staging: &Path, site: &Path) -> Ran {
     run.env("MCPFS_SIGNER_STATE", staging.with_extension("state"))
         .args(["publish", "--staging"])
         .arg(staging)
+        .arg("--policy")
+        .arg(policy)
         .arg("--site")
         .arg(site)
         .arg("--trust")
@@ -217,7 +219,8 @@ fn signing_needs_no_network() {
     let desk = Desk::new(Kind::Github);
     let work = scratch::dir();
     stage(&desk, work.path());
-    // Carried to the machine with the token, and nothing else with it.
+    // Carried to the machine with the token, which has the policy, and nothing else with it.
+    let policy = work.path().join("policy.yaml");
     let carried = work.path().join("carried");
     scratch::copy_dir(&work.path().join("staging"), &carried);
     let links = Run::new(need("unshare", "util-linux"));
@@ -226,7 +229,7 @@ fn signing_needs_no_network() {
     let outside = links.lines().skip(2).filter(|line| !line.trim_start().starts_with("lo:")).count();
     assert_eq!(outside, 0, "there is no way out: {links}");
     let site = work.path().join("site");
-    let ran = publish_offline(&desk, &carried, &site);
+    let ran = publish_offline(&desk, &policy, &carried, &site);
     assert!(ran.code == 0 && ran.stdout.contains("released   hello 1.0.0"), "{ran}");
     // And the site is carried back.
     let published = work.path().join("published");
@@ -239,7 +242,7 @@ fn staging_edited_after_the_check_is_refused() {
     let desk = Desk::new(Kind::Github);
     let work = scratch::dir();
     stage(&desk, work.path());
-    let staging = work.path().join("staging");
+    let (policy, staging) = (work.path().join("policy.yaml"), work.path().join("staging"));
     let first = |folder: &str| {
         std::fs::read_dir(staging.join(folder)).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap()
     };
@@ -279,12 +282,12 @@ fn staging_edited_after_the_check_is_refused() {
         }
         std::fs::write(edited.join(file), &bytes).unwrap();
         let site = work.path().join(format!("site-{index}"));
-        let ran = publish_offline(&desk, &edited, &site);
+        let ran = publish_offline(&desk, &policy, &edited, &site);
         assert_ne!(ran.code, 0, "{file} was edited: {ran}");
         assert!(!site.join("head.json").exists() && !site.join("servers/hello.json").exists(), "{file}: {ran}");
     }
     // Untouched it passes.
-    let ran = publish_offline(&desk, &staging, &work.path().join("site"));
+    let ran = publish_offline(&desk, &policy, &staging, &work.path().join("site"));
     assert_eq!(ran.code, 0, "{ran}");
 }
 

@@ -111,6 +111,22 @@ pub(super) struct GateArgs {
 }
 
 impl GateArgs {
+    /// What a folder that was carried here must have been checked by. Whoever can write to it must not
+    /// choose the policy, so it is named, or it is said that there is none.
+    pub(super) fn of_publisher(&self, recipe: Option<&Path>, none: bool) -> anyhow::Result<Gate> {
+        let gate = self.load(recipe);
+        match (gate.has_policy(), none) {
+            (false, false) => Err(Usage(
+                "no policy is named: say by which one this registry publishes, --policy FILE (or --recipe FILE, beside \
+                 whose servers/ it lies), or --no-policy if it has none"
+                    .to_owned(),
+            )
+            .into()),
+            (true, true) => Err(Usage("--no-policy, and there is a policy.yaml beside servers/".to_owned()).into()),
+            _ => Ok(gate),
+        }
+    }
+
     pub(super) fn load(&self, recipe: Option<&Path>) -> Gate {
         Gate::load(recipe, self.policy.as_deref(), self.waivers.as_deref())
     }

@@ -55,6 +55,9 @@ pub(super) struct PublishArgs {
     /// The digest of the check record that `check --staging` printed: refuses any other
     #[arg(long, value_name = "SHA256", requires = "staging")]
     record: Option<Digest>,
+    /// This registry has no policy: without it, --policy (or --recipe) must say which one it is
+    #[arg(long, requires = "staging", conflicts_with = "policy")]
+    no_policy: bool,
     /// Only sign the head again, so that it does not expire
     #[arg(long)]
     resign: bool,
@@ -124,12 +127,12 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
             Ok(())
         });
     };
+    let gate = args.gate.of_publisher(args.recipe.as_deref(), args.no_policy)?;
     let request = folder.display().to_string();
     at_site(cli, keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let staging = Staging::read(folder)?;
-        staging.pinned(args.record)?;
-        staging.demand(&args.gate.load(args.recipe.as_deref()))?;
+        staging.demand(&gate, args.record)?;
         if args.record.is_none() && !staging.record.observations.is_empty() {
             eprintln!(
                 "warning    the check's observations are taken on trust; if this folder was carried here, pin what check \

@@ -235,6 +235,20 @@ impl Policy {
         }
     }
 
+    /// The first demand of this policy that only the checker's word meets: signing does not look again.
+    pub(crate) fn rests_on(&self, observations: &[Observation]) -> Option<String> {
+        if !self.require.is_empty() {
+            return Some("require".to_owned());
+        }
+        if let Some(rule) = self.severity.keys().find(|rule| rules::is_observed(rule)) {
+            return Some(format!("severity of {rule}"));
+        }
+        // A snapshot is read again; what a service answered is written down.
+        let answered = |one: &Observation| matches!(one.kind, Look::AuditNpm | Look::AuditPypi);
+        let asked = self.vulnerabilities.is_some() && observations.iter().any(answered);
+        asked.then(|| "vulnerabilities".to_owned())
+    }
+
     /// Whether this person may review.
     pub(super) fn may_review(&self, who: &str) -> bool {
         self.reviewers.as_ref().is_none_or(|reviewers| reviewers.allows(who))

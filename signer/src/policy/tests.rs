@@ -303,17 +303,17 @@ fn signing_applies_policy_and_waivers_again() {
 
     // A signer that names a policy accepts no staging that was made by another, or by none.
     stage();
-    read().demand(&gate).unwrap();
-    read().demand(&Gate::default()).unwrap();
+    read().demand(&gate, None).unwrap();
+    assert!(matches!(read().demand(&Gate::default(), None), Err(StagingError::OtherPolicy("policy"))));
     let other = Gate::from_texts(Some("review_max_days: 230\n".to_owned()), Some(waivers)).unwrap();
-    assert!(matches!(read().demand(&other), Err(StagingError::OtherPolicy("policy"))));
+    assert!(matches!(read().demand(&other, None), Err(StagingError::OtherPolicy("policy"))));
     let without = Gate::from_texts(Some(text.to_owned()), None).unwrap();
-    assert!(matches!(read().demand(&without), Err(StagingError::OtherPolicy("waivers file"))));
+    assert!(matches!(read().demand(&without, None), Err(StagingError::OtherPolicy("waivers file"))));
     // A check without them leaves none of the last one's files behind.
     let clean = Place::new();
     ingest(&clean.recipe(""), &folder, &clean.options()).unwrap().staging.unwrap();
     assert!(!folder.join("policy.yaml").exists() && !folder.join("waivers.yaml").exists());
-    assert!(matches!(read().demand(&gate), Err(StagingError::OtherPolicy("policy"))));
+    assert!(matches!(read().demand(&gate, None), Err(StagingError::OtherPolicy("policy"))));
 }
 
 #[test]
@@ -374,17 +374,58 @@ fn what_a_policy_requires_to_be_looked_for_is_looked_for() {
 }
 
 #[test]
-fn a_record_can_be_pinned() {
+fn a_record_can_be_pinned_and_some_policies_insist() {
     let place = Place::new();
-    let staging = place.ingest(&place.recipe(""), "staging");
+    let path = place.recipe("");
+    let staged = |text: Option<&str>| {
+        let gate = Gate::from_texts(text.map(str::to_owned), None).unwrap();
+        let staging = Staging { gate: gate.clone(), ..place.ingest(&path, "staging") };
+        (staging, gate)
+    };
+    let (staging, gate) = staged(None);
     let digest = staging.record.digest();
-    staging.pinned(None).unwrap();
-    staging.pinned(Some(digest)).unwrap();
+    staging.demand(&gate, None).unwrap();
+    staging.demand(&gate, Some(digest)).unwrap();
     // Consistent in itself, and still not what was checked.
+    let observed = |kind| Observation { kind, tool: "a test".to_owned(), result: Digest::EMPTY };
     let mut record = staging.record.clone();
-    record.observations.push(Observation { kind: Look::Trial, tool: "a test".to_owned(), result: Digest::EMPTY });
+    record.observations.push(observed(Look::Trial));
     let edited = Staging { record, ..staging };
     edited.recheck(now()).unwrap();
-    let error = edited.pinned(Some(digest)).unwrap_err();
+    let error = edited.demand(&gate, Some(digest)).unwrap_err();
     assert!(matches!(error, StagingError::OtherRecord { pinned, .. } if pinned == digest), "{error}");
+
+    // By each demand that an edited folder could meet by itself.
+    for (text, audited, demand) in [
+        ("require: [trial]\n", false, Some("require")),
+        ("require: [advisories]\n", false, Some("require")),
+        ("severity: {run-stdout: error}\n", false, Some("severity of run-stdout")),
+        ("severity: {name-case: error}\n", false, None),
+        ("vulnerabilities: {max_age_days: 1}\n", true, Some("vulnerabilities")),
+        ("vulnerabilities: {max_age_days: 1}\n", false, None),
+    ] {
+        let (mut staging, gate) = staged(Some(text));
+        staging.record.observations.extend(audited.then(|| observed(Look::AuditNpm)));
+        staging.demand(&gate, Some(staging.record.digest())).unwrap();
+        match (staging.demand(&gate, None), demand) {
+            (Ok(()), None) => {}
+            (Err(StagingError::Unbound(found)), Some(demand)) => assert_eq!(found, demand),
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_check_leaves_nothing_to_publish() {
+    let place = Place::new();
+    let folder = place.path("staging");
+    let said = || Staging::read(&folder).unwrap_err().to_string();
+    assert!(said().contains("is not a folder that check --staging left"), "{}", said());
+    fs::create_dir(&folder).unwrap();
+    assert!(said().contains("is not a folder that check --staging left"), "{}", said());
+    let broken = place.recipe("nonsense: 1\n");
+    ingest(&broken, &folder, &place.options()).unwrap();
+    assert!(said().contains("holds no release: its check did not pass"), "{}", said());
+    place.ingest(&place.recipe(""), "staging");
+    Staging::read(&folder).unwrap();
 }

@@ -5,7 +5,8 @@ use std::{fs, io};
 
 use mcpfs_trust::digest::Digest;
 
-use super::{StagingError, at, put};
+use super::StagingError;
+use super::folder::{at, put};
 
 /// The file that says a folder is a staging one, so that its content may be replaced.
 const MARKER: &str = ".mcpfs-staging";
@@ -21,10 +22,10 @@ impl Places {
     /// Makes the folder and those in it; an older staging in it is replaced. A folder that holds
     /// something else (a site has `artefacts` too) is left alone.
     pub(crate) fn make(&self) -> Result<(), StagingError> {
-        let marker = self.0.join(MARKER);
+        let marker = self.marker();
         fs::create_dir_all(&self.0).map_err(at(&self.0))?;
         let empty = fs::read_dir(&self.0).map_err(at(&self.0))?.next().is_none();
-        if !empty && !marker.is_file() {
+        if !empty && !self.is_staging() {
             return Err(StagingError::NotStaging(self.0.clone()));
         }
         put(&marker, b"The signer's staging folder; it may be deleted at any time.\n")?;
@@ -42,6 +43,15 @@ impl Places {
             }
         }
         Ok(())
+    }
+
+    /// Whether a check began here.
+    pub(super) fn is_staging(&self) -> bool {
+        self.marker().is_file()
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.0.join(MARKER)
     }
 
     pub(super) fn policy(&self) -> PathBuf {

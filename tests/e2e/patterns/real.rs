@@ -71,9 +71,12 @@ fn planted_code_is_found_waived_and_bound() {
     waive("mcpfs_decoded_eval lib/*");
     check(&registry).exits(1).says("covers nothing that was found");
     waive("mcpfs_decoded_eval dist/*");
-    check(&registry).arg("--staging").arg(beside("staging")).ok().says("waived until 2199-12-31");
+    let staged = check(&registry).arg("--json").arg("--staging").arg(beside("staging")).ok().json();
+    assert!(staged.to_string().contains("until 2199-12-31"), "{staged}");
     let publish = || {
         let run = registry.publishing("publish").arg("--staging").arg(beside("staging"));
+        let run = run.args(["--record", staged["record"].as_str().unwrap()]);
+        let run = run.arg("--policy").arg(beside("policy.yaml")).arg("--waivers").arg(beside("waivers.yaml"));
         run.arg("--key").arg(registry.hsm().uri(RELEASE_KEY))
     };
     let record = beside("staging").join("check.json");
