@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use mcpfs_trust::digest::{Digest, Hasher};
+
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // Each message says what happened.
@@ -30,6 +32,37 @@ impl FileError {
     /// Whether it says that there is no such file.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// Writes to `to`, and hashes what went there.
+#[derive(Debug)]
+pub struct Hashing<W> {
+    to: W,
+    hasher: Hasher,
+}
+
+impl<W> Hashing<W> {
+    /// Nothing written yet.
+    pub fn new(to: W) -> Self {
+        Self { to, hasher: Hasher::new() }
+    }
+
+    /// What was written to, and the digest of what went there.
+    pub fn finish(self) -> (W, Digest) {
+        (self.to, self.hasher.finish())
+    }
+}
+
+impl<W: std::io::Write> std::io::Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.to.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
     }
 }
 

@@ -11,6 +11,7 @@
 //! The floor beside it is the signer's memory of its last head: a site folder that was set
 //! back would otherwise make it sign a second head of one number.
 
+pub mod public;
 mod read;
 
 use std::fs::{self, File};
@@ -48,7 +49,7 @@ pub struct Row {
     pub time: Option<Timestamp>,
     /// `release`, `yank`, `revoke`, `resign`, or one of them that was refused.
     pub action: String,
-    /// What was asked for: the recipe's file, or `NAME@VERSION`.
+    /// What was asked for: the recipe's file ([`public::name`]), or `NAME@VERSION`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request: String,
     /// The head that this row came with; absent while a refusal waits.
@@ -216,7 +217,7 @@ impl SignerState {
         self.folder.join(command)
     }
 
-    /// Notes a refusal for the next segment.
+    /// Notes a refusal for the next segment, without paths of this machine: segments are public.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -226,7 +227,8 @@ impl SignerState {
         fs::create_dir_all(&self.folder).map_err(&write)?;
         let mut file = File::options().create(true).append(true).open(&path).map_err(&write)?;
         if file.metadata().map_err(&write)?.len() < JOURNAL_BYTES {
-            file.write_all(&line(&Row { refused: true, ..row })).map_err(&write)?;
+            let reason = row.reason.map(|reason| public::without_paths(&reason, &[]));
+            file.write_all(&line(&Row { refused: true, reason, ..row })).map_err(&write)?;
         }
         file.sync_all().map_err(&write)
     }

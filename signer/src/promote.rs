@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use mcpfs_trust::digest::{Digest, Hasher};
+use mcpfs_trust::digest::Digest;
 use mcpfs_trust::limits;
 use mcpfs_trust::name::{ServerName, Version};
 use mcpfs_trust::release::Release;
@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::check::{CheckOptions, Lookups};
 use crate::fetch::FetchPolicy;
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, Hashing};
 use crate::key::SigningKey;
 use crate::log::{PromotedFrom, Row};
 use crate::policy::Gate;
@@ -127,11 +127,11 @@ impl<'a> Source<'a> {
         for sha256 in wanted {
             let name = path::artefact(&sha256);
             let to = folder.join(sha256.to_string());
-            let mut out = Hashing { file: File::create(&to).map_err(FileError::write(&to))?, hasher: Hasher::new() };
+            let mut out = Hashing::new(File::create(&to).map_err(FileError::write(&to))?);
             if !self.site.store().copy_out(&name, &mut out)? {
                 return Err(StoreError::Missing { place: self.site.place(), name }.into());
             }
-            if out.hasher.finish() != sha256 {
+            if out.finish().1 != sha256 {
                 return Err(SiteError::Damaged { path: name });
             }
         }
@@ -158,23 +158,5 @@ impl<'a> Source<'a> {
     /// Where it comes from.
     pub fn statement(&self) -> Digest {
         self.from.statement
-    }
-}
-
-/// Writes and hashes.
-struct Hashing {
-    file: File,
-    hasher: Hasher,
-}
-
-impl std::io::Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
     }
 }

@@ -16,7 +16,9 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("keeping::only_what_nobody_needs_is_collected", only_what_nobody_needs_is_collected);
     suite.plain("keeping::a_bucket_is_collected", a_bucket_is_collected);
     suite.plain("keeping::a_damaged_site_is_not_collected", a_damaged_site_is_not_collected);
+    suite.plain("keeping::what_stays_damaged_is_named", what_stays_damaged_is_named);
     suite.plain("keeping::a_site_over_an_air_gap", a_site_over_an_air_gap);
+    suite.plain("keeping::nothing_damaged_crosses_an_air_gap", nothing_damaged_crosses_an_air_gap);
     suite.plain("keeping::hostile_bundles_are_refused", hostile_bundles_are_refused);
     suite.plain("keeping::a_release_is_promoted", a_release_is_promoted);
     suite.plain("keeping::a_lost_site_is_made_again", a_lost_site_is_made_again);
@@ -140,6 +142,24 @@ fn a_damaged_site_is_not_collected() {
     gc(&quick, &quick.path("empty").display().to_string()).exits(1).says("no head.json");
 }
 
+/// Sizes are known from the listing; to read every chunk is what `verify` and `bundle-site` are for.
+fn what_stays_damaged_is_named() {
+    let quick = Quick::new();
+    let (site, folder) = (quick.site(), quick.path("site"));
+    published(&quick, &site);
+    let names = files_below(&folder);
+    let mut artefacts = names.iter().filter(|name| name.starts_with("artefacts/"));
+    let (cut, gone) = (artefacts.next().unwrap(), artefacts.next().unwrap());
+    std::fs::write(folder.join(cut), b"cut").unwrap();
+    std::fs::remove_file(folder.join(gone)).unwrap();
+    let collected = gc(&quick, &site).ok().json();
+    let mut damaged = [cut.clone(), gone.clone()];
+    damaged.sort();
+    assert_eq!(collected["damaged"], serde_json::json!(damaged), "{collected}");
+    let text = quick.looking(&["gc"], &site).ok();
+    assert!(text.stdout.contains(&format!("damaged: {cut} is missing or cut; restore it")), "{text}");
+}
+
 fn bundle(quick: &Quick, site: &str, name: &str, more: &[&str]) -> PathBuf {
     let file = quick.path(name);
     quick.looking(&["bundle-site"], site).args(more).arg("--out").arg(&file).ok();
@@ -180,6 +200,32 @@ fn a_site_over_an_air_gap() {
     // A signer on this side reads the whole log.
     let log = quick.looking(&["inspect", "log", "--json"], &site).ok().json();
     assert_eq!(log["segments"], 5);
+}
+
+/// A byte of any file is turned: the same size, another content. Nothing of it goes out.
+fn nothing_damaged_crosses_an_air_gap() {
+    let quick = Quick::new();
+    let (site, folder, out) = (quick.site(), quick.path("site"), quick.path("out.tar"));
+    let files: &[(&str, &[u8])] = &[("a.txt", b"content\n"), ("b.txt", b"more\n")];
+    quick.release(&quick.recipe("hello", "1.0.0", files), &site).ok();
+    let names = files_below(&folder);
+    let mut turned = 0;
+    for name in names
+        .iter()
+        .filter(|name| ["objects/", "artefacts/", "entries/", "catalogue/"].iter().any(|place| name.starts_with(place)))
+    {
+        let whole = std::fs::read(folder.join(name)).unwrap();
+        let mut bytes = whole.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(folder.join(name), &bytes).unwrap();
+        let ran = quick.looking(&["bundle-site"], &site).arg("--out").arg(&out).exits(4);
+        assert!(ran.stderr.contains(name.as_str()) && !out.exists(), "{name}: {ran}");
+        std::fs::write(folder.join(name), whole).unwrap();
+        turned += 1;
+    }
+    assert!(turned >= 7, "chunks of content, tree and layout, artefact, entry, bin, catalogue: {names:?}");
+    bundle(&quick, &site, "out.tar", &[]);
 }
 
 fn hostile_bundles_are_refused() {

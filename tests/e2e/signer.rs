@@ -8,12 +8,13 @@ use mcpfs_tests::forge;
 use mcpfs_tests::hsm::Hsm;
 use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY, Registry};
 use mcpfs_tests::suite::Suite;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("signer::a_wrong_pin_has_its_row", a_wrong_pin_has_its_row);
     suite.plain("signer::a_missing_token_or_key_has_its_row", a_missing_token_or_key_has_its_row);
     suite.plain("signer::a_refused_recipe_has_its_row", a_refused_recipe_has_its_row);
+    suite.plain("signer::the_log_says_nothing_of_the_machine", the_log_says_nothing_of_the_machine);
     suite.plain("signer::segments_are_chained", segments_are_chained);
     suite.plain("signer::a_tokens_keys_are_listed", a_tokens_keys_are_listed);
     suite.plain("signer::several_at_once_share_a_token", several_at_once_share_a_token);
@@ -71,12 +72,12 @@ fn a_wrong_pin_has_its_row() {
     assert!(!slots.contains("final user PIN try") && !slots.contains("user PIN locked"), "{slots}");
     // No PIN at all, and a PIN that others can read.
     std::fs::remove_file(hsm.pin_file()).unwrap();
-    registry.release_command("hello").exits(1);
-    expect_row(&registry, hsm.pin_file().to_str().unwrap());
+    registry.release_command("hello").exits(1).says(hsm.pin_file().to_str().unwrap());
+    expect_row(&registry, "PIN file");
     std::fs::write(hsm.pin_file(), &pin).unwrap();
     std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o644)).unwrap();
-    registry.release_command("hello").exits(1);
-    expect_row(&registry, hsm.pin_file().to_str().unwrap());
+    registry.release_command("hello").exits(1).says(hsm.pin_file().to_str().unwrap());
+    expect_row(&registry, "PIN file");
     assert_eq!(waiting(&registry).len(), 3);
     assert_eq!(std::fs::read(registry.site().join("head.json")).unwrap(), head, "nothing was published");
 
@@ -144,6 +145,46 @@ fn a_refused_recipe_has_its_row() {
     assert_eq!(waiting(&registry).len(), before);
     registry.publishing("yank").args(["hello@7.7.7", "--reason", "x"]).exits(1);
     assert_eq!(waiting(&registry).last().unwrap()["action"], "yank");
+}
+
+/// The log is public: the rule and the object stand in it, and no path of the machine that signs.
+fn the_log_says_nothing_of_the_machine() {
+    let registry = Registry::new();
+    let root = registry.site().parent().unwrap().display().to_string();
+    let reason = || waiting(&registry).last().unwrap()["reason"].as_str().unwrap().to_owned();
+    let good = registry.hello("1.0.0");
+    // A rule.
+    std::fs::write(registry.recipe("hello"), good.yaml().replace("reviewed_at: 2026", "reviewed_at: 2126")).unwrap();
+    registry.release_command("hello").exits(1).says(&root);
+    assert_eq!(reason(), "servers/hello.yaml did not pass: [reviewed-at] reviewed_at");
+    // Files that are not there, or not what they should be.
+    let missing = registry.site().with_file_name("no policy.yaml");
+    registry.release_command("hello").arg("--policy").arg(&missing).exits(1);
+    assert_eq!(reason(), "servers/hello.yaml did not pass: [policy-file]; [reviewed-at] reviewed_at");
+    let publish = |staging: &str| {
+        let run = registry
+            .publishing("publish")
+            .arg("--no-policy")
+            .arg("--staging")
+            .arg(registry.site().with_file_name(staging));
+        run.arg("--key").arg(registry.hsm().uri(RELEASE_KEY)).exits(1).says(&root)
+    };
+    publish("absent");
+    assert!(reason().starts_with("absent is not a folder that check --staging left"), "{}", reason());
+    let uri = registry.hsm().uri(HEAD_KEY).replace("libsofthsm2.so", "libnone.so");
+    let run = registry.signer().args(["publish", "--resign", "--head-key", &uri, "--trust"]).arg(registry.trust());
+    run.arg("--site").arg(registry.site()).exits(1);
+    assert!(reason().contains("libnone.so") && !reason().contains("/usr"), "{}", reason());
+
+    std::fs::write(registry.recipe("hello"), good.yaml()).unwrap();
+    registry.release_command("hello").ok();
+    let rows = segment(&registry, 1);
+    let requests: Vec<&Value> = rows.iter().map(|row| &row["request"]).collect();
+    let recipe = "servers/hello.yaml";
+    assert_eq!(rows.len(), 5, "{rows:?}");
+    assert_eq!(requests, [&json!(recipe), &json!(recipe), &json!(recipe), &json!("absent"), &Value::Null]);
+    let text = std::fs::read_to_string(segment_file(&registry, 1)).unwrap();
+    assert!(!text.contains(&root) && !text.contains("/tmp") && !text.contains("/usr"), "{text}");
 }
 
 fn segments_are_chained() {

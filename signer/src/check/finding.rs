@@ -147,6 +147,11 @@ impl Findings {
         waived.collect::<std::collections::BTreeSet<String>>().into_iter().collect()
     }
 
+    /// What keeps it from being signed.
+    pub fn open_errors(&self) -> impl Iterator<Item = &Finding> {
+        self.0.iter().filter(|finding| finding.severity == Severity::Error && finding.waiver.is_none())
+    }
+
     /// Whether something must not be signed.
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use mcpfs_trust::digest::{Digest, Hasher};
+use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::Platform;
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use super::{Cli, print};
 use crate::bundle::{self, Built, CommitId, Gathered, Order, PythonVersion, Source};
 use crate::check::dependencies;
 use crate::fetch::FetchPolicy;
+use crate::files::Hashing;
 use crate::{fetch, files, launch, pack, unpack};
 
 #[derive(Debug, Args)]
@@ -58,19 +59,19 @@ pub(super) fn bundle(cli: &Cli, args: &Bundle) -> anyhow::Result<()> {
 }
 
 fn folder(cli: &Cli, args: &Bundle) -> anyhow::Result<()> {
-    let mut hasher = Hasher::new();
-    let mut bundled = Ok(());
+    let (mut bundled, mut sha256) = (Ok(()), Digest::EMPTY);
     files::put_durably(&args.out, true, |file| {
-        let mut out = io::BufWriter::new(file);
-        bundled = fetch::bundle(&args.source, Both(&mut out, &mut hasher));
+        let mut out = Hashing::new(io::BufWriter::new(file));
+        bundled = fetch::bundle(&args.source, &mut out);
         if bundled.is_err() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Write::flush(&mut out)
+        let (mut out, found) = out.finish();
+        sha256 = found;
+        out.flush()
     })
     .or_else(|error| bundled.map_err(anyhow::Error::from).and(Err(error.into())))
     .with_context(|| not_written(&args.out))?;
-    let sha256 = hasher.finish();
     print(cli, &json!({"file": args.out, "sha256": sha256}), || format!("{sha256}  {}\n", args.out.display()));
     Ok(())
 }
@@ -187,11 +188,11 @@ fn make(gathered: &mut Gathered, args: &Bundle, policy: &FetchPolicy) -> anyhow:
 }
 
 fn tar(folder: &Path, to: impl Write) -> anyhow::Result<Digest> {
-    let mut hasher = Hasher::new();
-    let mut to = io::BufWriter::with_capacity(1 << 20, to);
-    fetch::bundle(folder, Both(&mut to, &mut hasher))?;
+    let mut to = Hashing::new(io::BufWriter::with_capacity(1 << 20, to));
+    fetch::bundle(folder, &mut to)?;
+    let (mut to, sha256) = to.finish();
     to.flush()?;
-    Ok(hasher.finish())
+    Ok(sha256)
 }
 
 /// What the recipe says of it.
@@ -214,18 +215,4 @@ fn lines(url: &str, made: &Made, gathered: &Gathered, lock: Option<&Path>, platf
 
 fn not_written(out: &Path) -> String {
     format!("{} was not written", out.display())
-}
-
-/// Writes to two places.
-struct Both<'a, A, B>(&'a mut A, &'a mut B);
-
-impl<A: Write, B: Write> Write for Both<'_, A, B> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write_all(bytes)?;
-        self.1.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }

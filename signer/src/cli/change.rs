@@ -1,12 +1,15 @@
 //! Running one change of a site: keys, state, progress, and a note of what was refused.
 
+use std::path::Path;
+
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
 use super::Cli;
 use super::options::{SiteArgs, now, open, shown};
 use crate::key::Keyring;
-use crate::log::{Row, SignerState};
+use crate::log::{Row, SignerState, public};
+use crate::release::ReleaseError;
 use crate::site::public::Public;
 use crate::site::publish::{Publisher, Step};
 use crate::trust_cmd;
@@ -26,7 +29,7 @@ pub(super) fn at_site(
     let now = now()?;
     let result = prepared(cli, keyring, args, &root, &state, now, work);
     if let Err(error) = &result {
-        let reason = mcpfs_trust::error::bounded(&format!("{error:#}"));
+        let reason = mcpfs_trust::error::bounded(&reason(error, args));
         let (action, request) = (action.to_owned(), request.to_owned());
         let row = Row { time: Some(now), action, request, reason: Some(reason), ..Row::default() };
         if let Err(journal) = state.refuse(row) {
@@ -34,6 +37,17 @@ pub(super) fn at_site(
         }
     }
     result
+}
+
+/// Why it was refused, for everybody: what the check found by rule and subject, else the error without
+/// this machine's paths.
+fn reason(error: &anyhow::Error, args: &SiteArgs) -> String {
+    if let Some(ReleaseError::Findings { file, findings }) = error.downcast_ref() {
+        let found = findings.open_errors().map(|one| format!("[{}] {}", one.rule, one.subject).trim_end().to_owned());
+        return format!("{} did not pass: {}", public::name(Path::new(file)), found.collect::<Vec<_>>().join("; "));
+    }
+    let given = [Some(Path::new(&args.site)), Some(&args.trust), args.state.as_deref()];
+    public::without_paths(&format!("{error:#}"), &given.into_iter().flatten().collect::<Vec<_>>())
 }
 
 fn prepared(

@@ -68,6 +68,9 @@ fn text(collected: &Collected) -> String {
             text.push_str(&format!("{size:>12} {name}\n"));
         }
     }
+    for name in &collected.damaged {
+        text.push_str(&format!("damaged: {name} is missing or cut; restore it from a backup or another mirror\n"));
+    }
     let what = if collected.dry_run { "would remove" } else { "removed" };
     text + &format!(
         "{what} {} files, {} bytes; kept {} and {} new ones; heads that hosts may have: {}\n",

@@ -15,7 +15,7 @@ use super::trial::TrialArgs;
 use super::{Cli, print};
 use crate::check::{CheckOptions, Findings};
 use crate::key::Keyring;
-use crate::log::Row;
+use crate::log::{Row, public};
 use crate::pack::KnownChunks;
 use crate::release::{self, ReleaseError, Released};
 use crate::revoke;
@@ -82,7 +82,7 @@ pub(super) struct Withdraw {
 }
 
 pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> anyhow::Result<()> {
-    let request = args.file.display().to_string();
+    let request = public::name(&args.file);
     at_site(cli, keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let registry = publisher.root.registry.clone();
@@ -128,10 +128,11 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
         });
     };
     let gate = args.gate.of_publisher(args.recipe.as_deref(), args.no_policy)?;
-    let request = folder.display().to_string();
+    let staging = Staging::read(folder);
+    let request = staging.as_ref().map_or_else(|_| public::name(folder), |staging| staging.recipe_file.clone());
     at_site(cli, keyring, &args.site, "release", &request, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
-        let staging = Staging::read(folder)?;
+        let staging = staging?;
         staging.demand(&gate, args.record)?;
         if args.record.is_none() && !staging.record.observations.is_empty() {
             eprintln!(

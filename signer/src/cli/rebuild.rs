@@ -49,7 +49,7 @@ pub(super) fn rebuild(cli: &Cli, keyring: &mut Keyring, args: &Rebuild) -> anyho
     for folder in args.artefacts.iter().filter(|_| !parts.is_empty()) {
         name_by_digest(folder, named.path(), &wanted, 0)?;
     }
-    at_site(cli, keyring, &args.site, "rebuild", &args.log, |_, publisher| {
+    at_site(cli, keyring, &args.site, "rebuild", &log::public::name(Path::new(&args.log)), |_, publisher| {
         let notes = publisher.state.notes("rebuild");
         let work =
             Work { segments: &segments, recipes: &recipes, artefacts: named.path(), notes: &notes, shown: shown(cli) };

@@ -26,7 +26,7 @@ use crate::check::{CheckOptions, Lookups, chain};
 use crate::files::FileError;
 use crate::forge::{Forge, State};
 use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
-use crate::log::{Row, SignerState};
+use crate::log::{self, Row, SignerState};
 use crate::mirror::Mirror;
 use crate::pack::ChunkStore;
 use crate::pin::Pins;
@@ -174,7 +174,8 @@ impl Pass<'_> {
         refused: Refused,
         now: Timestamp,
     ) -> Result<(), Wait> {
-        let reason = mcpfs_trust::error::bounded(&refused.reason);
+        // For the log and the forge, which others read.
+        let reason = mcpfs_trust::error::bounded(&log::public::without_paths(&refused.reason, &[]));
         self.shared.update(|status| *status.counts.refused.entry(refused.kind).or_default() += 1);
         let known = before.is_some_and(|before| before.recipe == pending.digest && before.reason == reason);
         self.journal.refuse(&pending.file, &reason, now)?;

@@ -1,7 +1,7 @@
 //! The two kinds of no: a recipe is refused for what it is, or the whole pass waits.
 
 use super::plan::PlanError;
-use crate::check::{CheckError, Finding, Findings, Severity, chain};
+use crate::check::{CheckError, Finding, Findings, chain};
 use crate::files::FileError;
 use crate::forge::ForgeError;
 use crate::key::KeyError;
@@ -94,9 +94,8 @@ pub(super) fn sort(error: ReleaseError) -> Trouble {
 
 /// The errors among findings, in one line.
 fn errors(findings: &Findings) -> String {
-    let open = findings.all().iter().filter(|one| one.severity == Severity::Error && one.waiver.is_none());
     let one = |one: &Finding| format!("[{}] {}: {}", one.rule, one.subject, one.message);
-    open.map(one).collect::<Vec<_>>().join("; ")
+    findings.open_errors().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn staging(error: StagingError, text: String) -> Trouble {

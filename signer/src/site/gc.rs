@@ -10,7 +10,7 @@
 //! that it counts as new; the age of each object is asked for once more just before it goes, and
 //! collecting ends when the head moves. In a folder both hold the same lock.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use mcpfs_trust::catalogue::Blob;
 use mcpfs_trust::digest::Digest;
@@ -77,6 +77,9 @@ pub struct Collected {
     pub bytes: u64,
     /// Whether nothing was removed on purpose.
     pub dry_run: bool,
+    /// What stays and is damaged, as far as it shows without reading everything: it is missing, or has
+    /// another size than what leads to it says.
+    pub damaged: Vec<String>,
 }
 
 impl Collector<'_> {
@@ -107,6 +110,7 @@ impl Collector<'_> {
         let mut collected = Collected { heads: heads.len(), dry_run: self.dry_run, ..Collected::default() };
         let garbage: Vec<&Listing> =
             listing.iter().filter(|one| self.is_garbage(one, &reached, &mut collected)).collect();
+        collected.damaged = damaged(&reached, &listing);
         let task = self.shown.start("removed", Unit::Items, garbage.len() as u64);
         for one in garbage {
             if !self.dry_run {
@@ -187,6 +191,13 @@ impl Collector<'_> {
             Some(pin) => Err(SiteError::PinMissing { name: pin.name.clone(), version: pin.version.clone() }),
         }
     }
+}
+
+/// Kept files whose sizes already tell that they are not what they should be.
+fn damaged(reached: &Reached, listing: &[Listing]) -> Vec<String> {
+    let sizes: HashMap<&str, u64> = listing.iter().map(|one| (one.name.as_str(), one.size)).collect();
+    let wrong = reached.files.iter().filter(|(name, size)| sizes.get(name.as_str()) != Some(*size));
+    wrong.map(|(name, _)| name.clone()).collect()
 }
 
 /// Whether one of the entries has the pinned release.

@@ -1,7 +1,7 @@
 //! A site in one file, for networks that are not connected.
 //!
 //! `bundle` writes everything that the present head leads to as a tar: the same bytes wherever it is
-//! made. `unbundle` believes nothing in it: content is put under the digest that it has, the head
+//! made, each file hashed on its way out. `unbundle` believes nothing in it: content is put under the digest that it has, the head
 //! must be one that a host of the other side would accept next, everything under it must be there
 //! and verify, and only then the head moves. With `--since`, what an earlier head led to is left
 //! out, since the other side has it.
@@ -20,7 +20,7 @@ use serde::Serialize;
 use super::reach::Reached;
 use super::state::{at, restore};
 use super::{Site, SiteError, Stored, parallel};
-use crate::files::FileError;
+use crate::files::{FileError, Hashing};
 use crate::log::{self, SignerState};
 use crate::progress::{Progress, Unit};
 
@@ -77,10 +77,16 @@ pub fn bundle(
     let task = shown.start("bundle", Unit::Bytes, reached.files.values().sum());
     let mut tar = tar::Builder::new(out);
     for (name, size) in &reached.files {
-        // One file at a time in memory would be 2 GiB: an artefact goes through a temporary file.
-        let mut spool = tempfile::tempfile().map_err(FileError::write(&std::env::temp_dir()))?;
+        // One file at a time in memory would be 2 GiB: an artefact goes through a temporary file, and
+        // what goes out is what was hashed.
+        let spool = tempfile::tempfile().map_err(FileError::write(&std::env::temp_dir()))?;
+        let mut spool = Hashing::new(spool);
         if !site.store().copy_out(name, &mut spool)? {
             return Err(super::StoreError::Missing { place: site.place(), name: name.clone() }.into());
+        }
+        let (mut spool, found) = spool.finish();
+        if Kind::of(name).and_then(|kind| kind.bound().1) != Some(found) {
+            return Err(SiteError::Damaged { path: name.clone() });
         }
         std::io::Seek::rewind(&mut spool).map_err(FileError::read(&std::env::temp_dir()))?;
         append(&mut tar, name, *size, &mut spool.take(*size))?;

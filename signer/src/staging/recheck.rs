@@ -13,7 +13,7 @@ use mcpfs_trust::time::Timestamp;
 use super::folder::at;
 use super::{Places, StagedArtefact, Staging, StagingError};
 use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict};
-use crate::check::{self, Finding, Findings, Inventory, Severity, advisories};
+use crate::check::{self, Finding, Findings, Inventory, advisories};
 use crate::pack::{self, PackError};
 use crate::recipe::{ArtefactSource, Recipe};
 use crate::unpack;
@@ -67,8 +67,7 @@ impl Staging {
         };
         let at_check = settled(self.record.checked_at);
         for findings in [&at_check, &settled(now)] {
-            let open = |one: &&Finding| one.severity == Severity::Error && one.waiver.is_none();
-            if let Some(error) = findings.all().iter().find(open) {
+            if let Some(error) = findings.open_errors().next() {
                 return differs(format!("a rule finds {error}"));
             }
         }
