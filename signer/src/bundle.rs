@@ -155,6 +155,11 @@ pub enum SourceError {
          with an exact version"
     )]
     NotASource(String),
+    #[error(
+        "{0:?}: of git only git+https: (and git+file: below --file-root) is fetched, so that nobody's credentials are \
+         used; of a private repository keep a mirror: git clone --mirror, then git+file:MIRROR#TAG"
+    )]
+    GitScheme(String),
     #[error("{0}")]
     NotAllowed(String),
     #[error("no bundle can be made for the platform {platform}: {problem}")]
@@ -172,6 +177,11 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether the address itself is wrong.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::NotASource(_) | Self::GitScheme(_))
+    }
+
     /// Whether it says that a tag was moved.
     pub fn is_moved_tag(&self) -> bool {
         matches!(self, Self::Git(GitError::Moved { .. }))
@@ -196,6 +206,9 @@ impl FromStr for Source {
             Some(("npm", package)) => npm::Package::parse(package).map(Self::Npm),
             Some(("pypi", project)) => pypi::Project::parse(project).map(Self::Pypi),
             Some(("git+https" | "git+file", _)) => git::Repository::parse(text).map(Self::Git),
+            Some((scheme, _)) if scheme.starts_with("git+") => {
+                return Err(SourceError::GitScheme(text.chars().take(200).collect()));
+            }
             _ => None,
         };
         source.ok_or_else(|| SourceError::NotASource(text.chars().take(200).collect()))
@@ -212,9 +225,9 @@ impl Source {
         }
     }
 
-    /// Whether the address names such a source.
+    /// Whether the address is meant as such a source.
     pub fn is_one(url: &str) -> bool {
-        ["npm:", "pypi:", "git+https:", "git+file:"].iter().any(|scheme| url.starts_with(scheme))
+        ["npm:", "pypi:", "git+"].iter().any(|scheme| url.starts_with(scheme))
     }
 }
 

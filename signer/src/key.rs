@@ -95,6 +95,12 @@ pub enum KeyError {
              To make it: mcpfs-signer keys generate --key '{uri}'"
     )]
     KeyMissing { token: String, wanted: String, present: String, uri: String },
+    #[error(
+        "the token {token} is gone: it had the key {wanted} when this command began, and has not now. Nothing was \
+         signed by it. See that it is connected, or with SoftHSM that its token folder is where it was (SOFTHSM2_CONF \
+         names it), then repeat the command; do not make a new key"
+    )]
+    TokenGone { token: String, wanted: String },
     #[error("{count} {kind} keys in token {token} match {wanted}; name one of them with id=… or remove the others")]
     KeyAmbiguous { token: String, wanted: String, kind: &'static str, count: usize },
     #[error("token {token} already has a key {wanted}; choose another object= or use the key that is there")]

@@ -13,6 +13,17 @@ use crate::log::Row;
 use crate::site::SiteError;
 use crate::site::publish::{Change, Outcome, Publisher, status_word};
 
+/// Whether a reason is one line that hosts can show.
+///
+/// # Errors
+/// `BadReason`.
+pub fn check_reason(reason: &str) -> Result<(), SiteError> {
+    match reason.trim().is_empty() || reason.len() > limits::TEXT_BYTES || reason.chars().any(char::is_control) {
+        true => Err(SiteError::BadReason),
+        false => Ok(()),
+    }
+}
+
 /// Withdraws `name` `version`.
 ///
 /// # Errors
@@ -24,9 +35,7 @@ pub fn withdraw(
     status: Status,
     reason: &str,
 ) -> Result<Outcome, SiteError> {
-    if reason.trim().is_empty() || reason.len() > limits::TEXT_BYTES || reason.chars().any(char::is_control) {
-        return Err(SiteError::BadReason);
-    }
+    check_reason(reason)?;
     let site = publisher.site;
     publisher.publish(|published| {
         let entry = site.entry(published, name)?.ok_or_else(|| SiteError::NoServer { name: name.clone() })?;

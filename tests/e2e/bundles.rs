@@ -327,5 +327,5 @@ fn what_cannot_be_pinned_is_refused() {
     refused("pypi:six==1.17.0", Some(&format!("six==1.17.0 --hash=sha256:{hash}\n")), "pip failed");
     let index = format!("--extra-index-url https://index.example.com\nsix==1.17.0 --hash=sha256:{hash}\n");
     refused("pypi:six==1.17.0", Some(&index), "is an option");
-    refused("npm:@modelcontextprotocol/server-everything", None, "is not a source");
+    bundle(&registry, "npm:@modelcontextprotocol/server-everything", &out).exits(2).says("is not a source");
 }

@@ -34,7 +34,7 @@ fn address(repository: &Repository, tag: &str) -> String {
 
 /// `bundle` of a tag that this host serves.
 fn bundled(registry: &Registry, host: &GitHost, address: &str, out: &Path) -> Run {
-    bundle(registry, address, out).arg("--ca-file").arg(host.authority())
+    asking(bundle(registry, address, out), host)
 }
 
 /// Lets a command of the signer ask this host.

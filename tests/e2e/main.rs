@@ -52,6 +52,7 @@ mod simple_client;
 mod store;
 mod tls;
 mod told;
+mod words;
 mod world;
 mod zoo;
 
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
     tls::register(&mut suite);
     kinds::register(&mut suite);
     store::register(&mut suite);
+    words::register(&mut suite);
     zoo::register(&mut suite);
     keeping::register(&mut suite);
     bundles::register(&mut suite);

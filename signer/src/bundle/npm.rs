@@ -88,7 +88,7 @@ impl fmt::Display for Package {
 fn is_name(name: &str) -> bool {
     let part = |part: &str| {
         let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        !part.is_empty() && !part.starts_with('.') && part.bytes().all(fine)
+        !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(fine)
     };
     let whole = match name.strip_prefix('@') {
         Some(scoped) => scoped.split_once('/').is_some_and(|(scope, name)| part(scope) && part(name)),

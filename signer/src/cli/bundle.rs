@@ -10,9 +10,9 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::Platform;
 use serde_json::json;
 
-use super::options::FetchArgs;
+use super::options::{FetchArgs, Usage};
 use super::{Cli, print};
-use crate::bundle::{self, Built, CommitId, Gathered, Order, PythonVersion, Source};
+use crate::bundle::{self, Built, CommitId, Gathered, Order, PythonVersion, Source, SourceError};
 use crate::check::dependencies;
 use crate::fetch::FetchPolicy;
 use crate::files::Hashing;
@@ -53,7 +53,7 @@ pub(super) struct Bundle {
 pub(super) fn bundle(cli: &Cli, args: &Bundle) -> anyhow::Result<()> {
     let named = args.source.to_str().filter(|text| Source::is_one(text) && !args.source.exists());
     match named {
-        Some(text) => source(cli, args, text, &text.parse()?),
+        Some(text) => source(cli, args, text, &text.parse().map_err(|error: SourceError| Usage(error.to_string()))?),
         None => folder(cli, args),
     }
 }
@@ -78,11 +78,9 @@ fn folder(cli: &Cli, args: &Bundle) -> anyhow::Result<()> {
 
 fn source(cli: &Cli, args: &Bundle, url: &str, source: &Source) -> anyhow::Result<()> {
     let mut policy = args.fetch.policy()?;
-    // Who types an address here means it; a recipe's is held against what is listed.
+    // Who types a registry's name here means it, and the operator's configuration says where it is. A host is
+    // listed like anywhere else: an address that was pasted connects to nothing.
     policy.registries.extend(source.registry());
-    if let Some(host) = url.strip_prefix("git+").and_then(|url| url.split('/').nth(2)) {
-        policy.hosts.extend(host.parse::<fetch::AllowedHost>());
-    }
     let lock = match &args.lock {
         Some(path) => Some(String::from_utf8(files::read_bounded(path, bundle::LOCK_BYTES)?)?),
         None => None,

@@ -1,6 +1,6 @@
 //! `check`: the pull request's gate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mcpfs_trust::name::RegistryName;
@@ -60,6 +60,13 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         (false, format, None) => format.unwrap_or(Format::Text),
         (false, _, Some(_)) => Format::Text,
     };
+    if let Some(folder) = args.out.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        return Err(
+            Usage(format!("--out: there is no folder {}; make it, or name another file", folder.display())).into()
+        );
+    }
     let published = match (&args.site, &args.trust) {
         (Some(site), Some(trust)) => Some(Published { site: args.store.open(site)?, root: trust_cmd::read(trust)? }),
         _ => None,

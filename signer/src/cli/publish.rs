@@ -19,6 +19,7 @@ use crate::log::{Row, public};
 use crate::pack::KnownChunks;
 use crate::release::{self, ReleaseError, Released};
 use crate::revoke;
+use crate::site::SiteError;
 use crate::site::publish::Outcome;
 use crate::source::Origin;
 use crate::staging::Staging;
@@ -75,7 +76,7 @@ pub(super) struct Withdraw {
     /// NAME@VERSION
     release: String,
     /// Why, in one line; every host shows it
-    #[arg(long)]
+    #[arg(long, value_parser = one_line)]
     reason: String,
     #[command(flatten)]
     site: SiteArgs,
@@ -160,6 +161,11 @@ pub(super) fn withdraw(cli: &Cli, keyring: &mut Keyring, args: &Withdraw, status
         print_outcome(cli, &outcome);
         Ok(())
     })
+}
+
+/// What hosts show on a line of its own.
+fn one_line(text: &str) -> Result<String, SiteError> {
+    revoke::check_reason(text).map(|()| text.to_owned())
 }
 
 pub(super) fn show_findings(findings: &Findings) {

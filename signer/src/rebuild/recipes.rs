@@ -24,7 +24,8 @@ impl Recipes {
         let listed = git(folder).args(["rev-list", "--objects", "--all"]).output();
         let listed = listed.map_err(|error| wrong(error.to_string()))?;
         if !listed.status.success() {
-            return Err(wrong(mcpfs_trust::error::bounded(&String::from_utf8_lossy(&listed.stderr))));
+            let said = String::from_utf8_lossy(&listed.stderr).lines().collect::<Vec<_>>().join("; ");
+            return Err(wrong(mcpfs_trust::error::bounded(&said)));
         }
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         let blobs = listed.lines().filter_map(|line| line.split_once(' ')).filter(|(_, path)| path.ends_with(".yaml"));

@@ -53,7 +53,11 @@ impl OpenKey {
 impl TokenKey {
     fn reopened(&self) -> Result<OpenKey, KeyError> {
         let session = self.token.session(false)?;
-        let (private, _) = self.token.key_pair(&session)?;
+        let (private, _) = self.token.key_pair(&session).map_err(|error| match error {
+            // It was there: this is no key that nobody made.
+            KeyError::KeyMissing { token, wanted, .. } => KeyError::TokenGone { token, wanted },
+            other => other,
+        })?;
         self.token.check_attributes(&session, private)?;
         Ok(OpenKey { session, private })
     }

@@ -1,0 +1,72 @@
+//! What the signer says of a command that is wrong, and with which exit code: 2 is for how it was typed.
+
+use mcpfs_tests::command::Run;
+use mcpfs_tests::quick::Quick;
+use mcpfs_tests::suite::Suite;
+
+pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("words::a_source_is_exact_and_no_option", a_source_is_exact_and_no_option);
+    suite.plain("words::a_host_is_asked_only_if_it_is_listed", a_host_is_asked_only_if_it_is_listed);
+    suite.plain("words::of_a_command_that_is_wrong", of_a_command_that_is_wrong);
+}
+
+fn bundle(quick: &Quick, source: &str) -> Run {
+    quick.signer().args(["bundle", "--out"]).arg(quick.path("out.tar")).args(["--", source])
+}
+
+fn a_source_is_exact_and_no_option() {
+    let quick = Quick::new();
+    for source in ["npm:lodash", "npm:lodash@^4", "pypi:six", "pypi:six>=1", "git+https://git.example.com/x.git"] {
+        bundle(&quick, source).exits(2).says("with an exact version");
+    }
+    for source in [
+        "npm:-g@1.0.0",
+        "npm:--prefix=x@1.0.0",
+        "npm:@-s/x@1.0.0",
+        "npm:@s/-x@1.0.0",
+        "pypi:-r==1.0.0",
+        "pypi:--index-url==1.0.0",
+        "pypi:six==-1",
+        "git+https://git.example.com/x.git#-v1",
+        "git+https://git.example.com/x.git#--upload-pack=x",
+    ] {
+        bundle(&quick, source).exits(2).says("is not a source");
+    }
+    for source in ["git+ssh://git@git.example.com/x.git#v1", "git+http://git.example.com/x.git#v1"] {
+        let ran = bundle(&quick, source).exits(2).says("only git+https:");
+        assert!(ran.stderr.contains("git clone --mirror"), "{ran}");
+    }
+    // A folder of such a name is a folder.
+    std::fs::create_dir(quick.path("-x")).unwrap();
+    bundle(&quick, "-x").ok();
+}
+
+fn a_host_is_asked_only_if_it_is_listed() {
+    let quick = Quick::new();
+    let ran = bundle(&quick, "git+https://git.example.com/x.git#v1").exits(1);
+    assert!(ran.stderr.contains("add --allow-host git.example.com"), "{ran}");
+    assert!(!quick.path("out.tar").exists());
+}
+
+fn of_a_command_that_is_wrong() {
+    let quick = Quick::new();
+    let site = quick.site();
+    let recipe = quick.recipe("hello", "1.0.0", &[("a.txt", b"a")]);
+    quick.release(&recipe, &site).ok();
+    for command in ["yank", "revoke"] {
+        for reason in ["two\nlines", ""] {
+            quick.publishing(command, &site).args(["hello@1.0.0", "--reason", reason]).exits(2).says("is one line");
+        }
+    }
+    // A report goes where somebody meant it to.
+    let out = quick.path("reports/hello.sarif");
+    let check = || quick.signer().arg("check").arg(&recipe).arg("--file-root").arg(quick.path("artefacts"));
+    check().args(["--format", "sarif", "--out"]).arg(&out).exits(2).says("there is no folder");
+    assert!(!quick.path("reports").exists());
+    check().args(["--format", "sarif", "--out", "hello.sarif"]).ok();
+    assert!(quick.path("hello.sarif").exists());
+    // What git says is on one line, without the signs of another one.
+    let ran = quick.publishing("rebuild", "elsewhere").args(["--git", ".", "--log"]).arg(quick.path("site/log"));
+    let ran = ran.env("GIT_CEILING_DIRECTORIES", "/").arg("--artefacts").arg(quick.path("artefacts")).exits(1);
+    assert!(ran.stderr.contains("not a git repository") && !ran.stderr.contains("\\n"), "{ran}");
+}
