@@ -2,7 +2,6 @@
 //! by the lines that `bundle` prints for the recipe.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mcpfs_tests::command::{Ran, Run};
@@ -10,11 +9,14 @@ use mcpfs_tests::fixture::{self, sha256_of};
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
+use mcpfs_tests::once::Once;
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
 use mcpfs_tests::{scratch, servers};
 use serde_json::{Value, json};
+
+use crate::servers::{everything_answers, mounted, time_answers};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("bundles::npm_runs_from_the_mount", npm_runs_from_the_mount);
@@ -66,12 +68,11 @@ fn put_lock(registry: &Registry, lock: &Path, name: &str) -> PathBuf {
     path
 }
 
-static PUBLISHED: Mutex<Option<Registry>> = Mutex::new(None);
+static PUBLISHED: Once<Registry> = Once::new();
 
 /// Runs `test` with a registry that holds both servers, bundled and released by their recipes.
 fn with_registry<T>(test: impl FnOnce(&Registry) -> T) -> T {
-    let mut slot = PUBLISHED.lock().unwrap_or_else(PoisonError::into_inner);
-    let registry = slot.get_or_insert_with(|| {
+    let make = || {
         let registry = Registry::new();
         for (name, version, source, lock, registries) in [
             ("everything", "2026.8.31", EVERYTHING, servers::lock("everything", "package-lock.json"), "npm"),
@@ -88,40 +89,32 @@ fn with_registry<T>(test: impl FnOnce(&Registry) -> T) -> T {
             registry.release_command(name).args(["--allow-registry", registries]).limit(LIMIT).ok();
         }
         registry
-    });
-    test(registry)
+    };
+    PUBLISHED.with(make, test)
 }
 
-/// Removes what [`with_registry`] made; statics are never dropped.
+/// Removes the registry.
 pub(crate) fn drop_registry() {
-    PUBLISHED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    PUBLISHED.remove();
 }
 
 fn npm_runs_from_the_mount(reads: Reads) {
     with_registry(|registry| {
-        let site = Site::serve(&registry.site());
-        let host = Host::new(&registry.trust(), &site.url(), reads);
-        let _mount = Mount::start(&host);
-        let mut client = McpClient::start(&host.at("everything/run"));
-        client.initialize();
-        assert_eq!(client.call("echo", &json!({"message": "hi"})), "Echo: hi");
-        client.end();
-        let ran = servers::inspector().arg(host.at("everything/run")).args(["--method", "tools/list"]).ok();
-        assert!(ran.json()["tools"].as_array().unwrap().len() > 5, "{ran}");
-        lists_its_parts(registry, "everything", "npm", &host.at("everything/2026.8.31/tree/sbom.cdx.json"));
+        mounted(registry, reads, |host, _| {
+            everything_answers(host);
+            let ran = servers::inspector().arg(host.at("everything/run")).args(["--method", "tools/list"]).ok();
+            assert!(ran.json()["tools"].as_array().unwrap().len() > 5, "{ran}");
+            lists_its_parts(registry, "everything", "npm", &host.at("everything/2026.8.31/tree/sbom.cdx.json"));
+        });
     });
 }
 
 fn pypi_runs_from_the_mount(reads: Reads) {
     with_registry(|registry| {
-        let site = Site::serve(&registry.site());
-        let host = Host::new(&registry.trust(), &site.url(), reads);
-        let _mount = Mount::start(&host);
-        let mut client = McpClient::start(&host.at("time/run"));
-        client.initialize();
-        assert_eq!(client.tools(), ["convert_time", "get_current_time"]);
-        client.end();
-        lists_its_parts(registry, "time", "pypi", &host.at("time/2026.10.19/tree/sbom.cdx.json"));
+        mounted(registry, reads, |host, _| {
+            time_answers(host);
+            lists_its_parts(registry, "time", "pypi", &host.at("time/2026.10.19/tree/sbom.cdx.json"));
+        });
     });
 }
 

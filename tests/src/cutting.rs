@@ -4,9 +4,11 @@
 //! moment is then a number.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::accepting::Accepting;
 
 /// What gets lost; requests count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub enum Loss {
 /// A running proxy.
 #[derive(Debug)]
 pub struct Cutting {
-    port: u16,
+    accepting: Accepting,
     shared: Arc<Shared>,
 }
 
@@ -31,49 +33,27 @@ struct Shared {
     to: SocketAddr,
     loss: Loss,
     seen: AtomicUsize,
-    stop: AtomicBool,
 }
 
 impl Cutting {
     /// A proxy to `port` of this machine.
     pub fn to(port: u16, loss: Loss) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
-        let own = listener.local_addr().expect("bound").port();
-        let shared = Arc::new(Shared {
-            to: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            loss,
-            seen: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-        });
-        let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                if accepting.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let shared = Arc::clone(&accepting);
-                // A connection that breaks is what this is for.
-                std::thread::spawn(move || drop(client.and_then(|client| shared.carry(client))));
-            }
-        });
-        Self { port: own, shared }
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let shared = Arc::new(Shared { to, loss, seen: AtomicUsize::new(0) });
+        let carrying = Arc::clone(&shared);
+        // A connection that breaks is what this is for.
+        let accepting = Accepting::new(move |client| drop(carrying.carry(client)));
+        Self { accepting, shared }
     }
 
     /// Its address, for `--s3-endpoint`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.accepting.port())
     }
 
     /// Requests that arrived here so far.
     pub fn seen(&self) -> usize {
         self.shared.seen.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Cutting {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
     }
 }
 

@@ -15,6 +15,7 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: see above")]
 
+pub mod accepting;
 pub mod advisories;
 pub mod audit;
 pub mod author;
@@ -36,6 +37,7 @@ pub mod mcp;
 pub mod mcpb;
 pub mod mount;
 pub mod oci;
+pub mod once;
 pub mod quick;
 pub mod registry;
 pub mod s3;

@@ -7,16 +7,18 @@
 //! better than in life, for every peer alike.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::accepting::Accepting;
+
 /// A running proxy; connections end with it.
 #[derive(Debug)]
 pub struct Link {
-    port: u16,
+    accepting: Accepting,
     shared: Arc<Shared>,
 }
 
@@ -29,53 +31,30 @@ struct Shared {
     /// When the line is free for the next piece.
     free_at: Mutex<Instant>,
     carried: AtomicU64,
-    stop: AtomicBool,
 }
 
 impl Link {
     /// A line to `port` of this machine. Of `megabits` a second about 5 % go to headers.
     pub fn to(port: u16, megabits: f64, round_trip: Duration) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
-        let own = listener.local_addr().expect("bound").port();
         let shared = Arc::new(Shared {
             to: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             rate: megabits * 1e6 / 8.0 * 0.95,
             round_trip,
             free_at: Mutex::new(Instant::now()),
             carried: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
         });
-        let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                if accepting.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                if let Ok(client) = client {
-                    let shared = Arc::clone(&accepting);
-                    std::thread::spawn(move || connect(client, &shared));
-                }
-            }
-        });
-        Self { port: own, shared }
+        let line = Arc::clone(&shared);
+        Self { accepting: Accepting::new(move |client| connect(client, &line)), shared }
     }
 
     /// The address to use instead of the server's, with a final slash.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
+        format!("http://127.0.0.1:{}/", self.accepting.port())
     }
 
     /// Bytes of answers carried so far.
     pub fn carried(&self) -> u64 {
         self.shared.carried.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        // Wakes the accepting thread; if that fails there is nobody to wake.
-        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
     }
 }
 

@@ -6,10 +6,9 @@ use clap::Args;
 use mcpfs_trust::name::RegistryName;
 
 use super::Cli;
-use super::options::{FetchArgs, GateArgs, LookupArgs, PatternArgs, StoreArgs, Usage, options};
-use super::trial::TrialArgs;
+use super::options::{CheckArgs, StoreArgs, Usage};
 use crate::check::report::{Format, report};
-use crate::check::{self, CheckOptions, Published};
+use crate::check::{self, Published};
 use crate::files;
 use crate::pack::KnownChunks;
 use crate::trust_cmd;
@@ -40,15 +39,7 @@ pub(super) struct Check {
     #[arg(long, value_name = "FILE", requires = "site")]
     trust: Option<PathBuf>,
     #[command(flatten)]
-    trial: TrialArgs,
-    #[command(flatten)]
-    gate: GateArgs,
-    #[command(flatten)]
-    lookups: LookupArgs,
-    #[command(flatten)]
-    patterns: PatternArgs,
-    #[command(flatten)]
-    fetch: FetchArgs,
+    how: CheckArgs,
 }
 
 pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
@@ -78,16 +69,7 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         }
         (registry, root) => registry.as_ref().or(root).cloned(),
     };
-    let gate = args.gate.load(Some(&args.file));
-    let patterns = args.patterns.load()?;
-    let options = CheckOptions {
-        patterns,
-        published,
-        gate,
-        trial: args.trial.options()?,
-        lookups: args.lookups.lookups(),
-        ..options(&args.fetch, registry, KnownChunks::none())?
-    };
+    let options = args.how.options(&args.file, registry, KnownChunks::none(), published)?;
     let mut checked = match &args.staging {
         Some(folder) => check::ingest(&args.file, folder, &options)?,
         None => check::check(&args.file, &options)?,

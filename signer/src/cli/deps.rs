@@ -1,35 +1,27 @@
 //! `deps`: which servers carry a package.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use clap::Args;
 
-use super::options::StoreArgs;
+use super::options::LookArgs;
 use super::{Cli, print};
 use crate::deps::{Wanted, carriers};
-use crate::trust_cmd;
 
 #[derive(Debug, Args)]
 pub(super) struct Deps {
     /// The package: lodash, npm:lodash or npm:lodash@4.17.20 (npm, pypi, cargo or go)
     package: Wanted,
-    /// The site: a folder, or s3://bucket/prefix
-    #[arg(long, value_name = "SITE")]
-    site: String,
     #[command(flatten)]
-    store: StoreArgs,
-    /// The trust root that hosts use
-    #[arg(long, value_name = "FILE")]
-    trust: PathBuf,
+    look: LookArgs,
     /// Look into every release, not only into those that hosts start
     #[arg(long)]
     all: bool,
 }
 
 pub(super) fn deps(cli: &Cli, args: &Deps) -> anyhow::Result<()> {
-    let root = trust_cmd::read(&args.trust)?;
-    let found = carriers(&args.store.open(&args.site)?, &root, &args.package, args.all)?;
+    let (site, root) = args.look.open()?;
+    let found = carriers(&site, &root, &args.package, args.all)?;
     print(cli, &found, || {
         let mut text = String::new();
         for one in &found {

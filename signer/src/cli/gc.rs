@@ -7,26 +7,19 @@ use clap::Args;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{ServerName, Version};
 
-use super::options::{StoreArgs, Usage, now, shown};
+use super::options::{LookArgs, Usage, now, shown};
 use super::{Cli, print};
 use crate::files;
 use crate::site::gc::{Collected, Collector, Pinned};
 use crate::site::store::GRACE;
-use crate::trust_cmd;
 
 /// A pins file, bytes.
 const PINS_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct Gc {
-    /// The site: a folder, or s3://bucket/prefix
-    #[arg(long, value_name = "SITE")]
-    site: String,
     #[command(flatten)]
-    store: StoreArgs,
-    /// The trust root that hosts use
-    #[arg(long, value_name = "FILE")]
-    trust: PathBuf,
+    look: LookArgs,
     /// Releases that hosts pin: a host's 90-pins.toml, or lines NAME@VERSION[@SHA256]; may be repeated
     #[arg(long, value_name = "FILE")]
     pins: Vec<PathBuf>,
@@ -39,8 +32,7 @@ pub(super) struct Gc {
 }
 
 pub(super) fn gc(cli: &Cli, args: &Gc) -> anyhow::Result<()> {
-    let root = trust_cmd::read(&args.trust)?;
-    let site = args.store.open(&args.site)?;
+    let (site, root) = args.look.open()?;
     let mut pins = Vec::new();
     for file in &args.pins {
         let text = String::from_utf8(files::read_bounded(file, PINS_BYTES)?);

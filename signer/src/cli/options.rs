@@ -8,13 +8,15 @@ use anyhow::Context as _;
 use clap::Args;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
+use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
 use super::Cli;
+use super::trial::TrialArgs;
 use crate::bundle::{Registry, Tools};
 use crate::check::advisories::{Asking, Program};
 use crate::check::patterns::{Patterns, RuleSet, RuleSource};
-use crate::check::{CheckOptions, Lookups};
+use crate::check::{CheckOptions, Lookups, Published};
 use crate::fetch::{AllowedHost, FetchPolicy, Logins, Network};
 use crate::files;
 use crate::key::{Keyring, SigningKey};
@@ -25,6 +27,7 @@ use crate::recipe::Recipe;
 use crate::site::{Address, Site};
 use crate::source::{self, Origin};
 use crate::staging::Staging;
+use crate::trust_cmd;
 
 /// A command line that contradicts itself.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +163,27 @@ impl StoreArgs {
     }
 }
 
+/// A site that is looked at.
+#[derive(Debug, Args)]
+pub(super) struct LookArgs {
+    /// The site: a folder, or s3://bucket/prefix
+    #[arg(long, value_name = "SITE")]
+    site: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The trust root that hosts use
+    #[arg(long, value_name = "FILE")]
+    trust: PathBuf,
+}
+
+impl LookArgs {
+    /// The site, and what it is verified by.
+    pub(super) fn open(&self) -> anyhow::Result<(Site, TrustRoot)> {
+        let root = trust_cmd::read(&self.trust)?;
+        Ok((self.store.open(&self.site)?, root))
+    }
+}
+
 /// Where known vulnerabilities are looked up.
 #[derive(Debug, Args)]
 pub(super) struct LookupArgs {
@@ -209,6 +233,41 @@ impl PatternArgs {
         }
         let rules = RuleSet::new(&self.patterns)?;
         Ok(Some(Patterns { rules, engine: None, limit: Patterns::LIMIT }))
+    }
+}
+
+/// How a recipe is checked: by `check`, and by `release` before it signs.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    trial: TrialArgs,
+    #[command(flatten)]
+    gate: GateArgs,
+    #[command(flatten)]
+    lookups: LookupArgs,
+    #[command(flatten)]
+    patterns: PatternArgs,
+    #[command(flatten)]
+    fetch: FetchArgs,
+}
+
+impl CheckArgs {
+    /// For the recipe at `file`; `published` is what it is compared with.
+    pub(super) fn options(
+        &self,
+        file: &Path,
+        registry: Option<RegistryName>,
+        known: KnownChunks,
+        published: Option<Published>,
+    ) -> anyhow::Result<CheckOptions> {
+        Ok(CheckOptions {
+            published,
+            gate: self.gate.load(Some(file)),
+            lookups: self.lookups.lookups(),
+            trial: self.trial.options()?,
+            patterns: self.patterns.load()?,
+            ..options(&self.fetch, registry, known)?
+        })
     }
 }
 

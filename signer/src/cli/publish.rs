@@ -8,12 +8,9 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::Status;
 
 use super::change::at_site;
-use super::options::{
-    FetchArgs, GateArgs, LookupArgs, PatternArgs, SiteArgs, Usage, name_and_version, open, options, origin, read_name,
-};
-use super::trial::TrialArgs;
+use super::options::{CheckArgs, GateArgs, SiteArgs, Usage, name_and_version, open, origin, read_name};
 use super::{Cli, print};
-use crate::check::{CheckOptions, Findings};
+use crate::check::Findings;
 use crate::key::Keyring;
 use crate::log::{Row, public};
 use crate::pack::KnownChunks;
@@ -34,15 +31,7 @@ pub(super) struct ReleaseArgs {
     #[arg(long = "key", value_name = "URI")]
     keys: Vec<String>,
     #[command(flatten)]
-    trial: TrialArgs,
-    #[command(flatten)]
-    gate: GateArgs,
-    #[command(flatten)]
-    lookups: LookupArgs,
-    #[command(flatten)]
-    patterns: PatternArgs,
-    #[command(flatten)]
-    fetch: FetchArgs,
+    how: CheckArgs,
 }
 
 #[derive(Debug, Args)]
@@ -93,18 +82,9 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
             None => KnownChunks::none(),
         };
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let gate = args.gate.load(Some(&args.file));
-        let (trial, lookups) = (args.trial.options()?, args.lookups.lookups());
         // What came with this version is asked here too: the policy may make it an error.
         let published = release::compared(publisher.site, publisher.root)?;
-        let options = CheckOptions {
-            gate,
-            patterns: args.patterns.load()?,
-            trial,
-            lookups,
-            published,
-            ..options(&args.fetch, Some(registry), known)?
-        };
+        let options = args.how.options(&args.file, Some(registry), known, published)?;
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
                 eprintln!("{findings}");

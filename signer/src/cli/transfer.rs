@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::options::{StoreArgs, now, shown};
+use super::options::{LookArgs, StoreArgs, now, shown};
 use super::{Cli, print};
 use crate::files::{self, FileError};
 use crate::log::SignerState;
@@ -15,14 +15,8 @@ use crate::trust_cmd;
 
 #[derive(Debug, Args)]
 pub(super) struct BundleSite {
-    /// The site: a folder, or s3://bucket/prefix
-    #[arg(long, value_name = "SITE")]
-    site: String,
     #[command(flatten)]
-    store: StoreArgs,
-    /// The trust root that hosts use
-    #[arg(long, value_name = "FILE")]
-    trust: PathBuf,
+    look: LookArgs,
     /// The .tar to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -50,8 +44,7 @@ pub(super) struct UnbundleSite {
 }
 
 pub(super) fn bundle(cli: &Cli, args: &BundleSite) -> anyhow::Result<()> {
-    let root = trust_cmd::read(&args.trust)?;
-    let site = args.store.open(&args.site)?;
+    let (site, root) = args.look.open()?;
     let mut moved = Ok(Moved::default());
     let written = files::put_durably(&args.out, true, |file| {
         let mut out = BufWriter::with_capacity(1 << 20, file);
