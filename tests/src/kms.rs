@@ -1,50 +1,24 @@
 //! AWS KMS (moto), with two users, keys of several kinds, and faults on demand.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
-use serde_json::Value;
 
 use crate::command::Run;
-use crate::scratch::{self, Port, repository};
+use crate::moto::Moto;
 use crate::servers;
 
 /// A running service; gone on drop, with its keys.
 #[derive(Debug)]
-pub struct Kms {
-    dir: tempfile::TempDir,
-    port: Port,
-    child: Child,
-    facts: Value,
-}
+pub struct Kms(Moto);
 
 impl Kms {
     /// With keys `head` and `release` under aliases, and others that are not fit.
     pub fn new() -> Self {
-        let (dir, port) = (scratch::dir_for("kms"), Port::reserve());
-        let mut child = Command::new(servers::python())
-            .arg(repository().join("tests/servers/kms/serve.py"))
-            .arg(port.number().to_string())
-            .arg(dir.path().join("fault"))
-            .env("PYTHONPATH", servers::moto())
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(dir.path().join("stderr")).expect("own directory"))
-            .spawn()
-            .expect("cannot start python3");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a pipe");
-        let facts = serde_json::from_str(&line).unwrap_or_else(|_| {
-            panic!("the KMS ended: {}", std::fs::read_to_string(dir.path().join("stderr")).unwrap_or_default())
-        });
-        Self { dir, port, child, facts }
+        Self(Moto::start("kms", |dir| vec![dir.join("fault")]))
     }
 
     /// Where it listens.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port.number())
+        self.0.endpoint()
     }
 
     /// The URI of a key that has an alias: `head` or `release`.
@@ -54,13 +28,13 @@ impl Kms {
 
     /// The URI of any key, by its ARN.
     pub fn uri_of(&self, key: &str) -> String {
-        let arn = self.facts["keys"][key].as_str().unwrap_or_else(|| panic!("no key {key}"));
+        let arn = self.0.facts()["keys"][key].as_str().unwrap_or_else(|| panic!("no key {key}"));
         format!("awskms:///{arn}?endpoint={}", self.endpoint())
     }
 
     /// The access key of `publisher`, or of `guest`, who may do nothing here: id and secret.
     pub fn access_key(&self, user: &str) -> (String, String) {
-        let text = |name: &str| self.facts["users"][user][name].as_str().expect("a user").to_owned();
+        let text = |name: &str| self.0.facts()["users"][user][name].as_str().expect("a user").to_owned();
         (text("id"), text("secret"))
     }
 
@@ -72,7 +46,7 @@ impl Kms {
     /// Without what this user has for AWS.
     fn alone(&self, run: Run) -> Run {
         let path = std::env::var_os("PATH").expect("a PATH");
-        run.env_clear().env("PATH", path).env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", self.dir.path())
+        run.env_clear().env("PATH", path).env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", self.0.dir())
     }
 
     /// A shell script in `dir` that finds the signer, and Amazon's `aws` to ask this KMS as `publisher`.
@@ -104,31 +78,22 @@ impl Kms {
 
     /// Bends answers to Sign from now on; an empty word ends that. The words are in `serve.py`.
     pub fn fault(&self, word: &str) {
-        std::fs::write(self.dir.path().join("fault"), word).expect("own directory");
+        std::fs::write(self.0.path("fault"), word).expect("own directory");
     }
 
     /// A file of our own below the home of the signer.
     pub fn home(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.0.path(name)
     }
 
     /// Ends the service.
     pub fn stop(&mut self) {
-        self.child.kill().expect("own child");
-        self.child.wait().expect("own child");
+        self.0.stop();
     }
 }
 
 impl Default for Kms {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Kms {
-    fn drop(&mut self) {
-        // It may have been stopped.
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
     }
 }

@@ -35,6 +35,7 @@ pub mod kms;
 pub mod link;
 pub mod mcp;
 pub mod mcpb;
+pub mod moto;
 pub mod mount;
 pub mod oci;
 pub mod once;

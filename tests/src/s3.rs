@@ -1,26 +1,19 @@
 //! An S3 server (moto) with one bucket, one user who may write, and a public that may read.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::command::Run;
-use crate::scratch::{self, Port, repository};
-use crate::servers;
+use crate::moto::Moto;
+use crate::scratch;
 
 /// The bucket.
 pub const BUCKET: &str = "mcp";
 
 /// A running server; gone on drop, with all that it stored.
 #[derive(Debug)]
-pub struct S3 {
-    dir: tempfile::TempDir,
-    port: Port,
-    child: Child,
-    keys: Value,
-}
+pub struct S3(Moto);
 
 /// One request that was answered.
 #[derive(Debug, Clone)]
@@ -38,34 +31,17 @@ pub struct Request {
 impl S3 {
     /// A server with an empty bucket.
     pub fn new() -> Self {
-        let (dir, port) = (scratch::dir_for("s3"), Port::reserve());
-        let mut child = Command::new(servers::python())
-            .arg(repository().join("tests/servers/s3/serve.py"))
-            .arg(port.number().to_string())
-            .arg(BUCKET)
-            .arg(dir.path().join("log"))
-            .env("PYTHONPATH", servers::moto())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(dir.path().join("stderr")).expect("own directory"))
-            .spawn()
-            .expect("cannot start python3");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a pipe");
-        let keys = serde_json::from_str(&line).unwrap_or_else(|_| {
-            panic!("the S3 server ended: {}", std::fs::read_to_string(dir.path().join("stderr")).unwrap_or_default())
-        });
-        Self { dir, port, child, keys }
+        Self(Moto::start("s3", |dir| vec![BUCKET.into(), dir.join("log")]))
     }
 
     /// The port it listens on.
     pub fn port(&self) -> u16 {
-        self.port.number()
+        self.0.port()
     }
 
     /// Its address, for `--s3-endpoint`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port())
+        self.0.endpoint()
     }
 
     /// A site below `prefix`, for `--site`.
@@ -80,25 +56,38 @@ impl S3 {
 
     /// Gives a command the keys of the user who may write, and no others.
     pub fn keys(&self, run: Run) -> Run {
-        let key = |name: &str| self.keys[name].as_str().expect("a key").to_owned();
-        run.env("AWS_ACCESS_KEY_ID", key("id"))
-            .env("AWS_SECRET_ACCESS_KEY", key("secret"))
-            .env("HOME", self.dir.path())
-            .env("NO_PROXY", "127.0.0.1")
+        self.environment().into_iter().fold(run, |run, (name, value)| run.env(name, value))
+    }
+
+    /// The environment that has these keys.
+    pub fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("AWS_ACCESS_KEY_ID", self.key("id")),
+            ("AWS_SECRET_ACCESS_KEY", self.key("secret")),
+            ("HOME", self.0.dir().display().to_string()),
+            ("NO_PROXY", "127.0.0.1".to_owned()),
+        ]
+    }
+
+    fn key(&self, name: &str) -> String {
+        self.0.facts()[name].as_str().expect("a key").to_owned()
     }
 
     /// The same keys as a credentials file.
     pub fn credentials_file(&self) -> PathBuf {
-        let file = self.dir.path().join("credentials");
-        let key = |name: &str| self.keys[name].as_str().expect("a key").to_owned();
-        let text = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key("id"), key("secret"));
+        let file = self.0.path("credentials");
+        let text = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            self.key("id"),
+            self.key("secret")
+        );
         std::fs::write(&file, text).expect("own directory");
         file
     }
 
     /// All requests answered so far.
     pub fn requests(&self) -> Vec<Request> {
-        let text = std::fs::read_to_string(self.dir.path().join("log")).expect("the server's log");
+        let text = std::fs::read_to_string(self.0.path("log")).expect("the server's log");
         let parse = |line: &str| {
             let mut fields = line.split(' ');
             let (method, path) = (fields.next()?.to_owned(), fields.next()?);
@@ -131,12 +120,11 @@ impl S3 {
 
     /// Puts a file past the signer, as somebody with the same keys can.
     pub fn put(&self, name: &str, bytes: &[u8]) {
-        let key = |name: &str| self.keys[name].as_str().expect("a key").to_owned();
-        let file = self.dir.path().join("put");
+        let file = self.0.dir().join("put");
         std::fs::write(&file, bytes).expect("own directory");
         Run::new(scratch::need("curl", "curl"))
             .args(["-sS", "--fail", "--noproxy", "*", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user"])
-            .arg(format!("{}:{}", key("id"), key("secret")))
+            .arg(format!("{}:{}", self.key("id"), self.key("secret")))
             .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--upload-file"])
             .arg(&file)
             .arg(format!("{}/{BUCKET}/{name}", self.endpoint()))
@@ -147,12 +135,5 @@ impl S3 {
 impl Default for S3 {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        self.child.kill().expect("own child");
-        self.child.wait().expect("own child");
     }
 }
