@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::digest::Digest;
-pub use crate::text::{bounded, visible};
+pub use crate::text::{bounded, bounded_to, visible};
 use crate::time::Timestamp;
 
 /// The outcome codes, in the order of docs/format.md section 12.

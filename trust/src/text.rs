@@ -3,7 +3,12 @@
 
 /// Hostile text made fit for a terminal: as [`visible`], of at most its first 200 characters.
 pub fn bounded(text: &str) -> String {
-    let end = text.char_indices().nth(200).map_or(text.len(), |(end, _)| end);
+    bounded_to(text, 200)
+}
+
+/// As [`bounded`], with another bound: of a chain of reasons the last one says why.
+pub fn bounded_to(text: &str, characters: usize) -> String {
+    let end = text.char_indices().nth(characters).map_or(text.len(), |(end, _)| end);
     visible(&text[..end])
 }
 
