@@ -13,6 +13,7 @@ pub mod api;
 mod gitea;
 mod github;
 mod gitlab;
+mod pulls;
 
 use serde::Deserialize;
 
@@ -49,8 +50,8 @@ pub struct Request {
     pub url: String,
     /// The login of who opened it.
     pub author: String,
-    /// The commit that was at its head when it was merged.
-    pub head: String,
+    /// The commit that was at its head when it was merged, if the API can tell.
+    pub head: Option<String>,
 }
 
 /// The reviews of a request that count.
@@ -118,8 +119,9 @@ impl Forge {
             Kind::Gitea => gitea::merged_requests(self, commit, branch),
         }?;
         for request in &found {
-            let known = crate::mirror::is_commit_id(&request.head) && request.url.len() <= 512;
+            let known = request.head.as_deref().is_none_or(crate::mirror::is_commit_id);
             if !known
+                || request.url.len() > 512
                 || !request.url.starts_with("http")
                 || request.url.chars().any(|sign| sign.is_control() || sign == ' ')
             {
@@ -137,20 +139,32 @@ impl Forge {
     /// If the API cannot be asked, or there are more than it lists.
     pub fn changed_paths(&self, request: &Request) -> Result<Vec<String>, ForgeError> {
         match self.kind {
-            Kind::Github => github::changed_paths(self, request),
+            Kind::Github | Kind::Gitea => pulls::changed_paths(self, request),
             Kind::Gitlab => gitlab::changed_paths(self, request),
-            Kind::Gitea => gitea::changed_paths(self, request),
         }
     }
 
-    /// The reviews of a request.
+    /// The logins of those who wrote or committed what a request holds, as far as the forge knows
+    /// them: it knows addresses of a person that nobody configured. GitLab does not tell. `None` if
+    /// there may be more commits than it lists.
     ///
     /// # Errors
     /// If the API cannot be asked.
-    pub fn reviews(&self, request: &Request) -> Result<Reviews, ForgeError> {
+    pub fn authors(&self, request: &Request) -> Result<Option<Vec<String>>, ForgeError> {
         match self.kind {
-            Kind::Github => github::reviews(self, request),
-            Kind::Gitlab => gitlab::reviews(self, request),
+            Kind::Github | Kind::Gitea => pulls::authors(self, request),
+            Kind::Gitlab => Ok(Some(Vec::new())),
+        }
+    }
+
+    /// The reviews of a request with this final head.
+    ///
+    /// # Errors
+    /// If the API cannot be asked.
+    pub fn reviews(&self, request: &Request, head: &str) -> Result<Reviews, ForgeError> {
+        match self.kind {
+            Kind::Github => github::reviews(self, request, head),
+            Kind::Gitlab => gitlab::reviews(self, request, head),
             Kind::Gitea => gitea::reviews(self, request),
         }
     }

@@ -34,7 +34,7 @@ use crate::site;
 use crate::site::state::Published;
 use crate::site::{Lock, Site, SiteError};
 
-pub use read::{Segment, copied, segments};
+pub use read::{Segment, copied, newest, segments};
 
 /// Refusals that are kept until the next head, bytes. A flood of them loses the later ones.
 const JOURNAL_BYTES: u64 = 1 << 20;
@@ -70,6 +70,9 @@ pub struct Row {
     /// The reviewed commit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// The tip of the branch that a signing server had read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tip: Option<BranchTip>,
     /// Who approved it, as far as the signer has proof.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<String>,
@@ -125,6 +128,15 @@ pub struct LoggedSignature {
     pub keyid: Digest,
     /// Base64.
     pub sig: String,
+}
+
+/// Where a branch was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchTip {
+    /// The repository's address.
+    pub repository: String,
+    /// The commit.
+    pub commit: String,
 }
 
 /// Where a promoted release comes from.

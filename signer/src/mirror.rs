@@ -81,6 +81,18 @@ impl Mirror {
         Ok(Self { git, url: url.to_owned() })
     }
 
+    /// The commit that one reference of the remote is at, without fetching it.
+    ///
+    /// # Errors
+    /// If it cannot be reached or has no such reference.
+    pub fn remote_tip(&self, reference: &str) -> Result<String, GitError> {
+        let bytes = self.git.remote(&["ls-remote", "--quiet", "--exit-code", "--", &self.url, reference])?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
+        let found = lines.find(|(id, name)| *name == reference && is_commit_id(id)).map(|(id, _)| id.to_owned());
+        found.ok_or_else(|| GitError::TooMuch { what: format!("git does not tell where {reference} is") })
+    }
+
     /// Fetches one reference of the remote, such as `refs/heads/main`, and gives the commit it is at.
     ///
     /// # Errors
@@ -184,21 +196,19 @@ impl Mirror {
 
     fn people_of(&self, head: &str, base: Option<&str>, path: Option<&str>, who: Who) -> Result<Vec<String>, GitError> {
         let most = format!("--max-count={}", COMMITS + 1);
-        let format = match who {
-            Who::Authors => "--format=%ae",
-            Who::AuthorsAndCommitters => "--format=%ae%x00%ce",
-        };
-        let mut args = vec!["log", &most, format, head];
+        let mut args = vec!["log", &most, "--format=<%ae>%n<%ce>%n%B%x00", head];
         args.extend(base.map(|_| "--not"));
         args.extend(base);
         args.push("--");
         args.extend(path);
-        let text = self.git.text(&args)?;
-        if text.lines().count() > COMMITS {
+        // A message in another encoding is no reason to stop: only its addresses are read.
+        let bytes = self.git.run(&args, &[])?;
+        let text = String::from_utf8_lossy(&bytes);
+        let commits: Vec<&str> = text.split('\0').filter(|one| !one.trim().is_empty()).collect();
+        if commits.len() > COMMITS {
             return Err(GitError::TooMuch { what: format!("the request has more than {COMMITS} commits") });
         }
-        let mut addresses: Vec<String> = text.split(['\n', '\0']).map(str::to_lowercase).collect();
-        addresses.retain(|address| !address.is_empty());
+        let mut addresses: Vec<String> = commits.into_iter().flat_map(|commit| addresses(commit, who)).collect();
         addresses.sort();
         addresses.dedup();
         Ok(addresses)
@@ -238,6 +248,25 @@ impl Mirror {
 /// A full object id, SHA-1 or SHA-256.
 pub fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// The addresses in a commit (author, committer, message), in lower case. Co-authors are authors, also
+/// where their lines are not at the message's end: forges show them all the same.
+fn addresses(commit: &str, who: Who) -> Vec<String> {
+    const CO_AUTHOR: &str = "co-authored-by:";
+    let mut lines = commit.trim_start_matches('\n').lines();
+    let (author, committer) = (lines.next(), lines.next());
+    let co_authors = lines.filter_map(|line| {
+        let line = line.trim();
+        let named = line.get(..CO_AUTHOR.len()).is_some_and(|word| word.eq_ignore_ascii_case(CO_AUTHOR));
+        let (_, address) = line.get(CO_AUTHOR.len()..).filter(|_| named)?.rsplit_once('<')?;
+        Some(address.split('>').next().unwrap_or_default())
+    });
+    let committer = committer.filter(|_| who == Who::AuthorsAndCommitters);
+    let all = author.into_iter().chain(committer).chain(co_authors);
+    all.map(|address| address.trim_matches(['<', '>', ' ', '\t']).to_lowercase())
+        .filter(|address| !address.is_empty())
+        .collect()
 }
 
 fn parse_entry(line: &str) -> Option<Blob> {

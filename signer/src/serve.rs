@@ -11,12 +11,15 @@
 //! if the new ones are wrong.
 
 pub mod config;
+mod guard;
 mod hook;
 mod http;
 mod journal;
 mod pass;
+mod people;
 mod plan;
 mod proof;
+mod signing;
 mod status;
 pub mod trouble;
 
@@ -39,9 +42,9 @@ use crate::trust_cmd::{self, TrustError};
 
 pub use config::{Config, ConfigError};
 use journal::Journal;
-use pass::Pass;
+use pass::{Pass, Settled};
 use status::Status;
-use trouble::Wait;
+use trouble::{Wait, shown};
 
 /// Reads the clock; `None` if it is not set.
 pub type Clock = fn() -> Option<Timestamp>;
@@ -169,6 +172,7 @@ struct Works {
     public: Option<Public>,
     state: SignerState,
     hook_secret: Option<String>,
+    settled: Option<Settled>,
 }
 
 impl Works {
@@ -193,11 +197,11 @@ impl Works {
             repository.ca_file.as_deref(),
         )?;
         let (site, public) = config.open_site()?;
-        Ok(Self { config, root, forge, mirror, site, public, state, hook_secret })
+        Ok(Self { config, root, forge, mirror, site, public, state, hook_secret, settled: None })
     }
 
     /// Runs a pass and notes how it went.
-    fn pass(&self, shared: &Shared, accept: Option<&str>) -> Result<(), Wait> {
+    fn pass(&mut self, shared: &Shared, accept: Option<&str>) -> Result<(), Wait> {
         let began = Instant::now();
         let result = Journal::open(&self.state).map_err(Wait::from).and_then(|mut journal| {
             let pass = Pass {
@@ -211,11 +215,12 @@ impl Works {
                 journal: &mut journal,
                 shared,
                 clock: shared.clock,
+                settled: &mut self.settled,
                 accept,
             };
             { pass }.run()
         });
-        let waiting = result.as_ref().err().map(|wait| mcpfs_trust::error::bounded(&chain(wait)));
+        let waiting = result.as_ref().err().map(|wait| shown(&chain(wait)));
         let now = shared.now();
         let before = shared.status().waiting;
         shared.update(|status| {
@@ -282,7 +287,7 @@ pub fn check_config(path: &Path) -> Result<Config, ServeError> {
 /// # Errors
 /// [`ServeError`].
 pub fn once(path: &Path, clock: Clock, say: fn(&str), accept: Option<&str>) -> Result<(), ServeError> {
-    let works = Works::read(path)?;
+    let mut works = Works::read(path)?;
     let _lock = works.lock()?;
     works.sweep()?;
     let shared = Shared::new(clock, say);

@@ -45,7 +45,20 @@ impl Desk {
         self.forge.open(author.login(), &branch, &format!("{name} {version}"))
     }
 
-    /// The same, approved by both reviewers and merged.
+    /// Opens a request that changes one file, approved by these people and merged.
+    pub(crate) fn change(&self, author: &Clone, file: &str, text: &str, approved_by: &[&str]) -> u64 {
+        // A branch of its own each time.
+        let branch = format!("change-at-{}", self.forge.tip());
+        author.branch(&branch);
+        author.commit(file, text, &format!("Change {file}"));
+        author.push(&branch).ok();
+        let number = self.forge.open(author.login(), &branch, &format!("Change {file}"));
+        approved_by.iter().for_each(|reviewer| self.forge.approve(number, reviewer));
+        self.forge.merge(number, "mona", Merge::Squash);
+        number
+    }
+
+    /// The same with one recipe, approved by both reviewers.
     pub(crate) fn accept(&self, author: &Clone, name: &str, version: &str, how: Merge) -> u64 {
         let number = self.propose(author, name, version);
         for reviewer in ["sec", "plat"] {
@@ -65,8 +78,8 @@ pub(crate) fn head_version(site: &Path) -> u64 {
     forge::payload(&forge::read(&head))["predicate"]["version"].as_u64().expect("a number")
 }
 
-/// A site as a host verifies it.
-pub(crate) fn verify(site: &Path, trust: &Path) {
+/// A site, a folder or an address, as a host verifies it.
+pub(crate) fn verify(site: &(impl AsRef<std::ffi::OsStr> + ?Sized), trust: &Path) {
     Run::new(mcpfs_tests::binaries::bin("mcpfs")).args(["verify"]).arg(site).arg("--trust").arg(trust).ok();
 }
 

@@ -9,13 +9,13 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY};
+use mcpfs_tests::s3::S3;
 use mcpfs_tests::scratch::{self, need, wait_for};
-use mcpfs_tests::servers;
 use mcpfs_tests::signing::{HOOK_SECRET, Signing};
-use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
+use mcpfs_tests::{forge, servers};
 
-use crate::desk::{Desk, head_version, statement, verify};
+use crate::desk::{Desk, statement, verify};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("pull_request::from_request_to_launch", from_request_to_launch);
@@ -41,6 +41,7 @@ fn start_from_the_template(desk: &Desk) {
     admin.commit("ci/README", "The check.\n", "Start from the template");
     admin.push("template").ok();
     let number = desk.forge.open("admin", "template", "Start from the template");
+    desk.forge.approve(number, "sec");
     desk.forge.merge(number, "mona", Merge::Squash);
 }
 
@@ -65,15 +66,27 @@ fn run_ci(forge: &CodeHost, number: u64, branch: &str) -> Ran {
 
 fn from_request_to_launch(reads: Reads) {
     let desk = Desk::new(Kind::Github);
-    let (registry, forge) = (&desk.registry, &desk.forge);
+    let (registry, codehost, s3) = (&desk.registry, &desk.forge, S3::new());
     start_from_the_template(&desk);
     let mut signing = Signing::new(registry);
     signing.extra.top = "poll = \"1h\"\n".to_owned();
-    let running = signing.start(forge);
+    signing.extra.site_address = Some(s3.site("prod"));
+    signing.extra.site =
+        format!("endpoint = {:?}\nregion = \"us-east-1\"\npublic = {:?}\n", s3.endpoint(), s3.url("prod"));
+    // The keys of the bucket, as the unit hands them over.
+    let credentials = signing.path("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::copy(s3.credentials_file(), credentials.join("mcpfs-s3")).unwrap();
+    signing.extra.environment = vec![("CREDENTIALS_DIRECTORY", credentials.display().to_string())];
+    let running = signing.start(codehost);
     running.pass();
+    let head = || {
+        let found = s3.get("prod/head.json").ok().stdout.starts_with("HTTP/1.1 200");
+        found.then(|| forge::payload(&s3.json("prod/head.json"))["predicate"]["version"].as_u64().unwrap())
+    };
 
     // Opened, with a mistake: CI says what is wrong, on the request.
-    let dora = forge.clone_as("dora");
+    let dora = codehost.clone_as("dora");
     let number = desk.propose(&dora, "hello", "1.0.0");
     dora.commit(
         "servers/hello.yaml",
@@ -81,9 +94,9 @@ fn from_request_to_launch(reads: Reads) {
         "hello",
     );
     dora.push("hello-1.0.0").ok();
-    let ran = run_ci(forge, number, "hello-1.0.0");
+    let ran = run_ci(codehost, number, "hello-1.0.0");
     assert_eq!(ran.code, 1, "{ran}");
-    let comments = forge.comments(number);
+    let comments = codehost.comments(number);
     assert_eq!(comments.len(), 1, "{ran}");
     assert!(
         comments[0].body.contains("## mcpfs check: refused") && comments[0].body.contains("policy-data"),
@@ -94,40 +107,41 @@ fn from_request_to_launch(reads: Reads) {
     // Mended: the same comment says so.
     dora.commit("servers/hello.yaml", &desk.recipe("hello", "1.0.0"), "hello");
     dora.push("hello-1.0.0").ok();
-    let ran = run_ci(forge, number, "hello-1.0.0");
+    let ran = run_ci(codehost, number, "hello-1.0.0");
     assert_eq!(ran.code, 0, "{ran}");
-    let comments = forge.comments(number);
+    let comments = codehost.comments(number);
     assert_eq!((comments.len(), comments[0].author.as_str()), (1, "mcpfs-bot"));
     assert!(comments[0].body.contains("## mcpfs check: passed"), "{}", comments[0].body);
 
     // Approved and merged; nobody but the webhook tells the signing server.
     for reviewer in ["sec", "plat"] {
-        forge.approve(number, reviewer);
+        codehost.approve(number, reviewer);
     }
-    assert_eq!(head_version(&registry.site()), 0);
-    forge.merge(number, "mona", Merge::Commit);
-    assert_eq!(forge.send_webhook(&running.url(), HOOK_SECRET), 202);
-    wait_for("the release", || (head_version(&registry.site()) == 1).then_some(()));
-    verify(&registry.site(), &registry.trust());
+    assert_eq!(head(), None);
+    codehost.merge(number, "mona", Merge::Commit);
+    assert_eq!(codehost.send_webhook(&running.url(), HOOK_SECRET), 202);
+    wait_for("the release", || (head() == Some(1)).then_some(()));
+    verify(&s3.url("prod"), &registry.trust());
 
     // A host that knew nothing of it.
-    let site = Site::serve(&registry.site());
-    let host = Host::new(&registry.trust(), &site.url(), reads);
+    let host = Host::new(&registry.trust(), &s3.url("prod"), reads);
+    host.drop_in("50-refresh", "[registry]\nrefresh = \"1s\"\n");
     let _mount = Mount::start(&host);
-    host.refresh();
+    wait_for("the host to show it", || std::fs::metadata(host.at("hello/run")).ok());
     assert_eq!(std::fs::read_dir(host.mcp()).unwrap().count(), 1);
     let mut client = McpClient::start(&host.at("hello/run"));
     client.initialize();
     assert_eq!(client.tools(), ["add", "echo", "whoami"]);
     assert_eq!(client.end().code, 0);
 
-    // The next version, while it serves: the host shows it when it has looked.
+    // The next version, while it serves: the host shows it by itself, when it has looked again.
     desk.accept(&dora, "hello", "1.1.0", Merge::Squash);
-    assert_eq!(forge.send_webhook(&running.url(), HOOK_SECRET), 202);
-    wait_for("the next release", || (head_version(&registry.site()) == 2).then_some(()));
-    host.refresh();
-    let release = std::fs::read_to_string(host.at("hello/1.1.0/release.json")).unwrap();
-    assert!(release.contains(&forge.git_url()) && release.contains("security@example.com"), "{release}");
+    assert_eq!(codehost.send_webhook(&running.url(), HOOK_SECRET), 202);
+    let release = wait_for("the host to show the next version", || {
+        std::fs::read_to_string(host.at("hello/1.1.0/release.json")).ok()
+    });
+    assert_eq!(head(), Some(2));
+    assert!(release.contains(&codehost.git_url()) && release.contains("security@example.com"), "{release}");
     let listed =
         servers::inspector().env("HOME", host.home()).arg(host.at("hello/run")).args(["--method", "tools/list"]).ok();
     assert!(listed.stdout.contains("whoami"), "{listed}");

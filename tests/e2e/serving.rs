@@ -1,30 +1,28 @@
-//! The signing server as a process: who may wake it, what it tells, and what it survives.
+//! The signing server as a process: who may wake it, what it tells, and what it asks.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::net::TcpStream;
 
-use mcpfs_tests::binaries::bin;
 use mcpfs_tests::codehost::{Kind, Merge};
-use mcpfs_tests::command::Run;
-use mcpfs_tests::fixture::{self, Recipe};
-use mcpfs_tests::scratch::wait_for;
+use mcpfs_tests::forge;
+use mcpfs_tests::s3::S3;
+use mcpfs_tests::scratch::{PATIENCE, wait_for};
 use mcpfs_tests::signing::{HOOK_SECRET, Signing};
 use mcpfs_tests::suite::Suite;
 use rustix::process::Signal;
 
-use crate::desk::{Desk, head_version, segment, statement, verify};
+use crate::desk::{Desk, head_version};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("serving::a_forged_webhook_changes_nothing", a_forged_webhook_changes_nothing);
-    suite.plain("serving::a_token_that_goes_comes_back", a_token_that_goes_comes_back);
     suite.plain("serving::a_refused_pin_is_not_tried_again", a_refused_pin_is_not_tried_again);
-    suite.plain("serving::killed_anywhere_nothing_is_twice_or_half", killed_anywhere_nothing_is_twice_or_half);
-    suite.plain("serving::several_merges_at_once_are_all_released", several_merges_at_once_are_all_released);
+    suite.plain("serving::silent_connections_keep_nobody_out", silent_connections_keep_nobody_out);
+    suite.plain("serving::a_pass_without_news_reads_only_the_head", a_pass_without_news_reads_only_the_head);
 }
 
 /// Only a hint wakes it before an hour has passed.
-fn asleep<'a>(desk: &'a Desk, site: &str) -> Signing<'a> {
+pub(crate) fn asleep<'a>(desk: &'a Desk, site: &str) -> Signing<'a> {
     let mut signing = Signing::new(&desk.registry);
     signing.extra.top = "poll = \"1h\"\n".to_owned();
     signing.extra.site_path = Some(desk.registry.site().with_file_name(site));
@@ -92,73 +90,6 @@ fn a_forged_webhook_changes_nothing() {
     }
 }
 
-/// Serves one file once; before it answers, `act` happens.
-fn serve_once(bytes: Vec<u8>, act: impl FnOnce() + Send + 'static) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let mut act = Some(act);
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let (mut asked, mut byte) = (Vec::new(), [0]);
-            while !asked.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
-                asked.push(byte[0]);
-            }
-            if let Some(act) = act.take() {
-                act();
-            }
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", bytes.len());
-            stream.write_all(head.as_bytes()).unwrap();
-            stream.write_all(&bytes).unwrap();
-        }
-    });
-    port
-}
-
-fn a_token_that_goes_comes_back() {
-    let desk = Desk::new(Kind::Gitea);
-    let (registry, forge, site) = (&desk.registry, &desk.forge, desk.registry.site());
-    let mut signing = asleep(&desk, "site");
-    let dora = forge.clone_as("dora");
-    // The second artefact of the batch comes over HTTP: when it is asked for, the token goes.
-    let tar = fixture::tar(&fixture::hello_tree(&registry.artefacts(), "2.0.0"));
-    let (tokens, away) = (registry.hsm().tokens(), registry.hsm().tokens().with_extension("away"));
-    let (from, to) = (tokens.clone(), away.clone());
-    let port = serve_once(std::fs::read(&tar).unwrap(), move || std::fs::rename(from, to).unwrap());
-    signing.extra.artefacts = format!("allow_hosts = [\"http://127.0.0.1:{port}\"]\n");
-    desk.accept(&dora, "alpha", "1.0.0", Merge::Squash);
-    let recipe = Recipe::new("beta", "2.0.0", &tar).with(fixture::HELLO_LAUNCH).yaml();
-    let recipe = recipe.replace(&format!("file://{}", tar.display()), &format!("http://127.0.0.1:{port}/beta.tar"));
-    dora.branch("beta");
-    dora.commit("servers/beta.yaml", &recipe, "beta");
-    dora.push("beta").ok();
-    let number = forge.open("dora", "beta", "beta");
-    ["sec", "plat"].iter().for_each(|reviewer| forge.approve(number, reviewer));
-    forge.merge(number, "mona", Merge::Squash);
-
-    let running = signing.start(forge);
-    wait_for("the server to miss its token", || running.log().contains("waiting: ").then_some(()));
-    assert_eq!(head_version(&site), 1, "the first of the batch is published, whole: {}", running.log());
-    verify(&site, &registry.trust());
-    assert!(!site.join("servers/beta.json").exists());
-    let (status, ready) = running.ready();
-    assert_eq!((status, &ready["ready"], &ready["status"]["token"]), (503, &false.into(), &false.into()), "{ready}");
-    assert_eq!(ready["status"]["pending"][0]["recipe"], "beta.yaml", "{ready}");
-    assert_eq!(ready["status"]["pending"].as_array().unwrap().len(), 1);
-    assert!(signing.journal()["attempts"].as_object().unwrap().is_empty(), "nothing is held against the recipe");
-    running.pass();
-    assert_eq!((running.ready().0, running.metric("token_usable")), (503, Some(0.0)));
-
-    std::fs::rename(&away, &tokens).unwrap();
-    running.hint();
-    wait_for("the rest of the batch", || (head_version(&site) == 2).then_some(()));
-    running.pass();
-    assert_eq!((running.ready().0, running.metric("token_usable")), (200, Some(1.0)), "{}", running.log());
-    assert_eq!(statement(&site, "beta")["predicate"]["version"], "2.0.0");
-    verify(&site, &registry.trust());
-    running.stop();
-}
-
 /// Tokens lock after a few wrong PINs, and a server would try for ever.
 fn a_refused_pin_is_not_tried_again() {
     let desk = Desk::new(Kind::Github);
@@ -179,77 +110,89 @@ fn a_refused_pin_is_not_tried_again() {
     assert_eq!(head_version(&site), 1);
 }
 
-fn killed_anywhere_nothing_is_twice_or_half() {
+fn silent_connections_keep_nobody_out() {
     let desk = Desk::new(Kind::Github);
-    let (registry, forge) = (&desk.registry, &desk.forge);
-    let dora = forge.clone_as("dora");
-    desk.accept(&dora, "hello", "1.0.0", Merge::Squash);
-    let reference = asleep(&desk, "site-reference");
-    reference.once(forge).ok();
-    let whole = registry.site().with_file_name("site-reference");
-    // A file that was being written when its writer was killed keeps its hidden name; nobody is served it.
-    let named = |entry: &std::fs::DirEntry| !entry.file_name().to_string_lossy().starts_with(".new-");
-    let count = |folder: &Path| std::fs::read_dir(folder).map_or(0, |entries| entries.flatten().filter(named).count());
-    let wanted = std::fs::read(whole.join("servers/hello.json")).unwrap();
-    for (index, point) in ["state", "objects", "artefacts", "entries", "catalogue/bins", "log", "head.json", "servers"]
-        .into_iter()
-        .enumerate()
-    {
-        let name = format!("site-{index}");
-        let (signing, site) = (asleep(&desk, &name), registry.site().with_file_name(&name));
-        let seen = if point == "state" { signing.path("state/work") } else { site.join(point) };
-        let running = signing.start(forge);
-        wait_for(point, || (seen.is_file() || count(&seen) > 0).then_some(()));
-        running.kill();
-        if site.join("head.json").exists() {
-            // Right behind the head, the copy for simple clients may not be there yet; nothing else is amiss.
-            let seen =
-                Run::new(bin("mcpfs")).args(["verify", "--json"]).arg(&site).arg("--trust").arg(registry.trust());
-            let problems = seen.run().json()["problems"].as_array().cloned().unwrap_or_default();
-            assert!(problems.iter().all(|one| one["path"] == "servers/hello.json"), "{point}: {problems:?}");
-        }
-        signing.once(forge).ok();
-        signing.once(forge).ok();
-        verify(&site, &registry.trust());
-        assert_eq!(head_version(&site), 1, "killed at {point}");
-        // A segment is named after its head: one that was written for a head that never came stays, unseen.
-        assert_eq!((count(&site.join("entries")), count(&site.join("servers"))), (1, 1), "{point}");
-        assert!(segment(&site, 1).contains("\"action\":\"release\""), "{point}");
-        // The same keys over the same facts: nothing but the head's time may differ.
-        assert_eq!(std::fs::read(site.join("servers/hello.json")).unwrap(), wanted, "killed at {point}");
-        assert_eq!(count(&signing.path("state/work")), 0, "{point}");
+    let signing = asleep(&desk, "site");
+    let running = signing.start(&desk.forge);
+    running.pass();
+    let connect = |said: &str| {
+        let mut stream = TcpStream::connect(running.url().trim_start_matches("http://")).unwrap();
+        stream.write_all(said.as_bytes()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    // As many as it serves at once say nothing, or begin a request and never end it; others never send
+    // the body that they announced.
+    let mut silent: Vec<TcpStream> = (0..64).map(|_| connect("")).collect();
+    silent.extend((0..64).map(|_| connect("GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")));
+    let post = "POST /v1/hint HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: 99\r\n\r\nx";
+    let bodies: Vec<TcpStream> = (0..64).map(|_| connect(post)).collect();
+    for _ in 0..3 {
+        assert_eq!(running.get("/healthz"), (200, "ok\n".to_owned()));
     }
+    assert_eq!(running.ready().0, 200);
+    // A message finds no place among the bodies, until those are gone.
+    drop(bodies);
+    wait_for("a place for a message", || {
+        let bearer = format!("Authorization: Bearer {HOOK_SECRET}");
+        (running.ask("POST", "/v1/hint", &[&bearer], b"").0 == 202).then_some(())
+    });
+    // The server hangs up on every one of them.
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        let reset = ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+        assert!(ended.is_ok() || reset, "{ended:?}");
+    }
+    running.stop();
 }
 
-fn several_merges_at_once_are_all_released() {
-    let desk = Desk::new(Kind::Gitlab);
-    let (registry, forge, site) = (&desk.registry, &desk.forge, desk.registry.site());
-    let signing = asleep(&desk, "site");
-    let running = signing.start(forge);
-    running.pass();
+fn a_pass_without_news_reads_only_the_head() {
+    let (desk, s3) = (Desk::new(Kind::Github), S3::new());
+    let (registry, forge) = (&desk.registry, &desk.forge);
+    let mut signing = asleep(&desk, "site");
+    signing.extra.site_address = Some(s3.site("prod"));
+    signing.extra.site = format!("endpoint = {:?}\nregion = \"us-east-1\"\n", s3.endpoint());
+    signing.extra.environment = s3.environment().into();
     let dora = forge.clone_as("dora");
-    // One request with two recipes, and two with one, merged before anybody looks.
-    dora.branch("two");
-    for name in ["one", "two"] {
-        dora.commit(&format!("servers/{name}.yaml"), &desk.recipe(name, "1.0.0"), name);
-    }
-    dora.push("two").ok();
-    let number = forge.open("dora", "two", "Two servers");
-    ["sec", "plat"].iter().for_each(|reviewer| forge.approve(number, reviewer));
-    forge.merge(number, "mona", Merge::Rebase);
-    desk.accept(&dora, "three", "1.0.0", Merge::Commit);
-    desk.accept(&dora, "four", "1.0.0", Merge::Squash);
-    for _ in 0..3 {
-        assert_eq!(forge.send_webhook(&running.url(), HOOK_SECRET), 202);
-    }
-    wait_for("four heads", || (head_version(&site) == 4).then_some(()));
+    desk.accept(&dora, "hello", "1.0.0", Merge::Squash);
+    // One that is refused is no news either, until its time has come.
+    let half = desk.propose(&dora, "half", "1.0.0");
+    forge.approve(half, "sec");
+    forge.merge(half, "mona", Merge::Squash);
+    let running = signing.start(forge);
+    let head = || forge::payload(&s3.json("prod/head.json"))["predicate"]["version"].as_u64().unwrap();
     running.pass();
-    assert_eq!((running.metric("pending"), running.metric("releases_total")), (Some(0.0), Some(4.0)));
-    verify(&site, &registry.trust());
-    for name in ["one", "two", "three", "four"] {
-        assert_eq!(statement(&site, name)["predicate"]["version"], "1.0.0");
-    }
-    // A recipe that is gone changes nothing on the site; a second server is refused.
-    signing.once(forge).exits(1).says("another signing server");
+    assert_eq!((head(), running.metric("pending")), (1, Some(1.0)), "{}", running.log());
+    // What passes ask since.
+    let quiet = |news: bool| {
+        let (site, questions) = (s3.requests().len(), forge.asked().len());
+        running.pass();
+        let asked: BTreeSet<String> =
+            s3.requests().into_iter().skip(site).map(|one| format!("{} {}", one.method, one.name)).collect();
+        let only_the_head = asked == BTreeSet::from(["GET prod/head.json".to_owned()]);
+        assert_eq!((only_the_head, forge.asked().len() == questions), (!news, !news), "{asked:?}");
+        assert_eq!((running.ready().0, running.metric("token_usable")), (200, Some(1.0)));
+    };
+    quiet(false);
+    // Somebody else moved the head.
+    let run = registry.publishing_at("publish", &s3.site("prod")).arg("--resign");
+    s3.keys(run).args(["--s3-endpoint", &s3.endpoint()]).ok();
+    quiet(true);
+    quiet(false);
+    // The branch went on.
+    forge.push_past_review("README.md", "A registry.\n", "root@example.com", "Words");
+    quiet(true);
+    quiet(false);
+    // A refused recipe's time has come.
+    forge.approve(half, "plat");
+    quiet(false);
+    let mut journal = signing.journal();
+    journal["attempts"]["half.yaml"]["next"] = "2026-01-01T00:00:00Z".into();
+    signing.set_journal(&journal);
+    running.hint();
+    wait_for("the recipe's next try", || (head() == 3).then_some(()));
+    running.pass();
+    quiet(false);
     running.stop();
 }

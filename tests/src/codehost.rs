@@ -179,13 +179,14 @@ impl CodeHost {
     pub fn clone_as(&self, login: &str) -> Clone {
         let token = format!("token-of-{login}");
         self.shared.state().tokens.insert(token.clone(), login.to_owned());
+        self.has_address(login, &format!("{login}@example.com"));
         Clone::new(&self.git_url(), login, &token)
     }
 
     /// Opens a request for a branch that was pushed; gives its number.
     pub fn open(&self, author: &str, branch: &str, title: &str) -> u64 {
         let head = self.commit(&format!("refs/heads/{branch}"));
-        let paths = self.changed(&head);
+        let (paths, base) = (self.changed(&head), self.shared.base(&head));
         let mut state = self.shared.state();
         let (number, at) = (state.requests.len() as u64 + 1, state.tick());
         state.requests.push(Request {
@@ -194,6 +195,7 @@ impl CodeHost {
             author: author.to_owned(),
             branch: branch.to_owned(),
             head: head.clone(),
+            base,
             pushes: vec![(head.clone(), at)],
             merged: None,
             reviews: Vec::new(),
@@ -247,6 +249,16 @@ impl CodeHost {
         let mut state = self.shared.state();
         state.reset_on_push = reset_on_push;
         state.without_approved_at = !approved_at;
+    }
+
+    /// An address that an account has at the forge, as its owner's settings say.
+    pub fn has_address(&self, login: &str, address: &str) {
+        self.shared.state().accounts.insert(address.to_lowercase(), login.to_owned());
+    }
+
+    /// GitLab's setting says that approvals go at a push, and they stay.
+    pub fn keep_approvals(&self) {
+        self.shared.state().keeps_approvals = true;
     }
 
     /// From now on the API answers with this status and these headers (lines), or works again.

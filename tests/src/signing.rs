@@ -35,6 +35,8 @@ pub struct Extra {
     pub top: String,
     /// In `[repository]`.
     pub repository: String,
+    /// In `[reviewers]`.
+    pub reviewers: String,
     /// In `[site]`.
     pub site: String,
     /// In `[artefacts]`.
@@ -43,6 +45,12 @@ pub struct Extra {
     pub end: String,
     /// The site's folder, if it is not the registry's own.
     pub site_path: Option<PathBuf>,
+    /// The site's address, if it is no folder.
+    pub site_address: Option<String>,
+    /// Another copy of the program.
+    pub program: Option<PathBuf>,
+    /// More for the server's environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl<'a> Signing<'a> {
@@ -63,9 +71,18 @@ impl<'a> Signing<'a> {
         self.dir.path().join(name)
     }
 
+    fn journal_file(&self) -> PathBuf {
+        self.path("state").join(self.registry.name().replace('/', "%2F")).join("serve.json")
+    }
+
+    /// Writes the journal, between passes.
+    pub fn set_journal(&self, journal: &Value) {
+        std::fs::write(self.journal_file(), journal.to_string()).expect("own directory");
+    }
+
     /// The journal.
     pub fn journal(&self) -> Value {
-        let file = self.path("state").join(self.registry.name().replace('/', "%2F")).join("serve.json");
+        let file = self.journal_file();
         serde_json::from_slice(&std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
             .expect("JSON")
     }
@@ -73,12 +90,13 @@ impl<'a> Signing<'a> {
     /// Writes `serve.toml` for `forge`; gives its path.
     pub fn configure(&self, forge: &CodeHost) -> PathBuf {
         let (hsm, file) = (self.registry.hsm(), self.path("serve.toml"));
-        let site = self.extra.site_path.clone().unwrap_or_else(|| self.registry.site());
+        let folder = || self.extra.site_path.clone().unwrap_or_else(|| self.registry.site()).display().to_string();
+        let site = self.extra.site_address.clone().unwrap_or_else(folder);
         let extra = &self.extra;
         let text = format!(
             "state = {:?}\nlisten = \"127.0.0.1:0\"\nreport = true\n{}\n\
              [repository]\nforge = \"{}\"\napi = \"{}\"\nname = \"{REPOSITORY}\"\nurl = \"{}\"\nbranch = \"{BRANCH}\"\ntoken_file = {:?}\n{}\n\
-             [reviewers]\nsec = \"security@example.com\"\nplat = \"platform@example.com\"\nrita = \"rita@example.com\"\n\n\
+             [reviewers]\nsec = \"security@example.com\"\nplat = \"platform@example.com\"\nrita = \"rita@example.com\"\n{}\n\
              [hooks]\nsecret_file = {:?}\n\n[site]\naddress = {site:?}\ntrust = {:?}\n{}\n\
              [keys]\nhead = [\"{}\"]\nrelease = [\"{}\"]\n\n[artefacts]\nfile_root = {:?}\n{}\n{}",
             self.path("state"),
@@ -88,6 +106,7 @@ impl<'a> Signing<'a> {
             forge.git_url(),
             self.path("token"),
             extra.repository,
+            extra.reviewers,
             self.path("secret"),
             self.registry.trust(),
             extra.site,
@@ -104,7 +123,15 @@ impl<'a> Signing<'a> {
     /// `mcpfs-signer serve` with its configuration; add `--once` or the like.
     pub fn command(&self, forge: &CodeHost) -> Run {
         let config = self.configure(forge);
-        self.registry.hsm().signer().env_remove("MCPFS_SIGNER_STATE").args(["serve", "--config"]).arg(config)
+        let run = match &self.extra.program {
+            None => self.registry.hsm().signer().env_remove("MCPFS_SIGNER_STATE"),
+            Some(program) => {
+                let environment = self.registry.hsm().environment().into_iter();
+                environment.fold(Run::new(program), |run, (name, value)| run.env(name, value))
+            }
+        };
+        let more = self.extra.environment.iter();
+        more.fold(run.args(["serve", "--config"]).arg(config), |run, (name, value)| run.env(name, value))
     }
 
     /// One pass.
@@ -122,6 +149,7 @@ impl<'a> Signing<'a> {
         for (name, value) in self.registry.hsm().environment() {
             command.env(name, value);
         }
+        command.envs(self.extra.environment.iter().map(|(name, value)| (name, value)));
         let child = command
             .args(["serve", "--config"])
             .arg(config)

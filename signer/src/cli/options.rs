@@ -86,19 +86,9 @@ impl FetchArgs {
                 allowed_signers: self.allowed_signers.clone(),
                 sandbox: !self.no_sandbox,
             },
-            logins: self.logins()?,
+            logins: Logins::find(self.registry_auth.as_deref())?,
             ..FetchPolicy::default()
         })
-    }
-
-    fn logins(&self) -> anyhow::Result<Logins> {
-        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let credential = variable("CREDENTIALS_DIRECTORY").map(|folder| folder.join("mcpfs-registry-auth"));
-        let found = self.registry_auth.clone().or(credential.filter(|path| path.exists()));
-        match found.or_else(|| variable("MCPFS_REGISTRY_AUTH_FILE")) {
-            Some(path) => Ok(Logins::read(&path)?),
-            None => Ok(Logins::default()),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::Kind;
+use crate::check::chain;
 
 /// Longest answer, bytes.
 const ANSWER: usize = 8 << 20;
@@ -20,6 +21,8 @@ const ANSWER: usize = 8 << 20;
 const PAGES: usize = 40;
 /// For one question.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest chain of reasons, characters.
+const CHAIN: usize = 2_000;
 
 /// Why a forge did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +34,8 @@ pub enum ForgeError {
     BadAddress(String),
     #[error("the forge's API cannot be asked: {0}")]
     Unreachable(String),
-    #[error("the forge answered {status} to {question}{hint}")]
-    Status { status: u16, question: String, hint: &'static str },
+    #[error("the forge answered {status} to {question}{hint}{said}")]
+    Status { status: u16, question: String, hint: &'static str, said: String },
     #[error("the forge wants no more questions for {seconds} seconds")]
     RateLimited { seconds: u64 },
     #[error("the forge's answer cannot be used: {what}")]
@@ -195,7 +198,12 @@ impl Api {
             }
             match status.is_success() {
                 true => Ok((headers, bytes)),
-                false => Err(ForgeError::Status { status: status.as_u16(), question, hint: hint(status.as_u16()) }),
+                false => Err(ForgeError::Status {
+                    status: status.as_u16(),
+                    question,
+                    hint: hint(status.as_u16()),
+                    said: said(&bytes),
+                }),
             }
         })
     }
@@ -253,13 +261,16 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// reqwest's own words stop at "error sending request"; the reason is in the chain below.
+/// The forge's own words for a refusal: `message`, or GitLab's `error`.
+pub(super) fn said(bytes: &[u8]) -> String {
+    let answer: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let words = answer.get("message").or_else(|| answer.get("error"));
+    let text = words.map(|words| words.as_str().map_or_else(|| words.to_string(), str::to_owned)).unwrap_or_default();
+    if text.is_empty() { text } else { format!("; it says: {}", mcpfs_trust::error::bounded(&text)) }
+}
+
+/// reqwest's own words stop at "error sending request"; the reason is at the end of the chain
+/// below, so the bound is that of a whole chain.
 fn broken(error: &reqwest::Error) -> ForgeError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    ForgeError::Unreachable(mcpfs_trust::error::bounded(&text))
+    ForgeError::Unreachable(mcpfs_trust::error::bounded_to(&chain(error), CHAIN))
 }

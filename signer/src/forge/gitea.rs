@@ -1,27 +1,13 @@
 //! Gitea's and Forgejo's API v1, as of Gitea 1.22.
-
-use std::collections::BTreeMap;
+//!
+//! As long as the branch of a merged request is there, the API gives the branch's commit of now as
+//! the request's head, which whoever may push to it can move. The reference that git serves
+//! (`refs/pull/N/head`) ends with the merge, and nobody can push to it: that is the head here.
 
 use serde::Deserialize;
 
-use super::github::Pull;
-use super::{Forge, ForgeError, Protection, Request, Reviews, User};
-
-#[derive(Deserialize)]
-struct Review {
-    id: u64,
-    user: Option<User>,
-    state: String,
-    #[serde(default)]
-    stale: bool,
-    #[serde(default)]
-    dismissed: bool,
-}
-
-#[derive(Deserialize)]
-struct ChangedFile {
-    filename: String,
-}
+use super::pulls::{self, Pull};
+use super::{Forge, ForgeError, Protection, Request, Reviews};
 
 #[derive(Deserialize)]
 struct Branch {
@@ -32,30 +18,15 @@ struct Branch {
 
 pub(super) fn merged_requests(forge: &Forge, commit: &str, branch: &str) -> Result<Vec<Request>, ForgeError> {
     let pull: Option<Pull> = forge.api.find(&format!("repos/{}/commits/{commit}/pull", forge.repository))?;
-    Ok(pull.into_iter().filter_map(|pull| pull.merged_into(&forge.repository, branch)).collect())
-}
-
-pub(super) fn changed_paths(forge: &Forge, request: &Request) -> Result<Vec<String>, ForgeError> {
-    let path = format!("repos/{}/pulls/{}/files", forge.repository, request.number);
-    let files: Vec<ChangedFile> = forge.api.pages(&path)?;
-    Ok(files.into_iter().map(|file| file.filename).collect())
+    let merged = pull.and_then(|pull| pull.merged_into(&forge.repository, branch));
+    Ok(merged.map(|request| Request { head: None, ..request }).into_iter().collect())
 }
 
 /// `stale` is the forge's own word on whether a push after the approval changed what was
 /// approved: an approval that is not stale still applies, whatever commit it names.
 pub(super) fn reviews(forge: &Forge, request: &Request) -> Result<Reviews, ForgeError> {
-    let path = format!("repos/{}/pulls/{}/reviews", forge.repository, request.number);
-    let mut all: Vec<Review> = forge.api.pages(&path)?;
-    all.sort_by_key(|review| review.id);
-    let mut last: BTreeMap<String, Review> = BTreeMap::new();
-    for review in all {
-        let Some(login) = review.user.as_ref().map(|user| user.login.clone()) else { continue };
-        if matches!(review.state.as_str(), "APPROVED" | "REQUEST_CHANGES") {
-            last.insert(login, review);
-        }
-    }
     let mut reviews = Reviews::default();
-    for (login, review) in last {
+    for (login, review) in pulls::last_reviews(forge, request, &["APPROVED", "REQUEST_CHANGES"])? {
         match (review.state.as_str(), review.dismissed, review.stale) {
             (_, true, _) => reviews.stale.push((login, "the review was dismissed")),
             ("APPROVED", false, false) => reviews.approved.push(login),

@@ -1,8 +1,13 @@
 //! GitLab's REST API v4.
 //!
 //! GitLab does not tie an approval to a commit. It is tied here: an approval counts if it was
-//! given after the push of the final head (`approved_at`, since 18.5), or if the project removes
-//! all approvals at each push, so that those which are left were given after it.
+//! given after the push of the final head (`approved_at`, since 18.5). Where the forge does not say
+//! when, it counts only if the project removes all approvals at each push, so that those which are
+//! left were given after it.
+//!
+//! Whoever requested changes is a reviewer in that state. An open thread is no such word: anybody
+//! may open one, also after the merge, and whether threads keep a request from being merged is the
+//! project's own setting, which GitLab itself applies.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -35,6 +40,12 @@ struct Approvals {
 struct Approval {
     user: User,
     approved_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Reviewer {
+    user: User,
+    state: String,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +86,7 @@ pub(super) fn merged_requests(forge: &Forge, commit: &str, branch: &str) -> Resu
             number: one.iid,
             url: one.web_url,
             author: one.author.map(|user| user.login).unwrap_or_default(),
-            head: one.sha.unwrap_or_default(),
+            head: Some(one.sha.unwrap_or_default()),
         })
         .collect())
 }
@@ -85,25 +96,27 @@ pub(super) fn changed_paths(forge: &Forge, request: &Request) -> Result<Vec<Stri
     Ok(diffs.into_iter().flat_map(|diff| [diff.new_path, diff.old_path]).collect())
 }
 
-pub(super) fn reviews(forge: &Forge, request: &Request) -> Result<Reviews, ForgeError> {
+pub(super) fn reviews(forge: &Forge, request: &Request, head: &str) -> Result<Reviews, ForgeError> {
     let base = format!("{}/merge_requests/{}", project(forge), request.number);
     let approvals: Approvals = forge.api.get(&format!("{base}/approvals"))?;
     let versions: Vec<DiffVersion> = forge.api.pages(&format!("{base}/versions"))?;
-    let pushed = pushed_at(&versions, &request.head)?;
+    let pushed = pushed_at(&versions, head)?;
     let reset = match forge.api.get::<ProjectApprovals>(&format!("{}/approvals", project(forge))) {
         Ok(project) => project.reset_approvals_on_push,
         // GitLab Free has no such settings.
         Err(ForgeError::Status { status: 403 | 404, .. }) => false,
         Err(error) => return Err(error),
     };
-    let mut reviews = Reviews::default();
+    let reviewers: Vec<Reviewer> = forge.api.pages(&format!("{base}/reviewers"))?;
+    let objecting = reviewers.into_iter().filter(|reviewer| reviewer.state == "requested_changes");
+    let mut reviews = Reviews { objecting: objecting.map(|one| one.user.login).collect(), ..Reviews::default() };
     for approval in approvals.approved_by {
         let at = approval.approved_at.as_deref().map(time).transpose()?;
         match at {
             Some(at) if at >= pushed => reviews.approved.push(approval.user.login),
-            // Still there after the last push: the forge itself says that it applies.
-            _ if reset => reviews.approved.push(approval.user.login),
             Some(_) => reviews.stale.push((approval.user.login, "approved an earlier push")),
+            // Still there after the last push: the forge itself says that it applies.
+            None if reset => reviews.approved.push(approval.user.login),
             None => reviews.stale.push((
                 approval.user.login,
                 "the forge does not say when: use GitLab 18.5 or later, or let the project remove approvals at each push",

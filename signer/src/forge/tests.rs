@@ -23,6 +23,30 @@ fn addresses_of_an_api() {
 }
 
 #[test]
+fn the_reason_is_at_the_end_and_not_cut() {
+    // Nobody listens there any more.
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    drop(socket);
+    let api = Api::new(Kind::Gitea, &format!("http://{address}/api/{}", "long/".repeat(60)), None, &[]).unwrap();
+    let error = Forge::new(Kind::Gitea, api, "acme/x").protection("main").unwrap_err().to_string();
+    assert!(error.contains("onnection refused"), "{error}");
+    for (answer, words) in [
+        (
+            &br#"{"message": "Resource not accessible by personal access token"}"#[..],
+            "; it says: Resource not accessible by personal access token",
+        ),
+        (br#"{"error": "insufficient_scope", "scope": "api"}"#, "; it says: insufficient_scope"),
+        (br#"{"message": {"base": ["is locked"]}}"#, "; it says: {\"base\":[\"is locked\"]}"),
+        (b"<html>", ""),
+        (b"[]", ""),
+    ] {
+        assert_eq!(api::said(answer), words);
+    }
+    assert!(api::said(format!("{{\"message\": \"{}\"}}", "x".repeat(9_000)).as_bytes()).len() < 300);
+}
+
+#[test]
 fn path_components() {
     assert_eq!(gitlab::encode("group/sub.group/mcp-registry"), "group%2Fsub.group%2Fmcp-registry");
     assert_eq!(gitlab::encode("release/1.0 #x"), "release%2F1.0%20%23x");

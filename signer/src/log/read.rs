@@ -34,6 +34,23 @@ pub fn segments(site: &Site, published: &Published) -> Result<Vec<Segment>, Site
     chain(published.head_digest().map(|head| (published.version(), head)), read)
 }
 
+/// What the newest row says of which `find` knows something.
+///
+/// # Errors
+/// `Log` if a segment on the way back is missing or cannot be read.
+pub fn newest<T>(site: &Site, published: &Published, find: impl Fn(&Row) -> Option<T>) -> Result<Option<T>, SiteError> {
+    let mut next = published.head_digest().map(|head| (published.version(), head, None));
+    while let Some((version, head, digest)) = next {
+        let segment = segment(site, "log/", version, head, digest)?;
+        if let Some(found) = segment.rows.iter().find_map(&find) {
+            return Ok(Some(found));
+        }
+        let first = segment.rows.first();
+        next = first.and_then(|row| Some((version.checked_sub(1)?, row.previous_head?, row.previous)));
+    }
+    Ok(None)
+}
+
 /// From the last segment back to the first.
 fn chain(
     last: Option<(u64, Digest)>,

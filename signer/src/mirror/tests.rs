@@ -47,6 +47,9 @@ fn what_a_branch_holds_and_how_it_came_there() {
 
     let url = format!("file://{}", work.display());
     let mirror = Mirror::open(&bare, &url, None, None).unwrap();
+    assert_eq!(mirror.remote_tip("refs/heads/main").unwrap(), tip);
+    assert!(!mirror.holds(&tip), "asked only");
+    assert!(mirror.remote_tip("refs/heads/none").is_err());
     assert_eq!(mirror.fetch("refs/heads/main").unwrap(), tip);
     assert!(matches!(mirror.fetch("refs/heads/none"), Err(GitError::Failed { .. })));
     let files = mirror.files(&tip, "servers", &["policy.yaml", "waivers.yaml"]).unwrap();
@@ -70,8 +73,31 @@ fn what_a_branch_holds_and_how_it_came_there() {
     assert_eq!(mirror.people(&topic, Some(&between), Who::Authors).unwrap(), ["dora@example.com"]);
     let both = mirror.people(&topic, None, Who::AuthorsAndCommitters).unwrap();
     assert_eq!(both, ["dora@example.com", "forge@example.com"]);
+    let message = ["commit", "--quiet", "--allow-empty", "-m", "with", "-m", "Co-authored-by: Rita <Rita@Example.com>"];
+    git(&work, &message);
+    let with = mirror.fetch("refs/heads/main").unwrap();
+    assert_eq!(mirror.people(&with, Some(&tip), Who::Authors).unwrap(), ["dora@example.com", "rita@example.com"]);
     assert_eq!(mirror.people_at(&topic, "no/such/path", Who::Authors).unwrap(), Vec::<String>::new());
     assert!(mirror.signed_by(&tip, Path::new("/nonexistent")).is_err());
+}
+
+#[test]
+fn whoever_wrote_a_commit_with_others() {
+    for (commit, who, wanted) in [
+        ("<A@x>\n<b@x>\nsubject\n", Who::AuthorsAndCommitters, vec!["a@x", "b@x"]),
+        ("\n<a@x>\n<b@x>\nsubject\n\nCo-authored-by: C <C@X>\n", Who::Authors, vec!["a@x", "c@x"]),
+        // In any case, with space before it, in the middle, and without a name.
+        (
+            "<a@x>\n<b@x>\n  CO-AUTHORED-BY: <c@x> \n\nmore\nco-authored-by: d <d@x\n",
+            Who::Authors,
+            vec!["a@x", "c@x", "d@x"],
+        ),
+        // Nobody: an empty address is no line less.
+        ("<>\n<b@x>\nCo-authored-by: nobody\nCo-authored-by: \u{e9}\n", Who::AuthorsAndCommitters, vec!["b@x"]),
+        ("<a@x>\n<b@x>\nThanks to Co-authored-by: C <c@x>\n", Who::Authors, vec!["a@x"]),
+    ] {
+        assert_eq!(addresses(commit, who), wanted, "{commit:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! server's user, and nobody else may write it. An unknown key is an error: a misspelt
 //! `require_protection` must not silently be the default.
 
-use std::collections::BTreeMap;
+mod checks;
+mod people;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,14 +14,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-use crate::check::chain;
-use crate::fetch::FetchPolicy;
 use crate::files::{self, FileError};
 use crate::forge::{Kind, Token};
 use crate::key::KeyUri;
 use crate::secret::{self, SecretError};
 use crate::site::public::Public;
 use crate::site::{self, Address, SiteError};
+
+pub use checks::{Artefacts, Check};
+pub use people::{People, Person};
 
 /// Longest configuration, bytes.
 const BYTES: u64 = 256 << 10;
@@ -59,9 +62,10 @@ pub struct Config {
     pub report: bool,
     /// The reviewed repository.
     pub repository: Repository,
-    /// Who may approve: the forge's login, and the name that recipes use for that person.
-    pub reviewers: BTreeMap<String, String>,
-    /// Another proof than the forge's.
+    /// Who may approve: the forge's login, the name that recipes use for that person, and other
+    /// addresses that the person commits with.
+    pub reviewers: People,
+    /// What else counts, and how much of it is needed.
     #[serde(default)]
     pub approvals: Approvals,
     /// Who may wake the server.
@@ -74,6 +78,9 @@ pub struct Config {
     /// Where artefacts may come from.
     #[serde(default)]
     pub artefacts: Artefacts,
+    /// What the check looks at besides.
+    #[serde(default)]
+    pub check: Check,
 }
 
 /// `[repository]`.
@@ -104,11 +111,21 @@ pub struct Repository {
 }
 
 /// `[approvals]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Approvals {
     /// Keys whose commit signatures are approvals, in ssh-keygen's format.
     pub allowed_signers: Option<PathBuf>,
+    /// How many people must have approved policy and waivers, besides who wrote them.
+    pub policy: NonZeroU16,
+    /// A commit whose policy and waivers need no request: where the reviewed history begins.
+    pub start: Option<String>,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { allowed_signers: None, policy: NonZeroU16::MIN, start: None }
+    }
 }
 
 /// `[hooks]`.
@@ -153,23 +170,6 @@ pub struct Keys {
     pub release: Vec<KeyUri>,
 }
 
-/// `[artefacts]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Artefacts {
-    /// The folder that `file:` artefacts must lie in.
-    pub file_root: Option<PathBuf>,
-    /// Hosts that artefacts may be fetched from.
-    #[serde(default)]
-    pub allow_hosts: Vec<String>,
-    /// Private networks that those may lie in.
-    #[serde(default)]
-    pub allow_networks: Vec<String>,
-    /// Further certificate authorities, PEM.
-    #[serde(default)]
-    pub ca_files: Vec<PathBuf>,
-}
-
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8467))
 }
@@ -190,6 +190,11 @@ fn default_resign() -> u64 {
 }
 fn yes() -> bool {
     true
+}
+
+/// What needs no thought wherever it is written.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 256 && text.chars().all(|sign| sign.is_ascii_graphic())
 }
 
 /// `5m`, `24h`.
@@ -229,14 +234,12 @@ impl Config {
     fn judge(&self, path: &Path) -> Result<(), ConfigError> {
         let refuse =
             |key, problem: &str| Err(ConfigError::Value { path: path.to_owned(), key, problem: problem.to_owned() });
-        let plain =
-            |text: &str| !text.is_empty() && text.len() <= 256 && text.chars().all(|sign| sign.is_ascii_graphic());
         let name = &self.repository.name;
-        if !plain(name) || !name.contains('/') || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        if !is_plain(name) || !name.contains('/') || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return refuse("repository.name", "is not a name such as acme/mcp-registry");
         }
         let branch = &self.repository.branch;
-        if !plain(branch)
+        if !is_plain(branch)
             || branch.starts_with(['-', '/'])
             || branch.contains("..")
             || branch.contains([':', '^', '~', '*', '?', '[', '\\'])
@@ -257,11 +260,14 @@ impl Config {
         if self.keys.head.is_empty() || self.keys.release.is_empty() {
             return refuse("keys", "needs at least one head key and one release key");
         }
-        if self.reviewers.is_empty() {
-            return refuse("reviewers", "is empty: nobody could approve anything");
+        if let Err(problem) = self.reviewers.judge() {
+            return refuse("reviewers", &problem);
         }
-        if self.reviewers.iter().any(|(login, person)| !plain(login) || person.is_empty() || person.len() > 256) {
-            return refuse("reviewers", "is not a table of logins and names such as alice = \"alice@example.com\"");
+        if usize::from(self.approvals.policy.get()) > self.reviewers.persons() {
+            return refuse("approvals.policy", "is more than there are reviewers");
+        }
+        if self.approvals.start.as_deref().is_some_and(|commit| !crate::mirror::is_commit_id(commit)) {
+            return refuse("approvals.start", "is not a full commit id");
         }
         if self.site.expires_days.get() > 30 {
             return refuse("site.expires_days", "is more than 30, the longest life of a head");
@@ -275,7 +281,9 @@ impl Config {
         if Address::parse(&self.site.address).is_err() {
             return refuse("site.address", "is neither a folder nor s3://bucket/prefix");
         }
-        self.fetch_policy().map(drop).or_else(|error| refuse("artefacts", &error))
+        self.artefacts.fetch_policy().map(drop).or_else(|error| refuse("artefacts", &error))?;
+        self.check.judge().or_else(|(key, error)| refuse(key, &error))?;
+        self.artefacts.lookups(&self.check).map(drop).or_else(|error| refuse("artefacts.osv_sha256", &error))
     }
 
     /// The site that is published, and where it is read back.
@@ -290,24 +298,6 @@ impl Config {
         }
         let public = self.site.public.as_deref().map(Public::new).transpose()?;
         Ok((site::Site::open(&address)?, public))
-    }
-
-    /// Where artefacts may come from.
-    ///
-    /// # Errors
-    /// What is wrong with the lists, or which file cannot be read.
-    pub fn fetch_policy(&self) -> Result<FetchPolicy, String> {
-        fn list<T: std::str::FromStr<Err: std::fmt::Display>>(texts: &[String]) -> Result<Vec<T>, String> {
-            texts.iter().map(|text| text.parse().map_err(|error: T::Err| error.to_string())).collect()
-        }
-        let authority = |path: &PathBuf| files::read_bounded(path, 1 << 20).map_err(|error| chain(&error));
-        Ok(FetchPolicy {
-            file_root: self.artefacts.file_root.clone(),
-            hosts: list(&self.artefacts.allow_hosts)?,
-            networks: list(&self.artefacts.allow_networks)?,
-            authorities: self.artefacts.ca_files.iter().map(authority).collect::<Result<_, _>>()?,
-            ..FetchPolicy::default()
-        })
     }
 
     /// The forge's token, if there is one.

@@ -1,12 +1,16 @@
 //! The few questions that the signing server answers over HTTP.
 //!
 //! It listens on this machine by default; a reverse proxy gives TLS and lets only `/hooks/` in.
-//! Everything has a bound: connections, header time, body, and messages in a minute. Whoever
-//! fills those keeps webhooks out, not the server from its work: it looks at the branch anyway.
+//! Everything has a bound: connections, header time, bodies at once, body, and messages in a minute.
+//! Whoever fills those keeps webhooks out, not the server from its work: it looks at the branch
+//! anyway. Nor does he keep out who asks for its health: a connection that has asked for nothing
+//! yet gives way to a newcomer, and bodies can never have all places.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full};
@@ -14,14 +18,18 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use super::Shared;
 use super::hook::{Pending, Way};
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
+/// Of them those whose bodies are being read.
+const BODIES: usize = CONNECTIONS / 2;
 /// Longest connection.
 const LIFE: Duration = Duration::from_secs(60);
 /// Longest wait for the headers of a request.
@@ -54,7 +62,7 @@ async fn run(
     shared: Arc<Shared>,
     [mut hangup, mut terminate, mut interrupt]: [tokio::signal::unix::Signal; 3],
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let (mut places, bodies) = (Places::default(), Arc::new(Semaphore::new(BODIES)));
     loop {
         tokio::select! {
             _ = hangup.recv() => shared.ring(|bell| bell.reload = true),
@@ -62,20 +70,9 @@ async fn run(
             _ = interrupt.recv() => return shared.ring(|bell| bell.stop = true),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    // Full: the newcomer is hung up on, those who are served go on.
-                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-                    let shared = Arc::clone(&shared);
-                    tokio::spawn(async move {
-                        let _place = place;
-                        let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-                        let connection = hyper::server::conn::http1::Builder::new()
-                            .timer(TokioTimer::new())
-                            .header_read_timeout(HEADERS)
-                            .max_buf_size(64 << 10)
-                            .serve_connection(TokioIo::new(stream), service);
-                        // A client that went away or was too slow is no concern of ours.
-                        let _ = tokio::time::timeout(LIFE, connection).await;
-                    });
+                    let asked = Arc::new(AtomicBool::new(false));
+                    let served = serve(stream, Arc::clone(&shared), Arc::clone(&bodies), Arc::clone(&asked));
+                    places.take(asked, || tokio::spawn(served).abort_handle());
                 }
                 // Out of descriptors, most likely: not at once again.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -84,7 +81,46 @@ async fn run(
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+/// Who is connected, oldest first, and whether he has asked for something.
+#[derive(Default)]
+struct Places(VecDeque<(Arc<AtomicBool>, AbortHandle)>);
+
+impl Places {
+    /// Gives a newcomer a place; where there is none, that of who has been silent for longest.
+    fn take(&mut self, asked: Arc<AtomicBool>, start: impl FnOnce() -> AbortHandle) {
+        self.0.retain(|(_, task)| !task.is_finished());
+        if self.0.len() >= CONNECTIONS {
+            let silent = self.0.iter().position(|(asked, _)| !asked.load(Ordering::Relaxed));
+            if let Some((_, task)) = self.0.remove(silent.unwrap_or(0)) {
+                task.abort();
+            }
+        }
+        self.0.push_back((asked, start()));
+    }
+}
+
+/// One connection, one request.
+async fn serve(stream: TcpStream, shared: Arc<Shared>, bodies: Arc<Semaphore>, asked: Arc<AtomicBool>) {
+    let seen = Arc::clone(&asked);
+    let service = service_fn(move |request| {
+        seen.store(true, Ordering::Relaxed);
+        answer(Arc::clone(&shared), Arc::clone(&bodies), request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .keep_alive(false)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // A client that went away or was too slow is no concern of ours. Who sends nothing at all is not
+    // within a request's headers yet, so that time is taken here, too.
+    if tokio::time::timeout(HEADERS, &mut connection).await.is_err() && asked.load(Ordering::Relaxed) {
+        let _ = tokio::time::timeout(LIFE, connection).await;
+    }
+}
+
+async fn answer(shared: Arc<Shared>, bodies: Arc<Semaphore>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let path = request.uri().path();
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
     Ok(match (path, Way::of(path)) {
@@ -99,7 +135,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             }
             None => text(StatusCode::SERVICE_UNAVAILABLE, "the clock is not set\n"),
         },
-        (_, Some(way)) if request.method() == Method::POST => message(&shared, way, request).await,
+        (_, Some(way)) if request.method() == Method::POST => match bodies.try_acquire() {
+            Ok(_place) => message(&shared, way, request).await,
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many messages at once\n"),
+        },
         ("/healthz" | "/readyz" | "/metrics", _) | (_, Some(_)) => {
             text(StatusCode::METHOD_NOT_ALLOWED, "wrong method\n")
         }
@@ -194,6 +233,28 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_newcomer_takes_the_place_of_the_longest_silent() {
+        let mut places = Places::default();
+        let mut come = |has_asked| {
+            let asked = Arc::new(AtomicBool::new(has_asked));
+            let task = tokio::spawn(std::future::pending::<()>());
+            places.take(asked, || task.abort_handle());
+            task
+        };
+        let mut tasks: Vec<_> = (0..CONNECTIONS).map(|index| come(index < BODIES)).collect();
+        tasks.extend((0..3).map(|_| come(false)));
+        for (index, task) in tasks.into_iter().enumerate() {
+            let gone = (BODIES..BODIES + 3).contains(&index);
+            if gone {
+                assert!(task.await.is_err_and(|error| error.is_cancelled()), "{index}");
+            } else {
+                assert!(!task.is_finished(), "{index}");
+                task.abort();
+            }
+        }
+    }
 
     #[test]
     fn a_minute_has_a_budget() {

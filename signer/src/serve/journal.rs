@@ -18,8 +18,8 @@ use crate::files::{self, FileError};
 use crate::log::SignerState;
 
 const SCHEMA: &str = "mcpfs.serve/v1";
-/// Longest journal, bytes: ten thousand failing recipes with long reasons.
-const BYTES: u64 = 32 << 20;
+/// Longest journal, bytes: ten thousand failing recipes with the longest reasons, all escaped.
+const BYTES: u64 = 128 << 20;
 /// The first pause after a failure, seconds; it doubles.
 const FIRST: i64 = 60;
 /// The longest pause, seconds.

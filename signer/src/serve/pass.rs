@@ -12,31 +12,26 @@
 
 use std::time::Instant;
 
+use mcpfs_trust::digest::Digest;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 
 use super::config::Config;
+use super::guard::Guard;
 use super::journal::{Attempt, Journal};
 use super::plan::{Pending, Plan, Tip};
-use super::proof::{Proof, ProofError, Question, Witnesses};
-use super::status::{Head, Waiting};
-use super::trouble::{Refused, Trouble, Wait, refused, sort};
+use super::proof::Proof;
+use super::status::Waiting;
+use super::trouble::{Refused, Trouble, Wait, shown};
 use super::{Clock, Shared};
-use crate::check::{CheckOptions, Lookups, chain};
+use crate::check::chain;
 use crate::files::FileError;
 use crate::forge::{Forge, State};
-use crate::key::{KeyError, KeyUri, Keyring, SigningKey};
 use crate::log::{self, Row, SignerState};
 use crate::mirror::Mirror;
-use crate::pack::ChunkStore;
-use crate::pin::Pins;
-use crate::policy::Gate;
-use crate::progress::Progress;
-use crate::release;
 use crate::site::Site;
 use crate::site::public::Public;
-use crate::site::publish::{Publisher, Step};
-use crate::source::Origin;
+use crate::site::state::Published;
 
 /// Everything a pass uses.
 pub(super) struct Pass<'a> {
@@ -50,8 +45,18 @@ pub(super) struct Pass<'a> {
     pub(super) journal: &'a mut Journal,
     pub(super) shared: &'a Shared,
     pub(super) clock: Clock,
+    /// What the last pass found that reached its end.
+    pub(super) settled: &'a mut Option<Settled>,
     /// A tip that may be read although it does not follow the one before.
     pub(super) accept: Option<&'a str>,
+}
+
+/// Branch and site as a pass left them that reached its end: as long as both are so, and no failed
+/// recipe's time has come, there is nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Settled {
+    tip: String,
+    head: Option<Digest>,
 }
 
 impl Pass<'_> {
@@ -66,37 +71,57 @@ impl Pass<'_> {
     }
 
     fn releases(&mut self) -> Result<(), Wait> {
-        self.protection()?;
         let branch = &self.config.repository.branch;
-        let commit = self.mirror.fetch(&format!("refs/heads/{branch}"))?;
-        self.follows(&commit)?;
+        let reference = format!("refs/heads/{branch}");
+        let keys = [&self.config.keys.head[..], &self.config.keys.release].concat();
+        let seen = Settled { tip: self.mirror.remote_tip(&reference)?, head: self.head_digest()? };
+        let now = self.now()?;
+        if self.settled.as_ref() == Some(&seen) && self.journal.next_due().is_none_or(|due| due > now) {
+            // A token that is gone is told before it is needed.
+            drop(self.open(&keys)?);
+            return Ok(());
+        }
+        *self.settled = None;
+        self.protection()?;
+        let commit = self.mirror.fetch(&reference)?;
+        let published = self.site.published(self.root)?;
+        self.follows(&commit, &published)?;
         let work = self.config.state.join("work");
         std::fs::create_dir_all(&work).map_err(FileError::write(&work))?;
         let tip = Tip::read(self.mirror, &commit, &work)?;
         self.journal.set_tip(&commit)?;
-        let published = self.site.published(self.root)?;
         let plan = tip.plan(self.site, &published, self.root)?;
         self.journal.keep(|file| plan.pending.iter().any(|pending| pending.file == file))?;
         self.tell_plan(&commit, &plan);
-        // Also without work: a token that is gone is told before it is needed.
-        drop(self.open(&[&self.config.keys.head[..], &self.config.keys.release].concat())?);
-        let mut pending: Vec<&Pending> = plan.pending.iter().collect();
+        drop(self.open(&keys)?);
+        let now = self.now()?;
+        let is_due = |one: &&Pending| self.journal.is_due(&one.file, &one.digest, &tip.commit, now);
+        let mut pending: Vec<&Pending> = plan.pending.iter().filter(is_due).collect();
+        if !pending.is_empty() {
+            self.prove_gate(&tip)?;
+        }
         pending.sort_by_key(|one| (self.journal.attempt(&one.file).map_or(0, |attempt| attempt.failures), &one.file));
         for one in pending {
             if self.shared.stopping() {
-                break;
+                return Ok(());
             }
-            if self.journal.is_due(&one.file, &one.digest, &tip.commit, self.now()?) {
-                self.attempt(&tip, one)?;
-            }
+            self.attempt(&tip, one)?;
         }
+        let head = self.head_digest()?;
         let published = self.site.published(self.root)?;
         self.tell_plan(&commit, &tip.plan(self.site, &published, self.root)?);
+        *self.settled = Some(Settled { tip: commit, head });
         Ok(())
     }
 
+    /// Of the head's file: enough to see that somebody moved it.
+    fn head_digest(&self) -> Result<Option<Digest>, Wait> {
+        let head = self.site.find(mcpfs_trust::site::HEAD, mcpfs_trust::limits::HEAD_BYTES)?;
+        Ok(head.map(|bytes| Digest::of(&bytes)))
+    }
+
     /// The clock, each time it is needed: a pass may take an hour.
-    fn now(&self) -> Result<Timestamp, Wait> {
+    pub(super) fn now(&self) -> Result<Timestamp, Wait> {
         (self.clock)().ok_or(Wait::Clock)
     }
 
@@ -110,16 +135,18 @@ impl Pass<'_> {
         }
     }
 
-    /// A branch only ever grows.
-    fn follows(&self, tip: &str) -> Result<(), Wait> {
-        let Some(known) = self.journal.tip().filter(|known| self.accept != Some(tip) && *known != tip) else {
-            return Ok(());
-        };
-        if self.mirror.holds(known) && self.mirror.is_ancestor(known, tip)? {
+    fn follows(&self, tip: &str, published: &Published) -> Result<(), Wait> {
+        if self.accept == Some(tip) {
             return Ok(());
         }
-        let branch = self.config.repository.branch.clone();
-        Err(Wait::Rewritten { branch, tip: tip.to_owned(), known: known.to_owned() })
+        let repository = &self.config.repository;
+        let guard = Guard {
+            mirror: self.mirror,
+            branch: &repository.branch,
+            repository: &repository.url,
+            known: self.journal.tip(),
+        };
+        guard.follows(tip, self.site, published)
     }
 
     fn tell_plan(&self, tip: &str, plan: &Plan) {
@@ -175,7 +202,7 @@ impl Pass<'_> {
         now: Timestamp,
     ) -> Result<(), Wait> {
         // For the log and the forge, which others read.
-        let reason = mcpfs_trust::error::bounded(&log::public::without_paths(&refused.reason, &[]));
+        let reason = shown(&log::public::without_paths(&refused.reason, &[]));
         self.shared.update(|status| *status.counts.refused.entry(refused.kind).or_default() += 1);
         let known = before.is_some_and(|before| before.recipe == pending.digest && before.reason == reason);
         self.journal.refuse(&pending.file, &reason, now)?;
@@ -198,146 +225,6 @@ impl Pass<'_> {
         })?;
         self.report(pending, proof, State::Failure, &reason);
         Ok(())
-    }
-
-    /// Proof, check, signature, publication.
-    fn release(&mut self, tip: &Tip, pending: &Pending, proved: &mut Option<Proof>) -> Result<String, Trouble> {
-        let recipe = match &pending.recipe {
-            Ok(recipe) => recipe,
-            Err(reason) => return Err(Trouble::Refused(refused("recipe", reason))),
-        };
-        // First: nothing is fetched for somebody whose recipe nobody approved.
-        let proof = self.prove(tip, pending, &recipe.reviewers)?;
-        let origin =
-            Origin { source: Some(proof.source.clone()), committed: Some(proof.commit.committed), warning: None };
-        let request = proof.source.pull_request.clone().unwrap_or_else(|| pending.path.clone());
-        *proved = Some(proof);
-        let known = release::known_chunks(self.site, self.root, &recipe.name)?;
-        let file = tip.recipe(&pending.file);
-        let options = CheckOptions {
-            registry: Some(self.root.registry.clone()),
-            fetch: self.config.fetch_policy().map_err(|reason| Trouble::Refused(refused("configuration", reason)))?,
-            known,
-            level: ChunkStore::LEVEL,
-            now: self.now()?,
-            published: release::compared(self.site, self.root)?,
-            gate: Gate::load(Some(&file), None, None),
-            lookups: Lookups::default(),
-            trial: None,
-            patterns: None,
-        };
-        let work = self.config.state.join("work");
-        let folder = tempfile::Builder::new().prefix("staging-").tempdir_in(&work).map_err(Wait::Temporary)?;
-        let staging = release::ingest(&file, folder.path(), &options).map_err(sort)?;
-        let (head_keys, keys) = (self.open(&self.config.keys.head)?, self.open(&self.config.keys.release)?);
-        let shared = self.shared;
-        let mut progress = |step: Step| {
-            if step == Step::Signed {
-                shared.update(|status| status.counts.signatures += head_keys.len() as u64);
-            }
-        };
-        let mut publisher = Publisher {
-            site: self.site,
-            root: self.root,
-            state: self.state,
-            head_keys: &head_keys,
-            now: self.now()?,
-            lifetime: self.lifetime(),
-            progress: &mut progress,
-            shown: Progress::silent(),
-            public: self.public,
-        };
-        let released = release::publish(&mut publisher, &staging, &origin, &keys, &request).map_err(sort)?;
-        self.shared.update(|status| {
-            if released.site.changed {
-                status.counts.signatures += if pending.again { 0 } else { keys.len() as u64 };
-                *status.counts.heads.entry("release").or_default() += 1;
-            }
-        });
-        Ok(format!("released {} {} with head {}", released.name, released.version, released.site.head_version))
-    }
-
-    fn prove(&self, tip: &Tip, pending: &Pending, reviewers: &[String]) -> Result<Proof, Trouble> {
-        let repository = &self.config.repository;
-        let witnesses = Witnesses {
-            forge: self.forge,
-            mirror: self.mirror,
-            branch: &repository.branch,
-            repository: &repository.url,
-            people: &self.config.reviewers,
-            allowed_signers: self.config.approvals.allowed_signers.as_deref(),
-        };
-        let question =
-            Question { tip: &tip.commit, path: &pending.path, blob: &pending.blob, reviewers, again: pending.again };
-        witnesses.prove(&question).map_err(|error| match error {
-            ProofError::Unproven(reason) => Trouble::Refused(refused("unproven", reason)),
-            ProofError::Forge(error) => Trouble::Wait(error.into()),
-            ProofError::Git(error) => Trouble::Wait(error.into()),
-        })
-    }
-
-    /// Signs the head again when it is old; the first one of an empty site comes with a release.
-    fn renew(&mut self) -> Result<(), Wait> {
-        let head = self.head()?;
-        let now = self.now()?;
-        let age = i64::try_from(self.config.site.resign_after).unwrap_or(i64::MAX);
-        if head.is_some_and(|head| now.unix().saturating_sub(head.issued.unix()) >= age) {
-            let head_keys = self.open(&self.config.keys.head)?;
-            let mut publisher = Publisher {
-                site: self.site,
-                root: self.root,
-                state: self.state,
-                head_keys: &head_keys,
-                now,
-                lifetime: self.lifetime(),
-                progress: &mut |_| {},
-                shown: Progress::silent(),
-                public: self.public,
-            };
-            let outcome = publisher.resign(Row { action: "resign".to_owned(), ..Row::default() })?;
-            self.shared.say(&format!("signed the head again: {}, expires {}", outcome.head_version, outcome.expires));
-            self.shared.update(|status| {
-                status.counts.signatures += head_keys.len() as u64;
-                *status.counts.heads.entry("renewal").or_default() += 1;
-            });
-        }
-        let head = self.head()?;
-        self.shared.update(|status| status.head = head);
-        Ok(())
-    }
-
-    fn head(&self) -> Result<Option<Head>, Wait> {
-        let published = self.site.published(self.root)?;
-        Ok(published.head.map(|(_, accepted)| Head {
-            version: accepted.head.version,
-            issued: accepted.head.issued,
-            expires: accepted.head.expires,
-        }))
-    }
-
-    fn lifetime(&self) -> i64 {
-        i64::from(self.config.site.expires_days.get()) * 86_400
-    }
-
-    /// Opens keys anew, each time: a session that was lost meanwhile is nobody's trouble, and
-    /// between two uses the token is locked. A PIN that was refused is not tried again.
-    fn open(&mut self, uris: &[KeyUri]) -> Result<Vec<Box<dyn SigningKey>>, Wait> {
-        let pins = Pins { ask: false, ..Pins::from_environment() };
-        let stamp = uris.iter().find_map(|uri| match uri {
-            KeyUri::Pkcs11(uri) => pins.stamp(uri.token.as_deref().unwrap_or_default()),
-            KeyUri::AwsKms(_) | KeyUri::Demo(_) => None,
-        });
-        if stamp.is_some() && self.journal.pin_refused() == stamp.as_deref() {
-            self.shared.update(|status| status.token = Some(false));
-            return Err(Wait::SamePin);
-        }
-        let mut keyring = Keyring::new(pins);
-        let opened: Result<Vec<_>, KeyError> = uris.iter().map(|uri| keyring.open(uri)).collect();
-        self.shared.update(|status| status.token = Some(opened.is_ok()));
-        if matches!(opened, Err(KeyError::PinRefused { .. } | KeyError::PinLocked { .. })) {
-            self.journal.set_pin_refused(stamp)?;
-        }
-        Ok(opened?)
     }
 
     /// Shows the outcome at the forge, if that is wanted; a forge that does not take it loses nothing.

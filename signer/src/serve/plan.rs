@@ -12,6 +12,7 @@ use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::verify;
 
+use crate::bundle::LOCK_BYTES;
 use crate::files::{self, FileError};
 use crate::mirror::{Blob, GitError, Mirror};
 use crate::recipe::Recipe;
@@ -21,7 +22,7 @@ use crate::site::{Site, SiteError};
 /// The folder of recipes in a registry's repository.
 const SERVERS: &str = "servers";
 /// The files beside it that a check applies.
-const BESIDE: [&str; 2] = ["policy.yaml", "waivers.yaml"];
+pub(super) const BESIDE: [&str; 2] = ["policy.yaml", "waivers.yaml"];
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,7 @@ pub(super) struct Tip {
     pub(super) commit: String,
     folder: tempfile::TempDir,
     recipes: Vec<Blob>,
+    beside: Vec<Blob>,
 }
 
 /// A recipe whose release is not the selected one.
@@ -81,7 +83,7 @@ impl Tip {
         let folder = temporary.map_err(FileError::write(work))?;
         let servers = folder.path().join(SERVERS);
         std::fs::create_dir(&servers).map_err(FileError::write(&servers))?;
-        let (mut recipes, inside) = (Vec::new(), format!("{SERVERS}/"));
+        let (mut recipes, mut beside, inside) = (Vec::new(), Vec::new(), format!("{SERVERS}/"));
         for blob in mirror.files(commit, SERVERS, &BESIDE)? {
             let recipe = blob.path.starts_with(&inside) && blob.path.ends_with(".yaml");
             if !recipe && !BESIDE.contains(&blob.path.as_str()) {
@@ -99,11 +101,29 @@ impl Tip {
                 Ok(_) | Err(GitError::TooMuch { .. } | GitError::Failed { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            if recipe {
-                recipes.push(blob);
-            }
+            let list = if recipe { &mut recipes } else { &mut beside };
+            list.push(blob);
         }
-        Ok(Self { commit: commit.to_owned(), folder, recipes })
+        Ok(Self { commit: commit.to_owned(), folder, recipes, beside })
+    }
+
+    /// The object id of one of the files beside the recipes; `None` if it is not there.
+    pub(super) fn beside(&self, path: &str) -> Option<&str> {
+        self.beside.iter().find(|blob| blob.path == path).map(|blob| blob.id.as_str())
+    }
+
+    /// Writes a lockfile that a recipe names, below the recipes' folder, to where its check looks for
+    /// it; gives its path in the repository and its object id, if it is there.
+    pub(super) fn bring(&self, mirror: &Mirror, lock: &str) -> Result<(String, Option<String>), PlanError> {
+        let path = format!("{SERVERS}/{lock}");
+        let blob = mirror.blob_at(&self.commit, &path)?;
+        if let Some(blob) = &blob {
+            let to = self.folder.path().join(&path);
+            let folder = to.parent().unwrap_or(&to);
+            std::fs::create_dir_all(folder).map_err(FileError::write(folder))?;
+            std::fs::write(&to, mirror.read(blob, LOCK_BYTES)?).map_err(FileError::write(&to))?;
+        }
+        Ok((path, blob))
     }
 
     /// Where a recipe of it lies.

@@ -39,6 +39,13 @@ pub enum Wait {
     )]
     Rewritten { branch: String, tip: String, known: String },
     #[error(
+        "nothing tells which tip of {branch} was read before: the journal is gone, and the site was published by other \
+         ways. If {tip} is the right one: mcpfs-signer serve --accept-tip {tip}"
+    )]
+    NothingKnown { branch: String, tip: String },
+    #[error("{path} decides what may be released, and is not approved as it stands: {reason}")]
+    Unapproved { path: String, reason: String },
+    #[error(
         "the token refused the PIN, and the PIN is still the same; it is not tried again, since tokens lock. Correct it"
     )]
     SamePin,
@@ -52,6 +59,14 @@ impl Wait {
             _ => None,
         }
     }
+}
+
+/// Longest reason, characters: a whole chain, since the last word of it says why.
+const REASON: usize = 1_000;
+
+/// A reason as logs, status and journal show it.
+pub(super) fn shown(reason: &str) -> String {
+    mcpfs_trust::error::bounded_to(reason, REASON)
 }
 
 /// Why a recipe was refused.

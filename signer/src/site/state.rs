@@ -44,6 +44,15 @@ impl Site {
         self.under(stored, accepted)
     }
 
+    /// Reads the head alone, as [`Site::published`] does.
+    ///
+    /// # Errors
+    /// `Verify` if it is not what the trust root's head keys signed.
+    pub fn head(&self, root: &TrustRoot) -> Result<Option<AcceptedHead>, SiteError> {
+        let stored = self.store().get(path::HEAD, limits::HEAD_BYTES)?;
+        stored.map(|stored| restore(&stored.bytes, root).map_err(at(path::HEAD))).transpose()
+    }
+
     /// Reads what lies under an accepted head.
     ///
     /// # Errors

@@ -22,6 +22,10 @@ pub(super) fn answer(shared: &Shared, asked: &Asked, path: &str, login: &str) ->
                     pull["merged"] = json!(request.merged.is_some());
                     pull["url"] = json!(format!("{}/{REPOSITORY}/pulls/{}", shared.url(), request.number));
                     pull["html_url"] = pull["url"].clone();
+                    // As long as its branch is there, the branch's commit of now, also after the merge.
+                    if let Some(now) = shared.rev(&format!("refs/heads/{}", request.branch)) {
+                        pull["head"]["sha"] = json!(now);
+                    }
                     Answer::ok(pull)
                 }
                 None => Answer::not_found(),
@@ -32,6 +36,10 @@ pub(super) fn answer(shared: &Shared, asked: &Asked, path: &str, login: &str) ->
             let file = |path: &String| json!({"filename": path, "status": "changed", "additions": 1, "deletions": 1, "changes": 2});
             asked.page(shared, request.paths.iter().map(file).collect())
         }
+        ("GET", ["pulls", number, "commits"]) => match github::find(shared, number) {
+            Some(request) => asked.page(shared, github::commits(shared, &request)),
+            None => Answer::not_found(),
+        },
         ("GET", ["pulls", number, "reviews"]) => {
             let Some(request) = github::find(shared, number) else { return Answer::not_found() };
             let review = |one: &super::Review| {

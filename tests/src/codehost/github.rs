@@ -23,6 +23,10 @@ pub(super) fn answer(shared: &Shared, asked: &Asked, path: &str, login: &str) ->
             };
             asked.page(shared, request.paths.iter().map(file).collect())
         }
+        ("GET", ["pulls", number, "commits"]) => match find(shared, number) {
+            Some(request) => asked.page(shared, commits(shared, &request)),
+            None => Answer::not_found(),
+        },
         ("GET", ["pulls", number, "reviews"]) => {
             let Some(request) = find(shared, number) else { return Answer::not_found() };
             let review = |one: &super::Review| {
@@ -51,6 +55,19 @@ pub(super) fn answer(shared: &Shared, asked: &Asked, path: &str, login: &str) ->
         }
         _ => issues(shared, asked, &parts, login),
     }
+}
+
+/// The commits of a request, with the accounts that have the addresses in them; Gitea's are the same.
+pub(super) fn commits(shared: &Shared, request: &Request) -> Vec<Value> {
+    let range = format!("{}..{}", request.base, request.head);
+    let log = shared.bare(&["log", "--reverse", "--format=%H %ae %ce", &range]).ok().stdout;
+    let account = |address: &str| shared.state().accounts.get(&address.to_lowercase()).map(|login| user(login));
+    let commit = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        json!({"sha": words[0], "author": account(words[1]), "committer": account(words[2]),
+            "commit": {"author": {"email": words[1]}, "committer": {"email": words[2]}}})
+    };
+    log.lines().map(commit).collect()
 }
 
 /// Comments, whose addresses GitHub and Gitea share.

@@ -42,6 +42,23 @@ pub(super) fn answer(shared: &Shared, asked: &Asked, path: &str, login: &str) ->
                 "approved_by": by.collect::<Vec<Value>>()}),
             )
         }
+        // Reviewers, each with the last thing that he did.
+        ("GET", ["merge_requests", iid, "reviewers"]) => {
+            let Some(request) = github::find(shared, iid) else { return Answer::not_found() };
+            let mut last = std::collections::BTreeMap::new();
+            for one in request.reviews.iter().filter(|one| !one.dismissed) {
+                last.insert(&one.user, one);
+            }
+            let reviewer = |one: &super::Review| {
+                let state = match one.verdict {
+                    Verdict::Approve => "approved",
+                    Verdict::Reject => "requested_changes",
+                    Verdict::Comment => "reviewed",
+                };
+                json!({"user": user(&one.user), "state": state, "created_at": time(one.at)})
+            };
+            asked.page(shared, last.into_values().map(reviewer).collect())
+        }
         ("GET", ["merge_requests", iid, "versions"]) => {
             let Some(request) = github::find(shared, iid) else { return Answer::not_found() };
             let version = |(index, (sha, at)): (usize, &(String, i64))| {

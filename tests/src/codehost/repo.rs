@@ -113,12 +113,13 @@ impl Shared {
         };
         for (number, branch, before) in open {
             let Some(head) = self.rev(&format!("refs/heads/{branch}")).filter(|head| *head != before) else { continue };
-            let paths = self.changed_paths(&head);
+            let (paths, base) = (self.changed_paths(&head), self.base(&head));
             self.bare(&["update-ref", &self.head_reference(number), &head]).ok();
             let mut state = self.state();
-            let (at, reset) = (state.tick(), state.reset_on_push);
+            let (at, reset) = (state.tick(), state.reset_on_push && !state.keeps_approvals);
             let request = state.request(number);
             request.head.clone_from(&head);
+            request.base = base;
             request.pushes.push((head, at));
             request.paths = paths;
             for review in &mut request.reviews {
@@ -128,6 +129,11 @@ impl Shared {
                 request.reviews.clear();
             }
         }
+    }
+
+    /// Where a head and the branch parted.
+    pub(super) fn base(&self, head: &str) -> String {
+        self.bare(&["merge-base", &format!("refs/heads/{BRANCH}"), head]).ok().stdout.trim().to_owned()
     }
 
     /// Paths that differ between the branch and a head, since they parted.
@@ -222,13 +228,26 @@ impl CodeHost {
 
     /// The same with more options for `git commit`, such as those that sign it.
     pub fn push_past_review_with(&self, file: &str, text: &str, email: &str, message: &str, options: &[&str]) {
+        let write = |work: &std::path::Path| {
+            let path = work.join(file);
+            std::fs::create_dir_all(path.parent().expect("below")).expect("own directory");
+            std::fs::write(path, text).expect("own directory");
+        };
+        self.commit_past_review(email, message, options, write);
+    }
+
+    /// Removes a file in the same way.
+    pub fn remove_past_review(&self, file: &str) {
+        let remove = |work: &std::path::Path| std::fs::remove_file(work.join(file)).expect("it is there");
+        self.commit_past_review("root@example.com", &format!("Remove {file}"), &[], remove);
+    }
+
+    fn commit_past_review(&self, email: &str, message: &str, options: &[&str], change: impl FnOnce(&std::path::Path)) {
         let work = scratch::dir();
         let admin = || git("admin", email).dir(work.path());
         admin().args(["clone", "--quiet", "--no-hardlinks"]).arg(self.repository()).arg(".").run();
         admin().args(["symbolic-ref", "HEAD", &format!("refs/heads/{BRANCH}")]).ok();
-        let path = work.path().join(file);
-        std::fs::create_dir_all(path.parent().expect("below")).expect("own directory");
-        std::fs::write(path, text).expect("own directory");
+        change(work.path());
         admin().args(["add", "--all"]).ok();
         admin().args(options).args(["commit", "--quiet", "-m", message]).ok();
         admin().args(["push", "--quiet", "origin", &format!("HEAD:refs/heads/{BRANCH}")]).ok();

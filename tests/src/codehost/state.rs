@@ -15,6 +15,8 @@ pub(super) struct State {
     pub(super) unprotected: bool,
     /// GitLab: approvals go when something is pushed.
     pub(super) reset_on_push: bool,
+    /// GitLab: it says that they go, and keeps them.
+    pub(super) keeps_approvals: bool,
     /// GitLab before 18.5 does not say when.
     pub(super) without_approved_at: bool,
     /// The API answers this instead.
@@ -22,6 +24,8 @@ pub(super) struct State {
     pub(super) page_limit: Option<usize>,
     pub(super) asked: Vec<String>,
     pub(super) tokens: BTreeMap<String, String>,
+    /// Accounts by the addresses that they have at the forge.
+    pub(super) accounts: BTreeMap<String, String>,
 }
 
 /// A pull or merge request.
@@ -32,6 +36,8 @@ pub(super) struct Request {
     pub(super) author: String,
     pub(super) branch: String,
     pub(super) head: String,
+    /// Where its commits begin.
+    pub(super) base: String,
     /// Heads and when they were pushed.
     pub(super) pushes: Vec<(String, i64)>,
     pub(super) merged: Option<Merged>,

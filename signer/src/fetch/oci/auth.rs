@@ -90,6 +90,21 @@ impl fmt::Debug for Logins {
 }
 
 impl Logins {
+    /// Those of the named file; else of the systemd credential `mcpfs-registry-auth`, else of the
+    /// file that `MCPFS_REGISTRY_AUTH_FILE` names; else nobody's.
+    ///
+    /// # Errors
+    /// As [`Logins::read`].
+    pub fn find(file: Option<&Path>) -> Result<Self, BadLogins> {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let credential = || variable("CREDENTIALS_DIRECTORY").map(|folder| folder.join("mcpfs-registry-auth"));
+        let found = file.map(Path::to_owned).or_else(|| credential().filter(|path| path.exists()));
+        match found.or_else(|| variable("MCPFS_REGISTRY_AUTH_FILE")) {
+            Some(path) => Self::read(&path),
+            None => Ok(Self::default()),
+        }
+    }
+
     /// Reads a file that only this user or root can read.
     ///
     /// # Errors
