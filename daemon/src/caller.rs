@@ -13,8 +13,11 @@
 use std::fs;
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
+use std::os::unix::ffi::OsStringExt;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+
+use crate::worker::Link;
 
 /// The person, process and place behind a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -132,7 +135,7 @@ fn process(proc: &str, pid: u32) -> Option<Caller> {
     let tgid: u32 = field("Tgid:")?.parse().ok()?;
     let base = format!("{proc}/{tgid}");
     let stat = Stat::read(proc, tgid)?;
-    let exe = fs::read_link(format!("{base}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
+    let exe = executable(&base, tgid);
     let comm = read(&format!("{base}/comm")).map(|name| name.trim_end_matches('\n').to_owned());
     let login = read(&format!("{base}/loginuid")).and_then(|text| text.trim().parse().ok());
     let caller = Caller {
@@ -147,6 +150,24 @@ fn process(proc: &str, pid: u32) -> Option<Caller> {
     };
     // The number may have passed to another process while we read.
     (Stat::read(proc, tgid)?.start == stat.start).then_some(caller)
+}
+
+/// Who may look at the executables of others, if this process may not.
+static SUPERVISOR: OnceLock<Arc<Link>> = OnceLock::new();
+
+/// From now on the supervisor is asked what other users' processes run.
+pub fn ask_supervisor(link: Arc<Link>) {
+    // A second one would be the same.
+    drop(SUPERVISOR.set(link));
+}
+
+fn executable(base: &str, pid: u32) -> Option<String> {
+    let path = match fs::read_link(format!("{base}/exe")) {
+        Ok(path) => path.into_os_string().into_vec(),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => SUPERVISOR.get()?.executable(pid)?,
+        Err(_) => return None,
+    };
+    Some(String::from_utf8_lossy(&path).into_owned())
 }
 
 /// Climbs to the nearest ancestor that is an application.

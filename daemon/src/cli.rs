@@ -11,6 +11,7 @@ use crate::daemon::refused;
 use crate::refusal::with_cause;
 use crate::refusal::{Exit, Refusal};
 use crate::run;
+use crate::site::Secrets;
 
 /// Mounts a signed MCP registry at /mcp: only what verifies is readable, every access is recorded.
 #[derive(Debug, Parser)]
@@ -196,7 +197,7 @@ fn check_config(global: &Global) -> Exit {
             return Exit::Refused;
         }
     };
-    if let Err(refusal) = crate::daemon::site(&config, runtime.handle()) {
+    if let Err(refusal) = crate::daemon::site(&config, runtime.handle(), &Secrets::Own) {
         eprintln!("mcpfs: {}: {}", config.file.display(), refusal.message);
         return Exit::Usage;
     }

@@ -38,12 +38,16 @@ pub const LEAST_QUOTA: u64 = 8 << 20;
 pub struct Config {
     /// The main file this was read from.
     pub file: PathBuf,
+    /// Where things are by default for the user who read it.
+    defaults: value::Places,
     /// The trust root: `trust`, by default `trust.json` beside the main file.
     pub trust: PathBuf,
     /// Where audit.db and state.db are: `state`, /var/lib/mcpfs.
     pub state: PathBuf,
     /// Control socket and launcher: `rundir`, /run/mcpfs. At most 48 bytes, no spaces.
     pub rundir: PathBuf,
+    /// Whom the worker runs as if root starts mcpfs: `user`, "mcpfs". State and cache are this user's.
+    pub user: String,
     /// `[registry]`
     pub registry: RegistryConfig,
     /// `[mount]`
@@ -277,7 +281,16 @@ impl Config {
         // The defaults beside it must not depend on where the daemon goes to.
         let absolute = std::path::absolute(file);
         let absolute = absolute.map_err(|source| OwnedError::Unreadable { path: file.to_owned(), source })?;
-        file::load(&absolute)
+        file::load(&absolute, value::Places::of_this_user())
+    }
+
+    /// Reads the same files again. Defaults are those of whoever read them first: the worker of a
+    /// mount of root's is somebody else by now.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        file::load(&self.file, self.defaults.clone())
     }
 
     /// Whether this host shows any version of `name`.

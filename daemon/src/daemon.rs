@@ -20,7 +20,7 @@ use crate::mount::Reads;
 use crate::owned::{self, OwnedError};
 use crate::refusal::{Refusal, with_cause};
 use crate::registry::Registry;
-use crate::site::{Site, SiteSettings};
+use crate::site::{Secrets, Site, SiteSettings};
 
 /// All parts of a running daemon.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Daemon {
     pub launches: Launches,
     /// The mount, as probed.
     pub mount: MountFacts,
+    /// Who opens the files that hold secrets.
+    pub secrets: Secrets,
     /// When this daemon started.
     pub started: Timestamp,
     /// For what is done in the background.
@@ -90,12 +92,13 @@ impl Daemon {
     }
 
     async fn take_over(&self, old: &Config) -> Result<(), Refusal> {
-        let config = Config::load(&old.file).map_err(refused)?;
+        let config = old.reload().map_err(refused)?;
         for (key, changed) in [
             ("mount.at", old.mount.at != config.mount.at),
             ("mount.reads", old.mount.reads != config.mount.reads),
             ("rundir", old.rundir != config.rundir),
             ("state", old.state != config.state),
+            ("user", old.user != config.user),
             ("cache.dir", old.cache.dir != config.cache.dir),
             ("cache.quota", old.cache.quota != config.cache.quota),
             ("network.object, as the longest wait of an open,", old.network.object != config.network.object),
@@ -104,7 +107,7 @@ impl Daemon {
                 tracing::warn!("{key} changed; it takes effect when mcpfs is restarted");
             }
         }
-        let site = site(&config, &self.runtime)?;
+        let site = site(&config, &self.runtime, &self.secrets)?;
         let running = self.registry.trust();
         let same = |root: &TrustRoot| Ok((root.registry == running.0.registry).then_some(running.1));
         let (root, refused) = match trust(&config.trust, same) {
@@ -156,7 +159,7 @@ pub fn trust(
 ///
 /// # Errors
 /// If a certificate, token or address cannot be used.
-pub fn site(config: &Config, runtime: &Handle) -> Result<Site, Refusal> {
+pub fn site(config: &Config, runtime: &Handle, secrets: &Secrets) -> Result<Site, Refusal> {
     let settings = SiteSettings {
         mirrors: config.registry.mirrors.iter().map(ToString::to_string).collect(),
         metadata_deadline: config.network.metadata,
@@ -169,7 +172,8 @@ pub fn site(config: &Config, runtime: &Handle) -> Result<Site, Refusal> {
         token_file: config.registry.token_file.clone(),
         ..SiteSettings::default()
     };
-    Site::new(settings, runtime.clone()).map_err(|error| Refusal::new(Code::Unreachable, with_cause(&error)))
+    Site::with_secrets(settings, runtime.clone(), secrets.clone())
+        .map_err(|error| Refusal::new(Code::Unreachable, with_cause(&error)))
 }
 
 /// The facts that a boot row of the audit carries.

@@ -15,6 +15,7 @@
 //! | `mount`, `fs` | what a path means, and which error it gives |
 //! | [`audit`], [`caller`] | who did what; the store that everything waits for |
 //! | `control`, `launch` | the socket, and `run` turned into a process |
+//! | [`supervisor`], [`worker`] | root's part and everybody else's; how one worker follows another |
 //! | `run`, `daemon` | the only wiring |
 //!
 //! Arrows point one way: `fs` → `registry`, `content`, `audit`; `registry` → `site`,
@@ -44,4 +45,6 @@ pub mod refusal;
 pub mod registry;
 pub mod run;
 pub mod site;
+pub mod supervisor;
 pub mod words;
+pub mod worker;

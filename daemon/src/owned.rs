@@ -7,7 +7,7 @@
 //! the way to it, those that the links of a chain lead through among them, so that nothing can
 //! be exchanged between the check and the read.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -51,7 +51,7 @@ pub enum OwnedError {
 /// # Errors
 /// As [`OwnedError`]; a missing file is `Unreadable`.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
-    read_checked(path, limit, |_, _| Ok(()))
+    read_open(path, open_checked(path, |_, _| Ok(()))?, limit)
 }
 
 /// The same of a file that nobody else may read either.
@@ -59,7 +59,15 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
 /// # Errors
 /// As [`read`].
 pub fn read_secret(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
-    read_checked(path, limit, |path, metadata| {
+    read_open(path, open_secret(path)?, limit)
+}
+
+/// Opens such a file for somebody else to read.
+///
+/// # Errors
+/// As [`read`].
+pub fn open_secret(path: &Path) -> Result<File, OwnedError> {
+    open_checked(path, |path, metadata| {
         if metadata.mode() & 0o077 == 0 {
             return Ok(());
         }
@@ -71,11 +79,24 @@ pub fn read_secret(path: &Path, limit: u64) -> Result<Vec<u8>, OwnedError> {
     })
 }
 
-fn read_checked(
+/// Reads at most `limit` bytes of an open file, which is called `path`.
+///
+/// # Errors
+/// `TooLarge` and `Unreadable`.
+pub fn read_open(path: &Path, file: File, limit: u64) -> Result<Vec<u8>, OwnedError> {
+    let mut bytes = Vec::new();
+    let read = file.take(limit + 1).read_to_end(&mut bytes);
+    read.map_err(|source| OwnedError::Unreadable { path: path.to_owned(), source })?;
+    if bytes.len() as u64 > limit {
+        return Err(OwnedError::TooLarge { path: path.to_owned(), limit });
+    }
+    Ok(bytes)
+}
+
+fn open_checked(
     path: &Path,
-    limit: u64,
     further: impl FnOnce(&Path, &Metadata) -> Result<(), OwnedError>,
-) -> Result<Vec<u8>, OwnedError> {
+) -> Result<File, OwnedError> {
     let unreadable = |source| OwnedError::Unreadable { path: path.to_owned(), source };
     let named = std::path::absolute(path).map_err(unreadable)?;
     let Walk { real, steps } = walk(&named).map_err(unreadable)?;
@@ -106,12 +127,7 @@ fn read_checked(
             check_owner(&step.path, &step.path.symlink_metadata().map_err(unreadable)?)?;
         }
     }
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > limit {
-        return Err(OwnedError::TooLarge { path: path.to_owned(), limit });
-    }
-    Ok(bytes)
+    Ok(file)
 }
 
 /// One name that was looked up on the way to a file.

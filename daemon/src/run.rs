@@ -5,12 +5,15 @@
 //! is shown; the mount last but one, and it is said to be served only when it answers and
 //! the site has been looked at once (or ten seconds have passed: a host boots without it).
 //!
+//! Root starts a supervisor, which starts this program again as its worker ([`crate::worker`]);
+//! anybody else is served by one process.
+//!
 //! Without `--foreground` the program starts itself once more, detached, and waits for the
 //! one line that says that the mount is served. A fork in this process was rejected: threads
 //! and runtimes do not survive it.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -29,16 +32,24 @@ use crate::cli::Global;
 use crate::config::{Config, ReadsWanted};
 use crate::content::{Content, ContentEvent, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
+use crate::fs::Pulse;
 use crate::fs::Vfs;
 use crate::launched::Launches;
-use crate::mount::{Mountpoint, Session, Stopped};
+use crate::mount::{Mountpoint, Seat, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::{Opened, State};
 use crate::registry::{Parts, Registry, now};
+use crate::site::Secrets;
+use crate::supervisor::wire::Message;
+use crate::supervisor::{self, Settings, SupervisorError, User, WorkerCommand};
+use crate::worker::confine::{Reach, confine};
+use crate::worker::{Link, Wish};
 use crate::{control, fs, words};
 
 /// How long "served" waits for the first look at the site.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// How long a thread of the mount may take for one answer: none waits for a network.
+const HELD_UP: Duration = Duration::from_secs(4);
 /// How long an unmount waits for the last user.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -51,9 +62,15 @@ pub struct MountArgs {
     /// Mount here instead of where the configuration says.
     #[arg(long, value_name = "DIR")]
     pub at: Option<PathBuf>,
+    /// Leave the mount to systemd's descriptor store when this process ends (for the unit).
+    #[arg(long, requires = "foreground")]
+    pub keep_mount: bool,
     /// The second start of a detached mount: leave the terminal's session.
     #[arg(long, hide = true, requires = "foreground")]
     pub detached: bool,
+    /// A supervisor's worker; it cannot be started by hand.
+    #[arg(long, hide = true, requires = "foreground")]
+    pub worker: bool,
 }
 
 /// Why the daemon ended before it was asked to.
@@ -77,10 +94,12 @@ impl From<Refusal> for Failure {
 
 /// Mounts, and serves or leaves a process behind that does.
 pub fn mount(global: &Global, args: &MountArgs) -> Exit {
-    let outcome = match args.foreground {
-        true => load(global, args).and_then(|config| serve(global, args, config)),
-        false => load(global, args).and_then(|config| detach(&config)),
-    };
+    let outcome = load(global, args).and_then(|config| match args.foreground {
+        _ if args.worker => work(global, config),
+        true if rustix::process::geteuid().is_root() => supervise(global, args, config),
+        true => serve(global, args, config),
+        false => detach(&config),
+    });
     match outcome {
         Ok(()) => Exit::Ok,
         Err(failure) => {
@@ -105,9 +124,10 @@ fn load(global: &Global, args: &MountArgs) -> Result<Config, Failure> {
 fn detach(config: &Config) -> Result<(), Failure> {
     let failed =
         |what: &str, error: std::io::Error| Failure { exit: Exit::Refused, message: format!("{what}: {error}") };
-    let path = config.state.join("mcpfs.log");
+    // Not among the worker's own files: what root writes there could be led astray.
+    let path = config.rundir.join("mcpfs.log");
     let log = || -> std::io::Result<(std::fs::File, u64)> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state)?;
+        control::make_rundir(&config.rundir).map_err(std::io::Error::other)?;
         let log = std::fs::OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
         let length = log.metadata()?.len();
         Ok((log, length))
@@ -144,50 +164,148 @@ fn detach(config: &Config) -> Result<(), Failure> {
     let mut said = String::new();
     drop(log.seek(SeekFrom::Start(before)).and_then(|_| log.take(1 << 20).read_to_string(&mut said)));
     eprint!("{said}");
-    let exit = match status.code() {
-        Some(2) => Exit::Usage,
-        Some(3) => Exit::Unreachable,
-        Some(4) => Exit::Integrity,
-        _ => Exit::Refused,
-    };
-    Err(Failure { exit, message: String::new() })
+    Err(Failure { exit: exit_of(status.code()), message: String::new() })
 }
 
-fn serve(global: &Global, args: &MountArgs, config: Config) -> Result<(), Failure> {
+/// Logs to stderr, and leaves the terminal's session if nobody is to wait for this process.
+fn prepare(global: &Global, detached: bool) {
     let filter = tracing_subscriber::EnvFilter::new(global.level());
     let terminal = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     // It fails only if there is one already.
     drop(subscriber.try_init());
-    if args.detached {
+    if detached {
         // It leads no group yet, so this cannot fail; the terminal must not take us down with it.
         let _ = rustix::process::setsid();
         drop(std::env::set_current_dir("/"));
     }
+}
+
+/// Root's part: mounts, and keeps a worker that serves.
+fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Failure> {
+    let refused = |message: String| Failure { exit: Exit::Refused, message };
+    prepare(global, args.detached);
+    let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
+    // Not by name: an upgrade may have put another program there, whose turn comes at a restart.
+    let program = "/proc/self/exe".into();
+    let args_of_worker = std::env::args_os().skip(1).chain(["--worker".into()]).collect();
+    let settings = Settings {
+        at: config.mount.at.clone(),
+        outside: vec![
+            config.file.clone(),
+            config.trust.clone(),
+            config.state.clone(),
+            config.rundir.clone(),
+            config.cache.dir.clone(),
+        ],
+        state: config.state,
+        cache: config.cache.dir,
+        rundir: config.rundir,
+        token: config.registry.token_file,
+        client_certificate: config.registry.client_certificate,
+        user,
+        keep: args.keep_mount,
+        worker: WorkerCommand { program, args: args_of_worker },
+    };
+    match supervisor::run(settings) {
+        Ok(()) => Ok(()),
+        // It has said why.
+        Err(SupervisorError::NeverServed { status }) => {
+            Err(Failure { exit: exit_of(status.code()), message: String::new() })
+        }
+        Err(error) => Err(refused(with_cause(&error))),
+    }
+}
+
+fn exit_of(code: Option<i32>) -> Exit {
+    match code {
+        Some(2) => Exit::Usage,
+        Some(3) => Exit::Unreachable,
+        Some(4) => Exit::Integrity,
+        _ => Exit::Refused,
+    }
+}
+
+/// The worker's part: gives up root, and serves.
+fn work(global: &Global, config: Config) -> Result<(), Failure> {
+    prepare(global, false);
+    let by_hand = |error| Failure {
+        exit: Exit::Usage,
+        message: format!("a worker is started by `mcpfs mount` and by nothing else ({error})"),
+    };
+    let (link, listener) = Link::welcome().map_err(by_hand)?;
+    let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
+    confine(&user, &reach(&config)).map_err(|error| Failure::new(Exit::Refused, &error))?;
+    let link = Arc::new(link);
+    crate::caller::ask_supervisor(Arc::clone(&link));
+    let at = std::path::absolute(&config.mount.at).map_err(|error| Failure::new(Exit::Usage, &error))?;
+    on_runtime(config, Place::Handed { at, link, listener })
+}
+
+/// The files of the host that a worker under this configuration reads and writes.
+fn reach(config: &Config) -> Reach {
+    let mut reach = Reach::host();
+    let files = [Some(&config.file), Some(&config.trust), config.registry.ca_file.as_ref()];
+    // Directories, since such files are replaced by others of their name.
+    reach.reads.extend(files.into_iter().flatten().filter_map(|file| file.parent()).map(Path::to_owned));
+    reach.reads.extend(config.registry.mirrors.iter().filter_map(|mirror| mirror.to_file_path().ok()));
+    reach.reads.push(config.rundir.clone());
+    reach.writes = vec![config.state.clone(), config.cache.dir.clone(), config.rundir.join("content")];
+    reach
+}
+
+/// All of it in one process, by an ordinary user.
+fn serve(global: &Global, args: &MountArgs, config: Config) -> Result<(), Failure> {
+    prepare(global, args.detached);
+    on_runtime(config, Place::Own)
+}
+
+/// Where this process serves.
+enum Place {
+    /// Where it mounts itself.
+    Own,
+    /// Where the supervisor mounts; with the control socket, which launches may already wait at.
+    Handed { at: PathBuf, link: Arc<Link>, listener: std::os::unix::net::UnixListener },
+}
+
+fn on_runtime(config: Config, place: Place) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Refused, &error))?;
-    let outcome = runtime.block_on(daemon(Arc::new(config), runtime.handle().clone()));
+    let outcome = runtime.block_on(daemon(Arc::new(config), place, runtime.handle().clone()));
     // A fetch that nobody waits for any more must not hold us up.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
 }
 
-async fn daemon(config: Arc<Config>, runtime: Handle) -> Result<(), Failure> {
+async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<(), Failure> {
     let refused = |error: &dyn std::error::Error| Failure::new(Exit::Refused, error);
-    let mut signals = Signals::new().map_err(|error| refused(&error))?;
-    let point = Mountpoint::prepare(&config.mount.at).map_err(|error| refused(&error))?;
-    for own in [&config.file, &config.trust, &config.state, &config.rundir, &config.cache.dir] {
-        point.leaves_out(own).map_err(|error| refused(&error))?;
-    }
-
-    make_private(&config.state)?;
+    let ends = Ends::new(&place).map_err(|error| refused(&error))?;
+    let place = match place {
+        Place::Own => {
+            let point = Mountpoint::prepare(&config.mount.at).map_err(|error| refused(&error))?;
+            for own in [&config.file, &config.trust, &config.state, &config.rundir, &config.cache.dir] {
+                point.leaves_out(own).map_err(|error| refused(&error))?;
+            }
+            make_private(&config.state)?;
+            control::make_rundir(&config.rundir).map_err(|problem| Failure {
+                exit: Exit::Refused,
+                message: format!("{}: {problem}; set `rundir` in the configuration", config.rundir.display()),
+            })?;
+            let listener = control::bind(&config.rundir).map_err(|error| refused(&error))?;
+            Seated { seat: Seat::Own(point), listener, link: None }
+        }
+        Place::Handed { at, link, listener } => {
+            Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link) }
+        }
+    };
     let options = AuditOptions::at(config.state.join("audit.db"));
     let audit = tokio::task::spawn_blocking(move || Audit::open(&options));
-    let audit = audit.await.map_err(|error| refused(&error))?.map_err(|error| refused(&error))?;
+    let audit = audit.await.map_err(|error| refused(&error))?;
+    let audit = audit.map_err(|error| of_the_worker(&error, &config.state))?;
     let mut background = JoinSet::new();
-    let served = start(config, runtime, audit.clone(), point, &mut signals, &mut background).await;
+    let served = start(config, runtime, audit.clone(), place, ends, &mut background).await;
     // What still follows the site would find the audit closed, and complain of that.
     background.shutdown().await;
     // What is recorded must be on disk before this process is gone.
@@ -200,13 +318,17 @@ async fn start(
     config: Arc<Config>,
     runtime: Handle,
     audit: Audit,
-    point: Mountpoint,
-    signals: &mut Signals,
+    Seated { seat, listener, link }: Seated,
+    mut ends: Ends,
     background: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
     let refused = |error: &dyn std::error::Error| Failure::new(Exit::Refused, error);
     let named = config.mount.at.clone();
-    let (state, opened) = State::open(&config.state).map_err(|error| refused(&error))?;
+    let pulse = Arc::<Pulse>::default();
+    if let Some(link) = &link {
+        background.spawn(beat(Arc::clone(link), Arc::clone(&pulse)));
+    }
+    let (state, opened) = State::open(&config.state).map_err(|error| of_the_worker(&error, &config.state))?;
     let trust = match daemon::trust(&config.trust, |root| Ok(state.trust(&root.registry)?)) {
         Ok(trust) => trust,
         Err(refusal) => {
@@ -218,16 +340,17 @@ async fn start(
     record_lost_audit(&audit, &state).await?;
     record_reset(&audit, &opened, &trust.0).await?;
 
-    make_rundir(&config.rundir)?;
-    let site =
-        daemon::site(&config, &runtime).map_err(|refusal| Failure { exit: Exit::Usage, message: refusal.message })?;
+    let secrets = link.clone().map_or(Secrets::Own, Secrets::Roots);
+    let site = daemon::site(&config, &runtime, &secrets)
+        .map_err(|refusal| Failure { exit: Exit::Usage, message: refusal.message })?;
     let settings = ContentSettings {
         quota: config.cache.quota,
         open_deadline: config.network.object,
         ..ContentSettings::new(&config.cache.dir, config.rundir.join("content"))
     };
     let (events, arriving) = mpsc::channel(256);
-    let content = Content::open(settings, site.clone(), runtime.clone(), events).map_err(|error| refused(&error))?;
+    let content = Content::open(settings, site.clone(), runtime.clone(), events);
+    let content = content.map_err(|error| of_the_worker(&error, &config.cache.dir))?;
     runtime.spawn(record_events(audit.clone(), arriving));
     let parts = Parts {
         config: Arc::clone(&config),
@@ -241,12 +364,12 @@ async fn start(
     background.spawn(registry.clone().follow());
     registry.clone().watch_clock();
 
-    let listener = control::listen(&config.rundir).map_err(|error| refused(&error))?;
+    let listener = control::on_runtime(listener).map_err(|error| refused(&error))?;
     let launches = Launches::default();
     let vfs = Vfs::new(registry.clone(), content.clone(), audit.clone(), launches.clone(), config.rundir.clone());
     let (cache, cached, handle) =
         (config.cache.dir.clone(), config.mount.reads == ReadsWanted::Cached, runtime.clone());
-    let mounting = tokio::task::spawn_blocking(move || fs::mount(vfs, point, &cache, cached, &handle));
+    let mounting = tokio::task::spawn_blocking(move || fs::mount(vfs, seat, &cache, cached, &handle, pulse));
     let session = mounting.await.map_err(|error| refused(&error))?.map_err(|error| refused(&error))?;
 
     let facts = daemon::boot_facts(&config, &trust.0, &trust.1, session.reads());
@@ -259,38 +382,104 @@ async fn start(
         content,
         audit,
         launches,
-        mount: MountFacts { at: session.path().to_owned(), named, reads: session.reads(), takeover: false },
+        mount: MountFacts { at: session.path().to_owned(), named, reads: session.reads(), takeover: link.is_some() },
+        secrets,
         started: now(),
         runtime: runtime.clone(),
     };
     let control = runtime.spawn(control::serve(listener, daemon.clone()));
-    // Overdue is no fault: what was admitted before is there, and the rest follows.
-    drop(timeout(FIRST_LOOK, daemon.registry.first_look()).await);
-    announce(&daemon);
+    // A successor has kept people waiting already. And overdue is no fault: what was admitted
+    // before is there, and the rest follows.
+    if link.as_ref().is_none_or(|link| link.generation() == 1) {
+        drop(timeout(FIRST_LOOK, daemon.registry.first_look()).await);
+    }
+    announce(&daemon, link.as_deref());
     tokio::select! {
-        () = follow_signals(&daemon, signals) => {}
-        () = session.ended() => tracing::warn!("somebody unmounted it"),
+        () = ends.follow(&daemon) => {}
+        () = session.ended() => if link.is_none() { tracing::warn!("somebody unmounted it") },
     }
     control.abort();
-    drop(std::fs::remove_file(config.rundir.join("control.sock")));
+    if link.is_none() {
+        drop(std::fs::remove_file(config.rundir.join("control.sock")));
+    }
     stop(session).await
 }
 
-/// Returns when this process is asked to end.
-async fn follow_signals(daemon: &Daemon, signals: &mut Signals) {
+/// Where this process serves, and who asks it for launches.
+struct Seated {
+    seat: Seat,
+    listener: std::os::unix::net::UnixListener,
+    link: Option<Arc<Link>>,
+}
+
+/// Tells the supervisor every second that this process goes on: that its runtime turns, and that
+/// no thread of the mount is held up.
+///
+/// Not by asking the mount itself: a process that waits for its own answer cannot be killed, and
+/// nobody may take its place before it is dead.
+async fn beat(link: Arc<Link>, pulse: Arc<Pulse>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = signals.end.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => {
-                // What was refused has been logged and recorded; the old stays in force. A reload
-                // waits for a look at the site under way, and being asked to end must not.
-                tokio::select! {
-                    outcome = daemon.reload() => drop(outcome),
-                    _ = signals.end.recv() => return,
-                    _ = signals.interrupt.recv() => return,
-                }
+        every.tick().await;
+        match pulse.longest() {
+            held if held < HELD_UP => link.tell(&Message::Beat),
+            held => tracing::error!(?held, "a thread of the mount is held up"),
+        }
+    }
+}
+
+/// What asks this process to end, or to read its configuration again.
+enum Ends {
+    Signals(Signals),
+    /// With the signals that are taken and not answered.
+    Supervisor(
+        mpsc::Receiver<Wish>,
+        Arc<Link>,
+        #[expect(dead_code, reason = "held: without a taker they would end this process")] Signals,
+    ),
+}
+
+impl Ends {
+    fn new(place: &Place) -> std::io::Result<Self> {
+        let signals = Signals::new()?;
+        match place {
+            Place::Own => Ok(Self::Signals(signals)),
+            // A terminal's signals come to the worker too, and are for the supervisor to answer.
+            Place::Handed { link, .. } => Ok(Self::Supervisor(link.wishes()?, Arc::clone(link), signals)),
+        }
+    }
+
+    /// Returns when this process is asked to end.
+    async fn follow(&mut self, daemon: &Daemon) {
+        while let Some(Wish::Reload) = self.next().await {
+            // What was refused has been logged and recorded; the old stays in force. A reload
+            // waits for a look at the site under way, and being asked to end must not.
+            let mut again = false;
+            tokio::select! {
+                outcome = daemon.reload() => drop(outcome),
+                wish = self.next() => match wish {
+                    Some(Wish::Reload) => again = true,
+                    _ => return,
+                },
             }
+            if again {
+                drop(daemon.reload().await);
+            }
+            if let Self::Supervisor(_, link, _) = self {
+                link.tell(&Message::Reloaded);
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Wish> {
+        match self {
+            Self::Supervisor(wishes, ..) => wishes.recv().await,
+            Self::Signals(signals) => tokio::select! {
+                _ = signals.end.recv() => Some(Wish::Stop),
+                _ = signals.interrupt.recv() => Some(Wish::Stop),
+                _ = signals.hangup.recv() => Some(Wish::Reload),
+            },
         }
     }
 }
@@ -312,7 +501,7 @@ impl Signals {
 }
 
 /// The one line that says that it is served.
-fn announce(daemon: &Daemon) {
+fn announce(daemon: &Daemon, link: Option<&Link>) {
     let snapshot = daemon.registry.snapshot();
     let refused = snapshot.servers.values().filter(|server| server.selected.is_err()).count();
     let head = snapshot.head.as_ref().map_or_else(|| "no head yet".to_owned(), |head| format!("head {}", head.version));
@@ -328,6 +517,9 @@ fn announce(daemon: &Daemon) {
         daemon.mount.reads,
     );
     tracing::info!("{line}");
+    if let Some(link) = link {
+        return link.tell(&Message::Ready(line));
+    }
     // Whoever started us may be gone; the mount is there all the same.
     let mut out = std::io::stdout();
     drop(writeln!(out, "{line}").and_then(|()| out.flush()));
@@ -344,6 +536,17 @@ async fn stop(session: Session) -> Result<(), Failure> {
         Ok(Err(error)) => Err(Failure::new(Exit::Refused, &error)),
         Err(error) => Err(Failure::new(Exit::Refused, &error)),
     }
+}
+
+/// A store that cannot be used; with what to do if somebody put another user's file into it.
+fn of_the_worker(error: &dyn std::error::Error, directory: &Path) -> Failure {
+    let mut failure = Failure::new(Exit::Refused, error);
+    if failure.message.contains("Permission denied") {
+        let user = rustix::process::geteuid().as_raw();
+        let directory = directory.display();
+        failure.message.push_str(&format!("; all in {directory} belongs to user {user}: chown -R {user} {directory}"));
+    }
+    failure
 }
 
 async fn record(audit: &Audit, row: AuditEvent) -> Result<(), Failure> {
@@ -405,30 +608,4 @@ fn make_private(directory: &Path) -> Result<(), Failure> {
         exit: Exit::Refused,
         message: format!("cannot make {}: {error}; set `state` in the configuration", directory.display()),
     })
-}
-
-/// The run directory: everybody must reach the socket and the launcher in it, nobody else may
-/// put another launcher there.
-fn make_rundir(directory: &Path) -> Result<(), Failure> {
-    let failed = |problem: String| Failure {
-        exit: Exit::Refused,
-        message: format!("{}: {problem}; set `rundir` in the configuration", directory.display()),
-    };
-    let made = !directory.exists();
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(|error| failed(format!("cannot be made: {error}")))?;
-    if made {
-        // UMask=0077 is a usual setting of services, and would keep everybody from the launcher.
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
-            .map_err(|error| failed(error.to_string()))?;
-    }
-    let metadata = directory.metadata().map_err(|error| failed(error.to_string()))?;
-    let user = rustix::process::geteuid().as_raw();
-    if (metadata.uid() != user && metadata.uid() != 0) || metadata.mode() & 0o022 != 0 {
-        return Err(failed("belongs to another user or can be written by others".to_owned()));
-    }
-    Ok(())
 }

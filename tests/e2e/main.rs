@@ -54,6 +54,7 @@ mod serving;
 mod signer;
 mod simple_client;
 mod store;
+mod takeover;
 mod tls;
 mod told;
 mod words;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
     kinds::register(&mut suite);
     store::register(&mut suite);
     words::register(&mut suite);
+    takeover::register(&mut suite);
     zoo::register(&mut suite);
     keeping::register(&mut suite);
     bundles::register(&mut suite);

@@ -164,6 +164,13 @@ impl Host {
         self.mcpfs(["refresh"]).exits(exit).says(code)
     }
 
+    /// Gives everything below a directory of the daemon's to its worker, as whoever writes there as root must.
+    pub fn give_to_worker(&self, directory: &str) {
+        if scratch::is_root() {
+            Run::new("chown").args(["-R", "mcpfs:"]).arg(self.path(directory)).ok();
+        }
+    }
+
     /// Every file in the cache that holds released content.
     pub fn cached_files(&self) -> Vec<PathBuf> {
         let root = self.path("cache");

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::binaries::bin;
 use crate::command::{Ran, exit_within};
 use crate::host::{Host, Reads};
-use crate::scratch::PATIENCE;
+use crate::scratch::{PATIENCE, wait_for};
 use crate::suite;
 
 /// A running daemon. On drop it gets SIGTERM and must exit cleanly and leave no mount.
@@ -49,6 +49,8 @@ impl<'h> Mount<'h> {
             .expect("cannot start mcpfs");
         let mut mount = Self { host, child, stopped: false, started_in: Duration::ZERO };
         let status = mount.wait_served();
+        // Its own word for it, which comes when it has looked at the registry.
+        wait_for("the daemon's word that it serves", || mount.log().contains(" mounted at ").then_some(()));
         mount.started_in = started.elapsed();
         assert!(
             status.stdout.contains(expected.word()),
@@ -70,6 +72,35 @@ impl<'h> Mount<'h> {
         self.child.id()
     }
 
+    /// The process that serves: the supervisor's worker, or with an ordinary user's daemon itself.
+    ///
+    /// # Panics
+    /// If none does.
+    pub fn server(&self) -> u32 {
+        if !crate::scratch::is_root() {
+            return self.pid();
+        }
+        wait_for("a worker", || self.worker())
+    }
+
+    /// The supervisor's worker, if there is one just now.
+    pub fn worker(&self) -> Option<u32> {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        std::fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Kills the worker and waits until another one serves.
+    ///
+    /// # Panics
+    /// If none does.
+    pub fn kill_worker(&self) {
+        let served = |log: &str| log.matches(" mounted at ").count();
+        let before = served(&self.log());
+        let worker = self.server();
+        kill_process(Pid::from_raw(worker.cast_signed()).expect("a process id"), Signal::KILL).expect("a worker");
+        wait_for("another worker", || (served(&self.log()) > before).then_some(()));
+    }
+
     /// What the daemon wrote to its standard outputs.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.host.path("mount.log")).unwrap_or_default()
@@ -78,6 +109,13 @@ impl<'h> Mount<'h> {
     /// Asks it to read its configuration again; returns before it has.
     pub fn reload(&self) {
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("own child");
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let code = exit_within(&mut self.child, PATIENCE);
+        self.stopped = code.is_some();
+        code
     }
 
     /// Stops it and checks that it ended well. Dropping does the same.

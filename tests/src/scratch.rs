@@ -20,7 +20,7 @@ pub fn dir_for(name: &str) -> tempfile::TempDir {
     let mut dir = tempfile::Builder::new()
         .prefix(name)
         .rand_bytes(0)
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .permissions(open_to_the_worker())
         .tempdir_in(base)
         .unwrap_or_else(|error| panic!("cannot make {name} below {}: {error}", base.display()));
     dir.disable_cleanup(true);
@@ -45,7 +45,18 @@ static BASE: OnceLock<PathBuf> = OnceLock::new();
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 fn make(base: &Path) -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("mf-").tempdir_in(base).expect("cannot make a directory for this test")
+    let mut builder = tempfile::Builder::new();
+    builder
+        .prefix("mf-")
+        .permissions(open_to_the_worker())
+        .tempdir_in(base)
+        .expect("cannot make a directory for this test")
+}
+
+/// The mode of every directory here: the worker of a daemon of root's is another user, and passes
+/// through on its way to state and cache, as it does through /var/lib.
+fn open_to_the_worker() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o755)
 }
 
 /// A loopback port of our own, on which nothing listens.

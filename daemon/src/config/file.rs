@@ -28,6 +28,7 @@ struct Partial {
     trust: Option<PathBuf>,
     state: Option<PathBuf>,
     rundir: Option<PathBuf>,
+    user: Option<String>,
     registry: PartialRegistry,
     mount: PartialMount,
     cache: PartialCache,
@@ -153,7 +154,7 @@ fn pins<'de, D: serde::Deserializer<'de>>(table: D) -> Result<BTreeMap<ServerNam
 }
 
 /// Reads, checks and merges all files.
-pub(super) fn load(main: &Path) -> Result<Config, ConfigError> {
+pub(super) fn load(main: &Path, places: Places) -> Result<Config, ConfigError> {
     let mut merged = read(main).map_err(|error| match error {
         ConfigError::File(OwnedError::Unreadable { path, source }) if source.kind() == ErrorKind::NotFound => {
             let problem = "does not exist; write it (it needs [registry] url = \"https://…\"), or name another one with \
@@ -168,7 +169,7 @@ pub(super) fn load(main: &Path) -> Result<Config, ConfigError> {
     let incomplete = |problem: String| ConfigError::Incomplete { path: main.to_owned(), problem };
     // Each file has passed this already; together they can only fail where a table met a value.
     let partial = Partial::deserialize(merged).map_err(|error| incomplete(error.message().to_owned()))?;
-    complete(main, partial).map_err(incomplete)
+    complete(main, partial, places).map_err(incomplete)
 }
 
 /// One file as a table, once it has proved to be configuration by itself.
@@ -248,15 +249,17 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 }
 
 /// Fills in the defaults and checks what no single value can know.
-fn complete(main: &Path, partial: Partial) -> Result<Config, String> {
-    let places = Places::of_this_user();
-    let Partial { trust, state, rundir, registry, mount, cache, network, pins, policy, runtimes: written } = partial;
+fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, String> {
+    let Partial { trust, state, rundir, user, registry, mount, cache, network, pins, policy, runtimes: written } =
+        partial;
     let span = |given: Option<Span>, seconds| given.map_or(Duration::from_secs(seconds), |span| span.0);
     let config = Config {
         file: main.to_owned(),
+        defaults: places.clone(),
         trust: trust.unwrap_or_else(|| main.with_file_name("trust.json")),
         state: state.unwrap_or(places.state),
         rundir: rundir.unwrap_or(places.rundir),
+        user: user.unwrap_or_else(|| "mcpfs".to_owned()),
         registry: RegistryConfig {
             mirrors: registry
                 .url

@@ -186,6 +186,7 @@ impl FromStr for Pin {
 }
 
 /// Where things are unless configuration says otherwise.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Places {
     pub(super) config: PathBuf,
     pub(super) state: PathBuf,

@@ -52,19 +52,31 @@ impl ClientError {
         }
     }
 
+    /// Whether the other side ended in the middle, as one that is killed does.
+    fn is_cut_off(&self) -> bool {
+        let ends = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+        matches!(self, Self::Broken { source, .. } if ends.contains(&source.kind()))
+    }
+
     /// What to do next, one sentence without a full stop; empty if there is nothing to say.
     pub fn advice(&self) -> &str {
         match self {
             Self::NoDaemon { .. } => "start it with `mcpfs mount`",
             Self::Silent { .. } | Self::Broken { .. } => {
-                "see its log (mcpfs.log in its state directory, by default /var/lib/mcpfs), or restart it"
+                "see its log (journalctl -u mcpfs, or mcpfs.log in its run directory, by default /run/mcpfs), or restart it"
             }
             Self::Refused(refused) => &refused.advice,
         }
     }
 }
 
+/// How often a question is put again to a successor: each try met another worker's death.
+const TRIES: usize = 10;
+
 /// Asks the daemon at `<rundir>/control.sock` one thing.
+///
+/// A worker that dies over a question is replaced, and the socket stays: the question is put to the
+/// next one. So a daemon may hear a question twice, and each answer stands for itself.
 ///
 /// # Errors
 /// That none answered in time, or what it refused.
@@ -73,8 +85,18 @@ pub fn ask<T: DeserializeOwned>(rundir: &Path, request: &Request) -> Result<T, C
     let line = request.to_line()?;
     let patience = request.patience();
     let end = Instant::now() + patience;
+    let mut broken = vec![];
     loop {
-        let answer = exchange(&path, &line, (patience, end))?;
+        let answer = match (exchange(&path, &line, (patience, end)), broken.pop()) {
+            // It was no death of a worker's: nobody listens any more, and what happened first is said.
+            (Err(ClientError::NoDaemon { .. }), Some(first)) => return Err(first),
+            (Err(error), last) if error.is_cut_off() && broken.len() < TRIES && end > Instant::now() => {
+                broken.extend(last);
+                broken.push(error);
+                continue;
+            }
+            (answer, _) => answer?,
+        };
         match parse_answer(&answer) {
             // Many servers of one user start at once when an editor opens: that is no reason to fail.
             Err(refused) if refused.is(Fault::Busy) && end > Instant::now() + Duration::from_millis(100) => {

@@ -25,7 +25,7 @@ pub mod protocol;
 pub mod server;
 
 pub use ops::serve;
-pub use server::listen;
+pub use server::{bind, link_launcher, listen, make_rundir, on_runtime};
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,12 +41,11 @@ impl Peer {
     }
 }
 
-/// Makes the run directory, the launcher's name in it, and the listening socket.
+/// Makes the launcher's name and the listening socket in the run directory.
 ///
 /// # Errors
 /// `AddrInUse` if another daemon answers there; else what the system says.
-pub fn listen(rundir: &Path) -> io::Result<UnixListener> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(rundir)?;
+pub fn bind(rundir: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let path = rundir.join("control.sock");
     if std::os::unix::net::UnixStream::connect(&path).is_ok() {
         return Err(io::Error::new(
@@ -54,15 +53,66 @@ pub fn listen(rundir: &Path) -> io::Result<UnixListener> {
             format!("another mcpfs daemon answers at {}: stop it, or set another rundir", path.display()),
         ));
     }
-    // By rename: a launch at this moment finds the old link or the new one.
+    link_launcher(rundir)?;
+    remove(&path)?;
+    let listener = std::os::unix::net::UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Makes the run directory, what belongs into it, and listens there.
+///
+/// # Errors
+/// As [`bind`].
+pub fn listen(rundir: &Path) -> io::Result<UnixListener> {
+    make_rundir(rundir).map_err(io::Error::other)?;
+    on_runtime(bind(rundir)?)
+}
+
+/// A bound socket, for the runtime.
+///
+/// # Errors
+/// What the system says.
+pub fn on_runtime(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Makes `launch`, the name under which every `run` starts this program. By rename: a launch at
+/// this moment finds the old link or the new one.
+///
+/// # Errors
+/// What the system says.
+pub fn link_launcher(rundir: &Path) -> io::Result<()> {
     let new = rundir.join(".launch");
     remove(&new)?;
     symlink(std::env::current_exe()?, &new)?;
-    std::fs::rename(&new, rundir.join("launch"))?;
-    remove(&path)?;
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
-    Ok(listener)
+    std::fs::rename(&new, rundir.join("launch"))
+}
+
+/// Makes the run directory: everybody must reach the socket and the launcher in it, nobody else
+/// may put another launcher there.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn make_rundir(directory: &Path) -> Result<(), String> {
+    let made = !directory.exists();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(|error| format!("cannot be made: {error}"))?;
+    if made {
+        // UMask=0077 is a usual setting of services, and would keep everybody from the launcher.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
+            .map_err(|error| error.to_string())?;
+    }
+    let metadata = directory.metadata().map_err(|error| error.to_string())?;
+    let user = rustix::process::geteuid().as_raw();
+    if (metadata.uid() != user && metadata.uid() != 0) || metadata.mode() & 0o022 != 0 {
+        return Err("belongs to another user or can be written by others".to_owned());
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -335,12 +385,12 @@ mod tests {
     #[tokio::test]
     async fn one_daemon_for_a_run_directory() {
         let running = running();
-        assert_eq!(listen(running.dir.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(running.dir.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let dir = running.dir.path().to_owned();
         running.task.abort();
         while std::os::unix::net::UnixStream::connect(dir.join("control.sock")).is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(listen(&dir).is_ok(), "a dead daemon's socket is in nobody's way");
+        assert!(bind(&dir).is_ok(), "a dead daemon's socket is in nobody's way");
     }
 }

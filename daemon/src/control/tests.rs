@@ -30,6 +30,7 @@ use crate::mount::Reads;
 use crate::registry::state::State;
 use crate::registry::tests::{key, root, sign};
 use crate::registry::{Parts, Registry, now};
+use crate::site::Secrets;
 
 const REGISTRY: &str = "demo/control";
 
@@ -119,7 +120,7 @@ impl Host {
         let trust = root(REGISTRY, (1, 1, 1), &key(1), &key(2));
         std::fs::write(&config.trust, trust.encode()).unwrap();
         let trust = daemon::trust(&config.trust, |_| Ok(None)).unwrap();
-        let site = daemon::site(&config, &Handle::current()).unwrap();
+        let site = daemon::site(&config, &Handle::current(), &Secrets::Own).unwrap();
         let (events, _) = tokio::sync::mpsc::channel(1);
         let settings = ContentSettings::new(dir.path().join("cache"), dir.path().join("content"));
         let content = Content::open(settings, site.clone(), Handle::current(), events).unwrap();
@@ -138,6 +139,7 @@ impl Host {
             audit,
             launches: Launches::default(),
             mount,
+            secrets: Secrets::Own,
             started: now(),
             runtime: Handle::current(),
         };

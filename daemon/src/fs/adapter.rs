@@ -96,7 +96,7 @@ impl Filesystem for Mounted {
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -107,10 +107,10 @@ impl Filesystem for Mounted {
         let inner = Arc::clone(&self.0);
         // The one handler that may wait for the disk here: that is what the second thread is for.
         let work = async move {
-            match inner.handles.get(handle.0).as_deref() {
-                Some(Handle::Text(text)) => Ok(text_at(text, offset, size).to_vec()),
-                Some(Handle::Cached(file)) => read(file, offset, size),
-                Some(Handle::Backed(_) | Handle::Listing(_)) | None => Err(FsError::BadHandle),
+            match &*inner.handle(Ino(ino.0), handle).await? {
+                Handle::Text(text) => Ok(text_at(text, offset, size).to_vec()),
+                Handle::Cached(file) => read(file, offset, size),
+                Handle::Listing(_) => Err(FsError::BadHandle),
             }
         };
         self.answer("read", reply, work, |_, reply, data| match data {
@@ -126,15 +126,15 @@ impl Filesystem for Mounted {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<fuser::LockOwner>,
         _: bool,
         reply: fuser::ReplyEmpty,
     ) {
-        self.0.close(handle);
         reply.ok();
+        self.0.close(Ino(ino.0), handle);
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {
@@ -203,7 +203,7 @@ impl Filesystem for Mounted {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: fuser::ReplyEmpty) {
-        self.0.close(handle);
+        self.0.close_listing(handle);
         reply.ok();
     }
 

@@ -13,16 +13,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fuser::{BackingId, Errno, FileHandle, FopenFlags};
+use fuser::{Errno, FileHandle, FopenFlags};
 use tokio::runtime::Handle as Runtime;
 use tracing::Instrument;
 
 use super::handle::{Backings, Handle, Handles};
 use super::ino::Ino;
 use super::open::Opened;
+use super::pulse::Pulse;
 use super::vfs::{Listing, Vfs};
 use crate::errno::{FsError, report};
-use crate::mount::{Backing, Reads};
+use crate::mount::{Backed, Backing, Inherited, Reads};
 
 /// The last deadline of any request. The rooms behind have shorter ones of their own, and say
 /// better what was slow; this one holds whatever they do.
@@ -38,15 +39,22 @@ pub(super) struct Inner {
     runtime: Runtime,
     pub(super) backing: Arc<Backing>,
     pub(super) handles: Handles,
-    backings: Backings<BackingId>,
+    backings: Backings<Backed>,
+    pulse: Arc<Pulse>,
 }
 
 impl Mounted {
     /// Serves `vfs`; what has to wait does so on `runtime`. `backing` is the mount's door to
-    /// passthrough.
-    pub(super) fn new(vfs: Arc<Vfs>, runtime: Runtime, backing: Arc<Backing>) -> Self {
-        let (handles, backings) = (Handles::default(), Backings::default());
-        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings });
+    /// passthrough, `generation` the worker's number; `pulse` tells whether its threads go on.
+    pub(super) fn new(
+        vfs: Arc<Vfs>,
+        runtime: Runtime,
+        backing: Arc<Backing>,
+        generation: u64,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        let (handles, backings) = (Handles::new(generation), Backings::default());
+        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings, pulse });
         let idle = Arc::downgrade(&inner);
         inner.vfs.content.when_scarce(move || {
             if let Some(inner) = idle.upgrade() {
@@ -76,6 +84,7 @@ impl Mounted {
             }
         };
         let mut work: Pin<Box<dyn Future<Output = Result<T, FsError>> + Send>> = Box::pin(work);
+        let _busy = self.0.pulse.busy();
         let entered = self.0.runtime.enter();
         let first = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
         drop(entered);
@@ -114,12 +123,8 @@ impl Inner {
             Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
             Opened::File(file) => match self.backing.reads() {
                 Reads::Cached => reply.opened(FileHandle(self.handles.insert(Handle::Cached(file))), cached),
-                Reads::Passthrough => match self.back(ino, &reply, &file) {
-                    // KEEP_CACHE must not go with it: the kernel would fail the open.
-                    Ok(id) => {
-                        let handle = FileHandle(self.handles.insert(Handle::Backed(ino)));
-                        reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
-                    }
+                Reads::Passthrough => match self.back(ino, &file) {
+                    Ok(id) => reply_backed(reply, &id),
                     // Not read through us instead: an inode must never have two ways of reading.
                     Err(error) => {
                         let error = FsError::Internal(format!("the kernel refused a backing file: {error}"));
@@ -130,16 +135,45 @@ impl Inner {
         }
     }
 
-    fn back(&self, ino: Ino, reply: &fuser::ReplyOpen, file: &std::fs::File) -> std::io::Result<Arc<BackingId>> {
+    fn back(&self, ino: Ino, file: &std::fs::File) -> std::io::Result<Arc<Backed>> {
         let found = file.metadata()?;
-        self.backings.open(ino, (found.dev(), found.ino()), || self.backing.open(reply, file))
+        self.backings.open(ino, (found.dev(), found.ino()), || self.backing.open(ino.0, file))
     }
 
-    pub(super) fn close(&self, handle: FileHandle) {
-        if let Some(handle) = self.handles.remove(handle.0)
-            && let Handle::Backed(ino) = *handle
-        {
+    /// Takes up the backing ids that a predecessor made. Before the first request is served.
+    pub(super) fn inherit(&self) -> std::io::Result<()> {
+        for Inherited { backed, source, handles } in self.backing.inherited()? {
+            self.backings.inherit(Ino(backed.ino()), source, backed, handles);
+        }
+        Ok(())
+    }
+
+    /// A file's handle was closed, and that has been answered.
+    pub(super) fn close(&self, ino: Ino, handle: FileHandle) {
+        if self.handles.remove(handle.0).is_none() {
             self.backings.close(ino);
+        }
+    }
+
+    /// A directory's handle was closed.
+    pub(super) fn close_listing(&self, handle: FileHandle) {
+        drop(self.handles.remove(handle.0));
+    }
+
+    /// What a handle stands for. One that a predecessor gave out is opened again: who has a file
+    /// open was admitted, and is not asked a second time.
+    pub(super) async fn handle(&self, ino: Ino, handle: FileHandle) -> Result<Arc<Handle>, FsError> {
+        match self.handles.get(handle.0) {
+            Some(known) => Ok(known),
+            None if self.handles.is_inherited(handle.0) => {
+                let again = Arc::new(match self.vfs.reopen(ino).await? {
+                    Opened::Text(text) => Handle::Text(text),
+                    Opened::File(file) => Handle::Cached(file),
+                });
+                self.handles.inherit(handle.0, Arc::clone(&again));
+                Ok(again)
+            }
+            None => Err(FsError::BadHandle),
         }
     }
 
@@ -149,8 +183,18 @@ impl Inner {
         let parent = self.vfs.parent(ino).await?;
         match self.handles.get(handle.0).as_deref() {
             Some(Handle::Listing(items)) => Ok((Listing::Items(Arc::clone(items)), parent)),
-            Some(Handle::Text(_) | Handle::Cached(_) | Handle::Backed(_)) => Err(FsError::BadHandle),
+            Some(Handle::Text(_) | Handle::Cached(_)) => Err(FsError::BadHandle),
             None => Ok((self.vfs.listing(ino).await?.0, parent)),
         }
     }
+}
+
+/// The id belongs to the supervisor: fuser's own type of it would close it on drop.
+#[allow(unsafe_code)]
+fn reply_backed(reply: fuser::ReplyOpen, id: &Backed) {
+    // SAFETY: the kernel has this id, and `into_raw` keeps fuser from giving it back.
+    let raw = unsafe { reply.wrap_backing(id.id()) };
+    // Handle 0: the kernel asks nothing about this file any more. KEEP_CACHE must not go with it.
+    reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &raw);
+    raw.into_raw();
 }

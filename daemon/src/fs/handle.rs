@@ -11,6 +11,7 @@ use lru::LruCache;
 
 use super::ino::Ino;
 use super::node::Item;
+use crate::mount::Backed;
 
 /// Backing ids kept for files that nobody has open. Each costs the kernel an open file; making
 /// one anew costs an ioctl and an open of the cache's file.
@@ -23,26 +24,42 @@ pub(super) enum Handle {
     Text(Arc<[u8]>),
     /// A verified file, read by us.
     Cached(File),
-    /// A verified file, read by the kernel.
-    Backed(Ino),
     /// A directory that can change, as it was when it was opened.
     Listing(Arc<[Item]>),
 }
 
-/// All open handles. Number 0 is never given out: it stands for a directory that needs none.
+/// All open handles. Number 0 is never given out: it stands for what needs none, a directory that
+/// cannot change or a file that the kernel reads.
+///
+/// Numbers of one worker are not those of another, so that what a successor is asked about and has
+/// never given out is known to be its predecessor's.
 #[derive(Debug)]
 pub(super) struct Handles {
+    generation: u64,
     next: AtomicU64,
     open: RwLock<HashMap<u64, Arc<Handle>>>,
 }
 
-impl Default for Handles {
-    fn default() -> Self {
-        Self { next: AtomicU64::new(1), open: RwLock::default() }
-    }
-}
+/// Above these bits of a number stands the generation.
+const GENERATION_BITS: u32 = 40;
 
 impl Handles {
+    /// For the worker of this generation; 0 if there is no other.
+    pub(super) fn new(generation: u64) -> Self {
+        let first = (generation << GENERATION_BITS) + 1;
+        Self { generation, next: AtomicU64::new(first), open: RwLock::default() }
+    }
+
+    /// Whether a predecessor gave this number out.
+    pub(super) fn is_inherited(&self, number: u64) -> bool {
+        number != 0 && number >> GENERATION_BITS != self.generation
+    }
+
+    /// Takes over a number that a predecessor gave out.
+    pub(super) fn inherit(&self, number: u64, handle: Arc<Handle>) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, handle);
+    }
+
     pub(super) fn insert(&self, handle: Handle) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
@@ -58,12 +75,29 @@ impl Handles {
     }
 }
 
+/// What is counted outside of this process, so that a successor knows how often it is open.
+pub(super) trait Counted {
+    /// # Errors
+    /// If it cannot be noted.
+    fn note_handles(&self, handles: u64) -> io::Result<()>;
+}
+
+impl Counted for Backed {
+    fn note_handles(&self, handles: u64) -> io::Result<()> {
+        Backed::note_handles(self, handles)
+    }
+}
+
 /// One backing id per inode for as long as it is open anywhere: the kernel refuses a second
 /// one. Generic over the id, so that it can be tried without a kernel.
 ///
 /// An id is kept with the file it was made from. A cached file that was altered is put aside
 /// and fetched anew, and then the content lies in another file: an idle id of the old one is
 /// dropped. While somebody still has the old one open, the open fails.
+///
+/// The number of handles is noted before an open is answered and after a close was: a worker that
+/// dies in between leaves it too high, which costs an id, and never too low, which would cost the
+/// next open of a file that is in use.
 #[derive(Debug)]
 pub(super) struct Backings<T>(Mutex<Ids<T>>);
 
@@ -90,7 +124,17 @@ impl<T> Default for Backings<T> {
     }
 }
 
-impl<T> Backings<T> {
+impl<T: Counted> Backings<T> {
+    /// An id that a predecessor made, with the handles on it.
+    pub(super) fn inherit(&self, ino: Ino, source: Source, id: T, handles: u64) {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = Kept { id: Arc::new(id), source };
+        match handles {
+            0 => drop(ids.idle.put(ino, kept)),
+            _ => drop(ids.open.insert(ino, (kept, handles))),
+        }
+    }
+
     /// The id of `ino` for one more handle, made if there is none. Making happens under the
     /// lock, so that two opens at once cannot end up with two ids.
     ///
@@ -103,13 +147,17 @@ impl<T> Backings<T> {
                 let why = "the cached file was replaced while it is open; close it everywhere, then open it again";
                 return Err(io::Error::new(io::ErrorKind::StaleNetworkFileHandle, why));
             }
+            kept.id.note_handles(*handles + 1)?;
             *handles += 1;
             return Ok(Arc::clone(&kept.id));
         }
-        let kept = match ids.idle.pop(&ino) {
-            Some(kept) if kept.source == source => kept,
-            _ => Kept { id: Arc::new(make()?), source },
+        // One of another file is given back before a new one is made: an inode has one id.
+        let idle = ids.idle.pop(&ino).filter(|kept| kept.source == source);
+        let kept = match idle {
+            Some(kept) => kept,
+            None => Kept { id: Arc::new(make()?), source },
         };
+        kept.id.note_handles(1)?;
         let id = Arc::clone(&kept.id);
         ids.open.insert(ino, (kept, 1));
         Ok(id)
@@ -120,11 +168,14 @@ impl<T> Backings<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).idle.clear();
     }
 
-    /// One handle on `ino` was closed.
+    /// One handle on `ino` was closed, and that has been answered.
     pub(super) fn close(&self, ino: Ino) {
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, handles)) = ids.open.get_mut(&ino) else { return };
+        let Some((kept, handles)) = ids.open.get_mut(&ino) else { return };
         *handles -= 1;
+        if let Err(error) = kept.id.note_handles(*handles) {
+            tracing::debug!(%error, "a close was not noted; a successor will keep this file open");
+        }
         if *handles == 0
             && let Some((kept, _)) = ids.open.remove(&ino)
         {
@@ -139,6 +190,25 @@ mod tests {
     use super::*;
 
     const FILE: Source = (1, 1);
+
+    impl Counted for i32 {
+        fn note_handles(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_predecessor_had_open_stays() {
+        let backings = Backings::default();
+        backings.inherit(Ino(9), FILE, 1, 1);
+        backings.inherit(Ino(8), FILE, 2, 0);
+        assert_eq!(*backings.open(Ino(9), FILE, || panic!("a second id")).unwrap(), 1);
+        assert_eq!(*backings.open(Ino(8), FILE, || panic!("a second id")).unwrap(), 2);
+        backings.close(Ino(9));
+        assert!(backings.open(Ino(9), (1, 2), || Ok(3)).is_err(), "the predecessor's handle is still open");
+        backings.close(Ino(9));
+        assert_eq!(*backings.open(Ino(9), (1, 2), || Ok(3)).unwrap(), 3);
+    }
 
     #[test]
     fn an_id_is_for_one_file_of_the_cache() {
@@ -177,10 +247,15 @@ mod tests {
 
     #[test]
     fn numbers_are_not_used_again() {
-        let handles = Handles::default();
-        let first = handles.insert(Handle::Backed(Ino(1)));
+        let (handles, text) = (Handles::new(7), || Handle::Text(Arc::from([])));
+        let first = handles.insert(text());
         assert!(first != 0 && handles.remove(first).is_some());
-        assert!(handles.insert(Handle::Backed(Ino(1))) != first);
+        assert!(handles.insert(text()) != first);
         assert!(handles.get(first).is_none() && handles.remove(first).is_none());
+        assert!(!handles.is_inherited(first) && !handles.is_inherited(0));
+        let others = Handles::new(6).insert(text());
+        assert!(handles.is_inherited(others));
+        handles.inherit(others, Arc::new(text()));
+        assert!(handles.get(others).is_some());
     }
 }

@@ -27,6 +27,7 @@ pub mod ino;
 mod invalidate;
 mod node;
 mod open;
+mod pulse;
 mod synth;
 mod trees;
 mod vfs;
@@ -40,35 +41,43 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::mount::{Backing, MountError, Mountpoint, Options, Session};
+use crate::mount::{Backing, MountError, Options, Seat, Session};
 
 pub use node::{Asker, Attr, FileKind, Found, Item, Lifetime};
 pub use open::Opened;
+pub use pulse::Pulse;
 pub use vfs::{Listing, Vfs};
 
 /// Threads that take requests. Few are needed: what waits for a network does not wait in one,
 /// and a read that waits for the disk is why there are more than one.
 const THREADS: usize = 3;
 
-/// Mounts `vfs` at a prepared point and serves it; what has to wait does so on `runtime`.
+/// Serves `vfs` from `seat`; what has to wait does so on `runtime`.
 ///
 /// `cache` is the cache's directory: passthrough is tried with a file on its file system,
 /// unless `forced_cached` (the setting `reads = "cached"`).
 ///
 /// # Errors
-/// Every reason not to mount; nothing stays mounted then.
+/// Every reason not to serve; nothing of one's own stays mounted then.
 pub fn mount(
     vfs: Vfs,
-    point: Mountpoint,
+    seat: Seat,
     cache: &Path,
     forced_cached: bool,
     runtime: &Handle,
+    pulse: Arc<Pulse>,
 ) -> Result<Session, MountError> {
-    let backing = Arc::new(Backing::new(forced_cached));
+    let link = match &seat {
+        Seat::Own(_) => None,
+        Seat::Handed(_, link) => Some(Arc::clone(link)),
+    };
+    let generation = link.as_ref().map_or(0, |link| link.generation());
+    let backing = Arc::new(Backing::new(forced_cached, link));
     let registry = vfs.registry.clone();
-    let mounted = answer::Mounted::new(Arc::new(vfs), runtime.clone(), Arc::clone(&backing));
+    let mounted = answer::Mounted::new(Arc::new(vfs), runtime.clone(), Arc::clone(&backing), generation, pulse);
+    let inner = Arc::clone(&mounted.0);
     let options = Options { cache: cache.to_owned(), threads: THREADS };
-    let session = Session::start(point, mounted, &backing, &options)?;
+    let session = Session::start(seat, mounted, &backing, &options, || inner.inherit())?;
     if let Err(error) = invalidate::follow(runtime.clone(), registry, session.notifier(), session.until_ended()) {
         // Without it the kernel is a few seconds behind, and that is all.
         tracing::warn!(%error, "no thread to take back what the kernel keeps of the top directories");

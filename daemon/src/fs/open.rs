@@ -69,6 +69,34 @@ impl Vfs {
         }
     }
 
+    /// What an open file holds, for a handle that a predecessor of this process gave out.
+    ///
+    /// # Errors
+    /// What stops the fetch of something that has left the cache meanwhile.
+    pub(super) async fn reopen(&self, ino: Ino) -> Result<Opened, FsError> {
+        match self.place(ino)? {
+            Place::Root | Place::Server(_, ServerPlace::Directory) | Place::Release(_, ReleasePlace::Directory) => {
+                Err(FsError::IsADirectory)
+            }
+            Place::Server(server, ServerPlace::Run) => Ok(Opened::Text(synth::refused_run(&self.rundir, &server))),
+            Place::Release(admitted, ReleasePlace::Run) => Ok(Opened::Text(synth::run(&self.rundir, &admitted))),
+            Place::Release(admitted, ReleasePlace::Statement) => Ok(Opened::Text(admitted.payload.as_slice().into())),
+            Place::Release(admitted, ReleasePlace::Node(node)) => {
+                let content = self.tree(&admitted).await?;
+                match content.tree.node(node).map(|node| node.kind) {
+                    Some(Kind::File { size: 0, .. }) => Ok(Opened::Text(Arc::from([]))),
+                    Some(Kind::File { .. }) => {
+                        let opened = self.content.file(&content, node).await;
+                        opened.map(|opened| Opened::File(opened.file)).map_err(FsError::Refused)
+                    }
+                    Some(Kind::Directory) => Err(FsError::IsADirectory),
+                    Some(Kind::Link { .. }) => Err(FsError::WrongKind),
+                    None => Err(FsError::NoSuchName),
+                }
+            }
+        }
+    }
+
     async fn open_node(&self, admitted: &Arc<Admitted>, node: NodeId, asker: Asker) -> Result<Opened, FsError> {
         let content = self.tree(admitted).await?;
         let path = || format!("{}/{}/{TREE}/{}", admitted.name(), admitted.version(), content.tree.path(node));

@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(
             refusal_line(&name, &silent.into()),
             "mcpfs: x refused: the mcpfs daemon at /run/mcpfs/control.sock did not answer within 10 s. \
-             See its log (mcpfs.log in its state directory, by default /var/lib/mcpfs), or restart it."
+             See its log (journalctl -u mcpfs, or mcpfs.log in its run directory, by default /run/mcpfs), or restart it."
         );
     }
 }

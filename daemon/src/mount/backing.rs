@@ -2,16 +2,20 @@
 //!
 //! With passthrough the kernel reads, maps and executes the cached file itself: as fast as the
 //! disk's own file system, and unharmed if the daemon dies. The id belongs to the connection,
-//! and making one needs CAP_SYS_ADMIN, so a later supervisor answers behind this door.
+//! and making one needs CAP_SYS_ADMIN, so the supervisor answers behind this door.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use fuser::{BackingId, InitFlags, KernelConfig, ReplyOpen};
+use fuser::{InitFlags, KernelConfig};
 use rustix::fs::{Mode, OFlags};
+
+use crate::supervisor::backings::Record;
+use crate::supervisor::wire::Message;
+use crate::worker::Link;
 
 /// How files of a tree are read; one answer per mount, shown by `mcpfs status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +35,59 @@ impl std::fmt::Display for Reads {
     }
 }
 
+/// A backing id that the kernel has, given back when it is dropped.
+#[derive(Debug)]
+pub struct Backed {
+    ino: u64,
+    id: u32,
+    cell: u32,
+    link: Arc<Link>,
+}
+
+/// A backing id that a predecessor made.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The id.
+    pub backed: Backed,
+    /// Device and inode number of the file that it stands for.
+    pub source: (u64, u64),
+    /// Handles on it, or more of them than there are.
+    pub handles: u64,
+}
+
+impl Backed {
+    /// The inode's number in the mount.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// As the kernel numbers it.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Notes for a successor how often the inode is open.
+    ///
+    /// # Errors
+    /// If it cannot be noted; then nobody may be told of another handle.
+    pub fn note_handles(&self, handles: u64) -> io::Result<()> {
+        self.link.mounted()?.counts().set(self.cell, handles)
+    }
+}
+
+impl Drop for Backed {
+    fn drop(&mut self) {
+        if let Err(error) = self.link.ask(&Message::Unback { ino: self.ino }, &[]) {
+            tracing::debug!(%error, "a backing id was not given back");
+        }
+    }
+}
+
 /// Makes backing ids, once it has been found out that this mount can have them.
 #[derive(Debug)]
 pub struct Backing {
+    /// Who makes them; without a supervisor there are none.
+    link: Option<Arc<Link>>,
     /// The setting `reads = "cached"`.
     forced_cached: bool,
     /// Set by [`Self::probe`], before the first request is served.
@@ -42,8 +96,8 @@ pub struct Backing {
 
 impl Backing {
     /// `forced_cached` keeps a mount from even trying passthrough.
-    pub fn new(forced_cached: bool) -> Self {
-        Self { forced_cached, reads: OnceLock::new() }
+    pub fn new(forced_cached: bool, link: Option<Arc<Link>>) -> Self {
+        Self { link, forced_cached, reads: OnceLock::new() }
     }
 
     /// How this mount reads. Cached until it was probed.
@@ -56,25 +110,30 @@ impl Backing {
     /// Stack depth 1: backing files lie on a plain file system. Depth 2 would allow a cache on
     /// overlayfs, and forbid everybody to lay an overlay over this mount.
     pub fn negotiate(&self, config: &mut KernelConfig) {
-        if !self.forced_cached && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+        if self.link.is_some() && !self.forced_cached && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             // Depths 0 to 2 are accepted, so this cannot fail.
             let _ = config.set_max_stack_depth(1);
         }
     }
 
     /// Tries to back with a file on the file system of `cache`, and decides for this mount.
-    pub(super) fn probe(&self, fuse: impl AsFd, cache: &Path) -> Reads {
-        let reads = if self.forced_cached {
-            tracing::info!("reads: cached, as configured");
-            Reads::Cached
-        } else {
-            match try_backing(fuse, cache) {
+    pub(super) fn probe(&self, cache: &Path) -> Reads {
+        let reads = match &self.link {
+            _ if self.forced_cached => {
+                tracing::info!("reads: cached, as configured");
+                Reads::Cached
+            }
+            None => {
+                tracing::info!("reads: cached; the kernel reads the cache itself only for mounts of root");
+                Reads::Cached
+            }
+            Some(link) => match try_backing(link, cache) {
                 Ok(()) => Reads::Passthrough,
                 Err(error) => {
                     tracing::info!(%error, reason = hint(&error), "reads: cached, because the kernel refused a backing file");
                     Reads::Cached
                 }
-            }
+            },
         };
         *self.reads.get_or_init(|| reads)
     }
@@ -83,22 +142,49 @@ impl Backing {
     /// serve whatever is in it. The same inode needs the same id for as long as it is open.
     ///
     /// # Errors
-    /// Whatever the kernel answers; EPERM without CAP_SYS_ADMIN, ELOOP on a stacked file system.
-    pub fn open(&self, reply: &ReplyOpen, file: &File) -> io::Result<BackingId> {
-        reply.open_backing(file)
+    /// Whatever the supervisor or the kernel answers; ELOOP on a stacked file system.
+    pub fn open(&self, ino: u64, file: &File) -> io::Result<Backed> {
+        let link = self.link.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        match link.ask(&Message::Back { ino }, &[file.as_fd()])? {
+            Message::Backed { id, cell } => Ok(Backed { ino, id, cell, link: Arc::clone(link) }),
+            other => Err(io::Error::other(format!("the supervisor answers {other:?}"))),
+        }
+    }
+
+    /// The ids that a predecessor had.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn inherited(&self) -> io::Result<Vec<Inherited>> {
+        let Some(link) = self.link.as_ref().filter(|_| self.reads() == Reads::Passthrough) else { return Ok(vec![]) };
+        let device = link.mounted()?;
+        let inherited = |record: Record| Inherited {
+            source: record.source,
+            handles: device.counts().get(record.cell),
+            backed: Backed { ino: record.ino, id: record.id, cell: record.cell, link: Arc::clone(link) },
+        };
+        Ok(device.backings()?.into_iter().map(inherited).collect())
     }
 }
 
-/// The id is kept: fuser can close only ids that came with a reply. It costs one empty, unlinked
-/// inode until the mount ends.
-fn try_backing(fuse: impl AsFd, cache: &Path) -> io::Result<()> {
+/// The inode under which a backing file is tried: none that a mount has.
+const NOBODY: u64 = 0;
+
+fn try_backing(link: &Arc<Link>, cache: &Path) -> io::Result<()> {
+    // A predecessor may have died between trying and giving back.
+    drop(link.ask(&Message::Unback { ino: NOBODY }, &[]));
     let file = rustix::fs::open(cache, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR)?;
-    BackingId::create_raw(fuse, file).map(drop)
+    let readable = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let readable = rustix::fs::open(readable, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()])?;
+    link.ask(&Message::Unback { ino: NOBODY }, &[]).map(drop)
 }
 
 fn hint(error: &io::Error) -> &'static str {
     match rustix::io::Errno::from_io_error(error) {
-        Some(rustix::io::Errno::PERM) => "needs CAP_SYS_ADMIN and a kernel that offered passthrough",
+        Some(rustix::io::Errno::PERM) => {
+            "the supervisor needs CAP_SYS_ADMIN, the cache must be the worker's own, and the kernel must offer passthrough"
+        }
         Some(rustix::io::Errno::LOOP) => "the cache lies on a stacked file system such as overlayfs",
         Some(rustix::io::Errno::NOTTY | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => "needs Linux 6.9",
         _ => "see the error",

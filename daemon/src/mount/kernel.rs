@@ -51,6 +51,16 @@ pub(super) fn detach(at: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
 }
 
+/// Ends the connection of a FUSE mount, so that every waiting request gets an error, and takes it
+/// out of the tree.
+pub(super) fn abort(at: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(at, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE) {
+        // Somebody has something of it open. It is aborted all the same.
+        Err(Errno::BUSY) => detach(at),
+        other => Ok(other?),
+    }
+}
+
 fn not_allowed(at: &Path, why: &str) -> MountError {
     MountError::NotAllowed { at: at.to_owned(), why: why.to_owned() }
 }

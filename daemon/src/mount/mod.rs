@@ -1,13 +1,13 @@
 //! Putting the file system under a path, and taking it away again.
 //!
-//! **One way in.** Root calls mount(2) itself; anybody else goes through the setuid
-//! `fusermount3`. Both end in one thing, a `/dev/fuse` descriptor, and that is all the rest
-//! ever sees: a supervisor that mounts and hands the descriptor to an unprivileged worker can
-//! take this module's place without anything else noticing. fuser's own `Session::new` mounts
-//! and unmounts on drop, which is the opposite of what we need, so it is not used.
+//! **Two ways in.** For root the supervisor calls mount(2) and hands its worker the descriptor of
+//! `/dev/fuse` ([`Seat::Handed`]); anybody else goes through the setuid `fusermount3`
+//! ([`Seat::Own`]). The rest sees neither. fuser's own `Session::new` mounts and unmounts on drop,
+//! which is the opposite of what we need, so it is not used.
 //!
-//! **One way out.** Only [`Session::stop`] unmounts. Neither a drop nor a panic does: running
-//! servers outlive a daemon's fault, and what is left behind is cleared at the next start.
+//! **One way out.** Only [`Session::stop`] unmounts, and of a handed session only the supervisor.
+//! Neither a drop nor a panic does: running servers outlive a daemon's fault, and what is left
+//! behind is cleared at the next start.
 //!
 //! **Nobody touches the mount point before it is served.** A stat of it would wait for an
 //! answer that this very process has to give. What lies there is read from mountinfo.
@@ -23,14 +23,15 @@ mod kernel;
 mod mountinfo;
 mod point;
 mod session;
+mod takeover;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use backing::{Backing, Reads};
+pub use backing::{Backed, Backing, Inherited, Reads};
 pub use mountinfo::{MountEntry, mounted_at};
 pub use point::Mountpoint;
-pub use session::{Options, Session, Stopped};
+pub use session::{Options, Seat, Session, Stopped};
 
 /// The file system type of every mount of ours, in mountinfo and for `findmnt -t`.
 pub const FS_TYPE: &str = "fuse.mcpfs";
@@ -110,7 +111,7 @@ pub enum MountError {
 }
 
 impl MountError {
-    fn io(step: &'static str, at: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn io(step: &'static str, at: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
         Self::Io { step, at: at.into(), source: source.into() }
     }
 }

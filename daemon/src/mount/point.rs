@@ -50,6 +50,15 @@ impl Mountpoint {
         Ok(Self { path })
     }
 
+    /// The place of a mount of ours that is there already, whether or not anybody serves it.
+    ///
+    /// # Errors
+    /// If mountinfo cannot be read, or the path leads nowhere.
+    pub fn mounted(at: &Path) -> Result<Option<Self>, MountError> {
+        let path = resolve(at)?;
+        Ok(look(&path)?.is_some_and(|entry| entry.kind == FS_TYPE).then_some(Self { path }))
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -71,7 +80,7 @@ impl Mountpoint {
     }
 
     /// Mounts: as root by mount(2), otherwise by fusermount3.
-    pub(super) fn mount(&self) -> Result<OwnedFd, MountError> {
+    pub(crate) fn mount(&self) -> Result<OwnedFd, MountError> {
         if is_root() { kernel::mount(&self.path) } else { fusermount::mount(&self.path) }
     }
 
@@ -80,8 +89,13 @@ impl Mountpoint {
         look(&self.path)
     }
 
+    /// Aborts what is mounted here, so that whoever waits gets an error, and takes it out of the tree. For root.
+    pub(crate) fn abort(&self) -> io::Result<()> {
+        kernel::abort(&self.path)
+    }
+
     /// Unmounts the topmost mount here; lazily if it is busy.
-    pub(super) fn unmount(&self) -> io::Result<()> {
+    pub(crate) fn unmount(&self) -> io::Result<()> {
         if is_root() { kernel::unmount(&self.path) } else { fusermount::unmount(&self.path) }
     }
 }

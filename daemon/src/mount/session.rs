@@ -1,6 +1,6 @@
 //! A served mount: from the descriptor to the threads, and the one clean way to end it.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,17 @@ use std::{io, thread};
 use fuser::{Config, Filesystem, Notifier, SessionACL};
 use tokio::sync::watch;
 
-use super::{Backing, MountError, Mountpoint, Reads};
+use super::{Backing, MountError, Mountpoint, Reads, takeover};
+use crate::worker::Link;
+
+/// Where a session's descriptor comes from.
+#[derive(Debug)]
+pub enum Seat {
+    /// This process mounts and unmounts.
+    Own(Mountpoint),
+    /// The supervisor does, at this path; perhaps others have served there before.
+    Handed(PathBuf, Arc<Link>),
+}
 
 /// What a session needs besides its file system.
 #[derive(Debug, Clone)]
@@ -23,9 +33,10 @@ pub struct Options {
 /// A mount that is being served. Dropping it changes nothing: only [`Self::stop`] unmounts.
 #[derive(Debug)]
 pub struct Session {
-    point: Mountpoint,
-    /// The mount's device number, by which `stop` knows its own mount from a later one.
-    device: Option<String>,
+    at: PathBuf,
+    /// The mount point and the mount's device number, by which `stop` knows its own mount from a
+    /// later one; nothing if it is the supervisor's to unmount.
+    own: Option<(Mountpoint, Option<String>)>,
     reads: Reads,
     notifier: Notifier,
     /// True once every serving thread has ended.
@@ -42,51 +53,68 @@ pub enum Stopped {
 }
 
 impl Session {
-    /// Mounts at `point` and serves `filesystem` in threads of its own.
+    /// Takes its seat and serves `filesystem` in threads of its own.
     ///
     /// `backing` must be the one that `filesystem` negotiates with in its `init`; how the mount
-    /// reads is decided before the first request is answered.
+    /// reads is decided before the first request is answered, and then `inherit` takes up what
+    /// others left.
     ///
     /// # Errors
-    /// Every reason not to mount; nothing stays mounted then.
+    /// Every reason not to mount; nothing of one's own stays mounted then.
     pub fn start(
-        point: Mountpoint,
+        seat: Seat,
         filesystem: impl Filesystem,
         backing: &Arc<Backing>,
         options: &Options,
+        inherit: impl FnOnce() -> io::Result<()>,
     ) -> Result<Self, MountError> {
-        let fd = point.mount()?;
-        match Self::serve(&point, fd, filesystem, backing, options) {
-            Ok((notifier, reads, ended)) => {
-                // Only mountinfo knows the number, and it is asked without touching the mount.
-                let device = point.entry()?.map(|entry| entry.device);
-                Ok(Self { point, device, reads, notifier, ended })
-            }
-            Err(error) => {
-                if let Err(left) = point.unmount() {
-                    tracing::warn!(at = %point.path().display(), error = %left, "a mount that never served was left behind");
+        match seat {
+            Seat::Own(point) => {
+                let fd = point.mount()?;
+                let started = Self::open(filesystem, fd, options)
+                    .map_err(|error| MountError::io("the FUSE handshake failed", point.path(), error))
+                    .and_then(|session| Self::serve(point.path(), session, backing, options, inherit))
+                    // Only mountinfo knows the number, and it is asked without touching the mount.
+                    .and_then(|served| Ok((served, point.entry()?.map(|entry| entry.device))));
+                match started {
+                    Ok((served, device)) => Ok(Self { own: Some((point, device)), ..served }),
+                    Err(error) => {
+                        if let Err(left) = point.unmount() {
+                            tracing::warn!(at = %point.path().display(), error = %left, "a mount that never served was left behind");
+                        }
+                        Err(error)
+                    }
                 }
-                Err(error)
+            }
+            Seat::Handed(at, link) => {
+                let session = takeover::session(&link, |fd| Self::open(filesystem, fd, options))
+                    .map_err(|error| MountError::io("taking the mount over failed", &at, error))?;
+                // Without links, as mountinfo has it.
+                let at = Mountpoint::mounted(&at)?.map_or(at, |point| point.path().to_owned());
+                Self::serve(&at, session, backing, options, inherit)
             }
         }
     }
 
-    fn serve(
-        point: &Mountpoint,
-        fd: std::os::fd::OwnedFd,
-        filesystem: impl Filesystem,
-        backing: &Arc<Backing>,
-        options: &Options,
-    ) -> Result<(Notifier, Reads, watch::Receiver<bool>), MountError> {
+    fn open<F: Filesystem>(filesystem: F, fd: OwnedFd, options: &Options) -> io::Result<fuser::Session<F>> {
         let mut config = Config::default();
         config.n_threads = Some(options.threads.max(2));
         // One descriptor for all threads: releasing a cloned one aborts what is queued on it.
         config.clone_fd = false;
         // The kernel already keeps others out where allow_other is not set.
-        let session = fuser::Session::from_fd(filesystem, fd, SessionACL::All, config)
-            .map_err(|error| MountError::io("the FUSE handshake failed", point.path(), error))?;
+        fuser::Session::from_fd(filesystem, fd, SessionACL::All, config)
+    }
+
+    fn serve(
+        at: &Path,
+        session: fuser::Session<impl Filesystem>,
+        backing: &Arc<Backing>,
+        options: &Options,
+        inherit: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Self, MountError> {
         let notifier = session.notifier();
-        let reads = backing.probe(session.as_fd(), &options.cache);
+        let reads = backing.probe(&options.cache);
+        inherit().map_err(|error| MountError::io("taking up what the last worker left failed", at, error))?;
         let (tell, ended) = watch::channel(false);
         thread::Builder::new()
             .name("fuse-session".to_owned())
@@ -97,13 +125,13 @@ impl Session {
                 }
                 tell.send_replace(true);
             })
-            .map_err(|error| MountError::io("starting the serving threads failed", point.path(), error))?;
-        Ok((notifier, reads, ended))
+            .map_err(|error| MountError::io("starting the serving threads failed", at, error))?;
+        Ok(Self { at: at.to_owned(), own: None, reads, notifier, ended })
     }
 
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
-        self.point.path()
+        &self.at
     }
 
     /// How files of a tree are read here.
@@ -131,7 +159,7 @@ impl Session {
         }
     }
 
-    /// Unmounts, lazily if it is busy, and waits up to `patience` for the last user and the
+    /// Unmounts what is one's own, lazily if it is busy, and waits up to `patience` for the last user and the
     /// serving threads. Call it outside the runtime's threads: it blocks.
     ///
     /// # Errors
@@ -139,8 +167,10 @@ impl Session {
     pub fn stop(self, patience: Duration) -> Result<Stopped, MountError> {
         let step = Duration::from_millis(5);
         let over = |ended: &watch::Receiver<bool>| *ended.borrow() || ended.has_changed().is_err();
-        if self.point.entry()?.is_some_and(|entry| Some(entry.device) == self.device) {
-            self.point.unmount().map_err(|error: io::Error| MountError::io("unmounting failed", self.path(), error))?;
+        // What is the supervisor's it has unmounted, or it wants the next worker to serve it.
+        let Some((point, device)) = &self.own else { return Ok(Stopped::Clean) };
+        if point.entry()?.is_some_and(|entry| Some(entry.device) == *device) {
+            point.unmount().map_err(|error: io::Error| MountError::io("unmounting failed", self.path(), error))?;
         }
         let mut waited = Duration::ZERO;
         while !over(&self.ended) {

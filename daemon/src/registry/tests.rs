@@ -171,7 +171,7 @@ impl Live {
         let audit = Audit::open(&AuditOptions::at(self.dir.path().join("audit.db"))).unwrap();
         let (state, _) = State::open(&self.dir.path().join("state")).unwrap();
         let trust = crate::daemon::trust(&config.trust, |root| Ok(state.trust(&root.registry)?)).unwrap();
-        let site = crate::daemon::site(&config, &Handle::current()).unwrap();
+        let site = crate::daemon::site(&config, &Handle::current(), &crate::site::Secrets::Own).unwrap();
         let (events, _) = tokio::sync::mpsc::channel(1);
         let settings = ContentSettings::new(self.dir.path().join("cache"), self.dir.path().join("content"));
         let content = Content::open(settings, site.clone(), Handle::current(), events).unwrap();
@@ -184,7 +184,7 @@ impl Live {
         let text = std::fs::read_to_string(self.dir.path().join("mcpfs.toml")).unwrap();
         self.write("mcpfs.toml", format!("{text}{more}").as_bytes());
         let config = Arc::new(Config::load(&self.dir.path().join("mcpfs.toml")).unwrap());
-        let site = crate::daemon::site(&config, &Handle::current()).unwrap();
+        let site = crate::daemon::site(&config, &Handle::current(), &crate::site::Secrets::Own).unwrap();
         registry.reconfigure(config, registry.trust(), site).await.unwrap();
     }
 

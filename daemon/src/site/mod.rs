@@ -37,6 +37,8 @@ use url::Url;
 
 use crate::owned::{self, OwnedError};
 use crate::refusal::{Refusal, with_cause};
+use crate::supervisor::wire::Secret;
+use crate::worker::Link;
 use mirror::{Fault, Mirror, Pace, Want};
 pub use settings::SiteSettings;
 
@@ -112,6 +114,30 @@ struct Shared {
     runtime: Handle,
     /// The token and when it was read. Never held across an await.
     token: Mutex<Option<(Instant, HeaderValue)>>,
+    secrets: Secrets,
+}
+
+/// Who opens the files that nobody else may read.
+#[derive(Debug, Clone, Default)]
+pub enum Secrets {
+    /// This process: they are its user's.
+    #[default]
+    Own,
+    /// The supervisor: they are root's.
+    Roots(Arc<Link>),
+}
+
+impl Secrets {
+    fn read(&self, secret: Secret, path: &Path) -> Result<Vec<u8>, OwnedError> {
+        match self {
+            Self::Own => owned::read_secret(path, SETTING_BYTES),
+            Self::Roots(link) => {
+                let file = link.secret(secret);
+                let file = file.map_err(|source| OwnedError::Unreadable { path: path.to_owned(), source })?;
+                owned::read_open(path, file, SETTING_BYTES)
+            }
+        }
+    }
 }
 
 impl Site {
@@ -120,6 +146,14 @@ impl Site {
     /// # Errors
     /// When a setting cannot be used.
     pub fn new(settings: SiteSettings, runtime: Handle) -> Result<Self, SiteError> {
+        Self::with_secrets(settings, runtime, Secrets::Own)
+    }
+
+    /// The same, with the secret files opened by somebody else.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_secrets(settings: SiteSettings, runtime: Handle, secrets: Secrets) -> Result<Self, SiteError> {
         let mirrors = settings.mirrors.iter().map(|url| Mirror::parse(url)).collect::<Result<Vec<_>, _>>()?;
         if mirrors.is_empty() {
             return Err(SiteError::NoMirror);
@@ -127,10 +161,11 @@ impl Site {
         if let (Some(_), Some(open)) = (&settings.token_file, mirrors.iter().find(|m| m.is_open_to_eavesdroppers())) {
             return Err(SiteError::TokenInTheClear { url: open.address("") });
         }
-        let client = client(&settings, mirrors.iter().any(Mirror::is_tls))?;
-        let shared = Shared { settings, mirrors, client, runtime, token: Mutex::new(None) };
+        let client = client(&settings, mirrors.iter().any(Mirror::is_tls), &secrets)?;
+        let shared = Shared { settings, mirrors, client, runtime, token: Mutex::new(None), secrets };
         if let Some(path) = &shared.settings.token_file {
-            shared.store_token(read_secret("token file", path)?);
+            let file = shared.secrets.read(Secret::Token, path).map_err(|error| unusable("token file", error))?;
+            shared.store_token(file);
         }
         Ok(Self(Arc::new(RwLock::new(Arc::new(shared)))))
     }
@@ -283,9 +318,10 @@ impl Shared {
     async fn token(&self) -> Option<HeaderValue> {
         let path = self.settings.token_file.clone()?;
         let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let secrets = self.secrets.clone();
         match kept {
             Some((read, token)) if read.elapsed() < TOKEN_AGE => Some(token),
-            kept => match self.runtime.spawn_blocking(move || owned::read_secret(&path, SETTING_BYTES)).await {
+            kept => match self.runtime.spawn_blocking(move || secrets.read(Secret::Token, &path)).await {
                 Ok(Ok(bytes)) => self.store_token(bytes),
                 Ok(Err(error)) => {
                     let error = with_cause(&error);
@@ -340,7 +376,7 @@ fn is_site_path(path: &str) -> bool {
     path.bytes().all(plain) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-fn client(settings: &SiteSettings, tls: bool) -> Result<Client, SiteError> {
+fn client(settings: &SiteSettings, tls: bool, secrets: &Secrets) -> Result<Client, SiteError> {
     static PROVIDER: Once = Once::new();
     // An error means that the process already has a provider, which is as good.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
@@ -371,7 +407,8 @@ fn client(settings: &SiteSettings, tls: bool) -> Result<Client, SiteError> {
         builder = builder.tls_certs_only([]);
     }
     if let Some(path) = &settings.client_certificate {
-        let pem = read_secret("client certificate (it holds a key)", path)?;
+        let what = "client certificate (it holds a key)";
+        let pem = secrets.read(Secret::ClientCertificate, path).map_err(|error| unusable(what, error))?;
         builder = builder.identity(Identity::from_pem(&pem).map_err(wrong("client certificate"))?);
     }
     builder.build().map_err(wrong("TLS settings of this host"))
@@ -391,10 +428,6 @@ fn stays(from: &Url, to: &Url) -> bool {
 
 fn read_setting(what: &'static str, path: &Path) -> Result<Vec<u8>, SiteError> {
     owned::read(path, SETTING_BYTES).map_err(|error| unusable(what, error))
-}
-
-fn read_secret(what: &'static str, path: &Path) -> Result<Vec<u8>, SiteError> {
-    owned::read_secret(path, SETTING_BYTES).map_err(|error| unusable(what, error))
 }
 
 fn unusable(what: &'static str, error: OwnedError) -> SiteError {

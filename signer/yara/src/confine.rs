@@ -90,6 +90,7 @@ const ALLOWED: &[i64] = &[
 
 #[cfg(test)]
 pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::process::Command;
 
     use super::*;

@@ -1,0 +1,137 @@
+//! One worker as a process: started, watched, ended, and never believed dead before it is.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::wire::{self, Message};
+
+/// How long a worker may take to end when it was asked to, before it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end a killed one. It waits for a disk at worst.
+const KILLED: Duration = Duration::from_secs(60);
+
+/// How a worker is started: this program again, or in a test another one.
+#[derive(Debug, Clone)]
+pub struct WorkerCommand {
+    /// The program.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+/// A running worker with its two sockets.
+#[derive(Debug)]
+pub(super) struct Worker {
+    child: Child,
+    pidfd: OwnedFd,
+    line: OwnedFd,
+    door: OwnedFd,
+    /// When it last said something.
+    pub(super) heard: Instant,
+    /// Since when it serves.
+    pub(super) serves: Option<Instant>,
+}
+
+impl Worker {
+    /// Starts one and welcomes it with the control socket's `listener`.
+    ///
+    /// # Errors
+    /// If the system has no room for a process or a socket.
+    pub(super) fn start(command: &WorkerCommand, generation: u64, listener: BorrowedFd<'_>) -> io::Result<Self> {
+        let (line, theirs) = wire::pair()?;
+        let (door, asking) = wire::pair()?;
+        // The line is the worker's standard input: the one descriptor that std hands on.
+        let mut child = Command::new(&command.program).args(&command.args).stdin(Stdio::from(theirs)).spawn()?;
+        let started = Pid::from_raw(child.id().cast_signed())
+            .ok_or(io::ErrorKind::InvalidData.into())
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))
+            .and_then(|pidfd| {
+                wire::send(&line, &Message::Welcome { generation }, &[asking.as_fd(), listener]).map(|()| pidfd)
+            });
+        match started {
+            Ok(pidfd) => Ok(Self { child, pidfd, line, door, heard: Instant::now(), serves: None }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What is to be waited for: its end, the line, the door.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.pidfd.as_fd(), self.line.as_fd(), self.door.as_fd()]
+    }
+
+    /// Tells it something; a worker that cannot be told is soon found dead or silent.
+    pub(super) fn tell(&self, message: &Message) {
+        if let Err(error) = wire::send(&self.line, message, &[]) {
+            tracing::debug!(%error, ?message, "the worker cannot be told");
+        }
+    }
+
+    /// Answers what was asked at the door.
+    pub(super) fn answer(&self, message: &Message, with: &[BorrowedFd<'_>]) -> io::Result<()> {
+        wire::send(&self.door, message, with)
+    }
+
+    /// Ends it at once, and returns when it is dead.
+    ///
+    /// # Errors
+    /// If it could not be seen to end: then nothing may take its place.
+    pub(super) fn kill(&mut self) -> io::Result<ExitStatus> {
+        // ESRCH: it has ended by itself.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        // A stopped process dies of SIGKILL as well.
+        if !self.ended_within(KILLED) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it was killed and does not end: a disk that hangs?"));
+        }
+        self.child.wait()
+    }
+
+    /// Asks it to end, and kills it if it does not.
+    ///
+    /// # Errors
+    /// As [`Self::kill`].
+    pub(super) fn stop(&mut self) -> io::Result<ExitStatus> {
+        self.tell(&Message::Stop);
+        self.join()
+    }
+
+    /// Waits for it to end by itself, and kills it if it does not.
+    ///
+    /// # Errors
+    /// As [`Self::kill`].
+    pub(super) fn join(&mut self) -> io::Result<ExitStatus> {
+        match self.ended_within(PATIENCE) {
+            true => self.child.wait(),
+            false => {
+                tracing::warn!(pid = self.id(), "the worker does not end; killing it");
+                self.kill()
+            }
+        }
+    }
+
+    fn ended_within(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&left)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(found) => return found > 0,
+                Err(_) => return false,
+            }
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! One worker after the other: what it asks, what it says, and what follows its end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::backings::Backings;
+use super::child::Worker;
+use super::service::Service;
+use super::session::Session;
+use super::signals::Signals;
+use super::wire::{self, Message};
+use super::{Settings, SupervisorError, failed, room};
+use crate::mount::Mountpoint;
+
+/// How long there may be no worker that serves.
+const OUTAGE: Duration = Duration::from_secs(10);
+/// How long a worker that serves may say nothing: it says so every second.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long a first worker may say nothing before it serves. It begins to speak when it has opened
+/// what it needs, which may have to be mended first.
+const FIRST: Duration = Duration::from_secs(60);
+/// A worker that dies earlier than this after it began to serve may have died of a request.
+const EARLY: Duration = Duration::from_secs(2);
+/// Early deaths in a row after which what waits is refused instead of sent again.
+const DEADLY: u32 = 3;
+/// Early deaths in a row after which there is no sense in another try.
+const HOPELESS: u32 = 10;
+/// The same for workers that somebody killed, which says nothing about requests.
+const KILLED: u32 = 100;
+
+/// What ended a worker's time.
+enum Ended {
+    /// This process was asked to end.
+    Asked,
+    /// It died, or was silent and killed.
+    Died,
+    /// It ended because the mount is gone.
+    Unmounted,
+}
+
+pub(super) struct Supervisor {
+    settings: Settings,
+    service: Service,
+    signals: Signals,
+    listener: UnixListener,
+    backings: Backings,
+    /// Where to mount, as long as nothing is mounted.
+    point: Option<Mountpoint>,
+    session: Option<Session>,
+    /// Workers so far, before there is a session that counts them.
+    started: u64,
+    /// When a worker was last seen to serve; none has yet in this process.
+    served: Option<Instant>,
+    /// Deaths soon after the beginning, in a row: those that a request may have caused, and kills.
+    early_deaths: u32,
+    early_kills: u32,
+    announced: bool,
+}
+
+impl Supervisor {
+    pub(super) fn new(settings: Settings) -> Result<Self, SupervisorError> {
+        let service = Service::new(settings.keep);
+        let signals = Signals::new().map_err(failed("watching for signals failed"))?;
+        if let Some((session, backings, listener)) = take_over(&settings, &service) {
+            room::prepare(&settings)?;
+            tracing::info!(at = %settings.at.display(), "taking over the mount that systemd kept");
+            return Ok(Self {
+                service,
+                signals,
+                listener,
+                backings,
+                point: None,
+                session: Some(session),
+                started: 0,
+                served: Some(Instant::now()),
+                early_deaths: 0,
+                early_kills: 0,
+                announced: false,
+                settings,
+            });
+        }
+        let point = Mountpoint::prepare(&settings.at)?;
+        for own in &settings.outside {
+            point.leaves_out(own)?;
+        }
+        room::prepare(&settings)?;
+        let listener = crate::control::bind(&settings.rundir)
+            .map_err(failed(format!("making the control socket in {} failed", settings.rundir.display())))?;
+        let backings = Backings::new(&settings.cache, settings.user.uid, None)
+            .map_err(failed(format!("looking at the cache {} failed", settings.cache.display())))?;
+        Ok(Self {
+            settings,
+            service,
+            signals,
+            listener,
+            backings,
+            point: Some(point),
+            session: None,
+            started: 0,
+            served: None,
+            early_deaths: 0,
+            early_kills: 0,
+            announced: false,
+        })
+    }
+
+    /// One worker after the other.
+    pub(super) fn keep_serving(&mut self) -> Result<(), SupervisorError> {
+        if self.session.is_some() {
+            // The predecessor's worker died with it; what it had taken must not be lost.
+            self.resend()?;
+        }
+        loop {
+            let generation = match &mut self.session {
+                Some(session) => session.next_generation().map_err(failed("noting the worker's number failed"))?,
+                None => {
+                    self.started += 1;
+                    self.started
+                }
+            };
+            let mut worker = Worker::start(&self.settings.worker, generation, self.listener.as_fd())
+                .map_err(failed("starting the worker failed"))?;
+            tracing::debug!(pid = worker.id(), generation, "the worker starts");
+            let ended = self.watch(&mut worker);
+            let kill = |worker: &mut Worker| worker.kill().map_err(failed("the worker cannot be ended"));
+            match ended {
+                Ok(Ended::Asked) => return self.stop(&mut worker),
+                Ok(Ended::Unmounted) => {
+                    tracing::warn!("somebody unmounted it");
+                    worker.join().map_err(failed("the worker cannot be ended"))?;
+                    self.service.forget();
+                    return Ok(());
+                }
+                Ok(Ended::Died) => {
+                    let status = kill(&mut worker)?;
+                    self.after_death(&worker, status)?;
+                }
+                Err(error) => {
+                    kill(&mut worker)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Serves one worker's needs until its time is over.
+    fn watch(&mut self, worker: &mut Worker) -> Result<Ended, SupervisorError> {
+        loop {
+            self.service.alive();
+            let deadline = self.deadline(worker);
+            let now = Instant::now();
+            if deadline <= now {
+                return match (worker.serves, self.served) {
+                    (Some(_), _) => {
+                        tracing::error!(pid = worker.id(), "the worker has said nothing for {SILENCE:?}; replacing it");
+                        Ok(Ended::Died)
+                    }
+                    (None, Some(_)) => Err(outage(format!("none was ready within {} s", OUTAGE.as_secs()))),
+                    (None, None) => Err(outage(format!("the first was not ready within {} s", FIRST.as_secs()))),
+                };
+            }
+            let sleep = self.service.period().map_or(deadline - now, |period| period.min(deadline - now));
+            let [end, line, door] = worker.descriptors();
+            let asked = [self.signals.reload.as_fd(), self.signals.end.as_fd(), door, line, end];
+            let [reload, stop, door, line, end] =
+                wait(asked, sleep).map_err(failed("waiting for the worker failed"))?;
+            if stop {
+                return Ok(Ended::Asked);
+            }
+            if reload {
+                self.signals.reload_taken();
+                self.service.reloading();
+                worker.tell(&Message::Reload);
+            }
+            if door && let Some(ended) = self.at_the_door(worker)? {
+                return Ok(ended);
+            }
+            if line && let Some(ended) = self.on_the_line(worker) {
+                return Ok(ended);
+            }
+            // Last, so that what it said before it ended was heard.
+            if end && !door && !line {
+                return Ok(if self.is_unmounted() { Ended::Unmounted } else { Ended::Died });
+            }
+        }
+    }
+
+    /// Until when the worker must have said something.
+    fn deadline(&self, worker: &Worker) -> Instant {
+        match (worker.serves, self.served) {
+            (Some(_), _) => worker.heard + SILENCE,
+            (None, Some(served)) => served + OUTAGE,
+            (None, None) => worker.heard + FIRST,
+        }
+    }
+
+    fn on_the_line(&mut self, worker: &mut Worker) -> Option<Ended> {
+        let [_, line, _] = worker.descriptors();
+        match wire::receive(line) {
+            Ok((message, _)) => {
+                worker.heard = Instant::now();
+                match message {
+                    Message::Beat if worker.serves.is_some() => self.served = Some(worker.heard),
+                    Message::Beat => {}
+                    Message::Ready(text) => {
+                        worker.serves = Some(worker.heard);
+                        self.served = Some(worker.heard);
+                        self.announce(&text);
+                    }
+                    Message::Status(text) => self.service.status(&text),
+                    Message::Reloaded => self.service.ready("reloaded"),
+                    other => return Some(nonsense(worker, &format!("{other:?}"))),
+                }
+                None
+            }
+            // It has ended, or is about to: its process tells.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Some(Ended::Died).filter(|_| !self.is_unmounted()).or(Some(Ended::Unmounted))
+            }
+            Err(error) => Some(nonsense(worker, &error.to_string())),
+        }
+    }
+
+    /// Answers one question.
+    fn at_the_door(&mut self, worker: &mut Worker) -> Result<Option<Ended>, SupervisorError> {
+        let [_, _, door] = worker.descriptors();
+        let (question, with) = match wire::receive(door) {
+            Ok(question) => question,
+            // The line tells of its end.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Ok(Some(nonsense(worker, &error.to_string()))),
+        };
+        let answered = match (question, with.as_slice()) {
+            (Message::Mount, []) => {
+                self.mount()?;
+                let session = self.session.as_ref().ok_or(Errno::NODEV);
+                session.and_then(|session| {
+                    let table = self.backings.readable().map_err(|_| Errno::IO)?;
+                    let (_, counts) = self.backings.tables();
+                    let (fuse, _) = session.descriptors();
+                    let message = Message::Mounted(session.init().to_vec());
+                    worker.answer(&message, &[fuse, table.as_fd(), counts]).map_err(|_| Errno::IO)
+                })
+            }
+            (Message::Init(reply), []) => match self.session.as_mut() {
+                Some(session) => match session.answer_init(reply) {
+                    Err(Errno::PROTO) => {
+                        return Err(outage("the worker and the kernel agreed on other things before".to_owned()));
+                    }
+                    answered => answered.and_then(|()| done(worker)),
+                },
+                None => Err(Errno::NODEV),
+            },
+            (Message::Back { ino }, [file]) => self.session.as_ref().ok_or(Errno::NODEV).and_then(|session| {
+                let record = self.backings.open(session.descriptors().0, ino, file)?;
+                let message = Message::Backed { id: record.id, cell: record.cell };
+                worker.answer(&message, &[]).map_err(|_| Errno::IO)
+            }),
+            (Message::Unback { ino }, []) => self.session.as_ref().ok_or(Errno::NODEV).and_then(|session| {
+                self.backings.close(session.descriptors().0, ino)?;
+                done(worker)
+            }),
+            (Message::Secret(secret), []) => room::secret(&self.settings, secret)
+                .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
+            (Message::Executable { pid }, []) => {
+                room::executable(pid).and_then(|path| worker.answer(&Message::Path(path), &[]).map_err(|_| Errno::IO))
+            }
+            (other, _) => return Ok(Some(nonsense(worker, &format!("{other:?}")))),
+        };
+        if let Err(errno) = answered
+            && let Err(error) = worker.answer(&Message::No(errno.raw_os_error()), &[])
+        {
+            tracing::debug!(%error, "the worker does not hear an answer");
+        }
+        Ok(None)
+    }
+
+    fn mount(&mut self) -> Result<(), SupervisorError> {
+        let Some(point) = self.point.take() else { return Ok(()) };
+        let session = Session::mount(point, self.started)?;
+        let (fuse, record) = session.descriptors();
+        let (table, counts) = self.backings.tables();
+        self.service.store([self.listener.as_fd(), table, counts, record, fuse]);
+        self.session = Some(session);
+        Ok(())
+    }
+
+    fn announce(&mut self, line: &str) {
+        self.service.ready(line);
+        if !self.announced {
+            self.announced = true;
+            // Whoever started us may be gone; the mount is there all the same.
+            let mut out = io::stdout();
+            drop(
+                io::Write::write_all(&mut out, format!("{line}\n").as_bytes())
+                    .and_then(|()| io::Write::flush(&mut out)),
+            );
+        }
+    }
+
+    /// Asked to end: the worker ends well, and the mount goes unless systemd keeps it.
+    fn stop(&mut self, worker: &mut Worker) -> Result<(), SupervisorError> {
+        self.service.stopping();
+        if self.service.keeps {
+            worker.stop().map_err(failed("the worker cannot be ended"))?;
+            return Ok(());
+        }
+        let unmounted = self.session.as_ref().map(|session| session.point().unmount()).transpose();
+        // Unmounted and used by nobody, it ends the worker; used by somebody, it needs a word.
+        worker.stop().map_err(failed("the worker cannot be ended"))?;
+        drop(std::fs::remove_file(self.settings.rundir.join("control.sock")));
+        unmounted.map(drop).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
+    }
+
+    /// What comes after a worker's death: an end, or everything that its successor needs.
+    fn after_death(&mut self, worker: &Worker, status: ExitStatus) -> Result<(), SupervisorError> {
+        let Some(served) = self.served else {
+            return Err(SupervisorError::NeverServed { status });
+        };
+        tracing::error!(pid = worker.id(), %status, "the worker died; another takes over the mount");
+        match (worker.serves, status.signal()) {
+            (Some(since), _) if since.elapsed() > EARLY => (self.early_deaths, self.early_kills) = (0, 0),
+            (Some(_), Some(libc::SIGKILL)) => self.early_kills += 1,
+            _ => self.early_deaths += 1,
+        }
+        if self.early_deaths >= HOPELESS || self.early_kills >= KILLED {
+            let deaths = self.early_deaths + self.early_kills;
+            return Err(outage(format!("{deaths} died one after the other, the last with {status}")));
+        }
+        if worker.serves.is_some() {
+            self.served = Some(Instant::now());
+        } else {
+            // It never served, so the outage goes on. A pause, lest a broken one is started a thousand times.
+            if served.elapsed() >= OUTAGE {
+                return Err(outage(format!(
+                    "none was ready within {} s, the last ended with {status}",
+                    OUTAGE.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.resend()
+    }
+
+    fn resend(&mut self) -> Result<(), SupervisorError> {
+        let Some(session) = &self.session else { return Ok(()) };
+        match session.resend() {
+            Ok(()) => {}
+            Err(_) if self.is_unmounted() => return Ok(()),
+            Err(error) => {
+                return Err(outage(format!("this kernel cannot send again what the worker had taken ({error})")));
+            }
+        }
+        if self.early_deaths >= DEADLY {
+            let refused = session.refuse_pending();
+            tracing::error!(refused, "what waited is answered with EIO: it may be what kills the workers");
+        }
+        Ok(())
+    }
+
+    /// Ends everything: whoever waits gets EIO, and the mount goes.
+    pub(super) fn give_up(&mut self) {
+        if let Some(session) = self.session.take() {
+            // Some may be answered and others not where the kernel cannot resend: the abort gets those.
+            drop(session.resend());
+            session.refuse_pending();
+            session.abort();
+        }
+        self.service.forget();
+        drop(std::fs::remove_file(self.settings.rundir.join("control.sock")));
+    }
+
+    fn is_unmounted(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_over)
+    }
+}
+
+fn outage(why: String) -> SupervisorError {
+    SupervisorError::Outage { why }
+}
+
+fn done(worker: &Worker) -> Result<(), Errno> {
+    worker.answer(&Message::Done, &[]).map_err(|_| Errno::IO)
+}
+
+fn nonsense(worker: &Worker, what: &str) -> Ended {
+    tracing::error!(pid = worker.id(), what, "the worker talks nonsense; replacing it");
+    Ended::Died
+}
+
+/// The session that systemd kept, if it is whole and still ours.
+fn take_over(settings: &Settings, service: &Service) -> Option<(Session, Backings, UnixListener)> {
+    let [control, table, counts, record, fuse] = service.stored()?;
+    let taken = || -> io::Result<_> {
+        let point = Mountpoint::mounted(&settings.at).map_err(io::Error::other)?;
+        let point = point.ok_or_else(|| io::Error::other("nothing of ours is mounted there any more"))?;
+        let session = Session::adopt(point, fuse, record)?;
+        if session.is_over() {
+            return Err(io::Error::other("its connection was aborted"));
+        }
+        Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, counts)))?))
+    };
+    match taken() {
+        Ok((session, backings)) => Some((session, backings, UnixListener::from(control))),
+        Err(error) => {
+            tracing::warn!(%error, "the session that systemd kept cannot be taken over; mounting anew");
+            service.forget();
+            if let Ok(Some(point)) = Mountpoint::mounted(&settings.at) {
+                drop(point.abort());
+            }
+            None
+        }
+    }
+}
+
+/// Which of the descriptors have something to say.
+fn wait<const N: usize>(of: [BorrowedFd<'_>; N], patience: Duration) -> io::Result<[bool; N]> {
+    let mut asked = of.map(|one| PollFd::from_borrowed_fd(one, PollFlags::IN));
+    let left = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: patience.subsec_nanos().into() };
+    match poll(&mut asked, Some(&left)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(asked.map(|one| !one.revents().is_empty()))
+}

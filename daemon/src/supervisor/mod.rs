@@ -1,0 +1,105 @@
+//! The supervisor: the part of mcpfs that must not fail, and therefore does next to nothing.
+//!
+//! It is root, mounts, and keeps what must outlive a crash: the `/dev/fuse` descriptor, the
+//! backing ids that the kernel reads from, and the socket that launches ask. It has no network,
+//! reads no file but the host's own configuration at its start, and parses nothing but messages
+//! of one fixed size ([`wire`]). All the rest is the *worker*: the same program again, as a user
+//! without rights ([`crate::worker`]), which fetches, verifies, decides and answers the kernel.
+//!
+//! **A worker that dies is replaced on the same mount.** Requests meanwhile wait in the kernel;
+//! those that the dead one had taken are sent again. The order is fixed: dead for certain, then
+//! the resend, then the successor. Two that served at once could answer one request twice.
+//!
+//! **Nobody waits for ever.** If no worker serves within ten seconds, whoever waits gets EIO, the
+//! mount is aborted and taken away, and this process ends, to be started anew by its own parent.
+//! The same happens where a worker cannot take over: another INIT, a kernel without resend. A
+//! request that kills every worker that takes it is answered with EIO after three deaths.
+
+pub(crate) mod backings;
+mod child;
+mod ioctl;
+mod keep;
+mod room;
+mod service;
+mod session;
+mod signals;
+pub(crate) mod wire;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use self::child::WorkerCommand;
+use self::keep::Supervisor;
+pub use self::room::User;
+use crate::mount::MountError;
+
+/// What a supervisor needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to mount.
+    pub at: PathBuf,
+    /// The state directory, the worker's alone.
+    pub state: PathBuf,
+    /// The cache, the worker's alone.
+    pub cache: PathBuf,
+    /// Control socket and launcher; root's.
+    pub rundir: PathBuf,
+    /// What the mount must not cover.
+    pub outside: Vec<PathBuf>,
+    /// The token file of the configuration: the worker gets it opened.
+    pub token: Option<PathBuf>,
+    /// The client certificate, likewise.
+    pub client_certificate: Option<PathBuf>,
+    /// Whom the worker runs as.
+    pub user: User,
+    /// Whether systemd keeps the mount when this process ends (`--keep-mount`).
+    pub keep: bool,
+    /// How the worker is started.
+    pub worker: WorkerCommand,
+}
+
+/// Why there is no supervisor any more.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// Nothing was mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A worker ended before anything was served; it has said why.
+    #[error("the worker ended before it served ({status})")]
+    NeverServed {
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+    /// No worker could take over. The mount is gone.
+    #[error("no worker serves: {why}; whoever waited got EIO, and the mount was taken away")]
+    Outage {
+        /// What stood in the way.
+        why: String,
+    },
+    /// Anything else, with the step that failed.
+    #[error("{step}")]
+    Io {
+        /// What was being done.
+        step: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> SupervisorError {
+    let step = step.into();
+    move |source| SupervisorError::Io { step, source }
+}
+
+/// Mounts, or takes a mount over from systemd, and keeps a worker on it until it is told to stop.
+///
+/// # Errors
+/// As [`SupervisorError`]; nothing stays mounted then.
+pub fn run(settings: Settings) -> Result<(), SupervisorError> {
+    let mut supervisor = Supervisor::new(settings)?;
+    let outcome = supervisor.keep_serving();
+    if outcome.is_err() {
+        supervisor.give_up();
+    }
+    outcome
+}

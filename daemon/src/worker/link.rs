@@ -1,0 +1,182 @@
+//! The worker's end of its two sockets to the supervisor.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use tokio::sync::mpsc;
+
+use crate::supervisor::backings::{self, Counts, Record};
+use crate::supervisor::wire::{self, Message, Secret};
+
+/// How long an answer may take. The supervisor does nothing slow; one that is stopped is killed by
+/// systemd's watchdog before this.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What the supervisor can be told and asked. Clones of the `Arc` share it.
+#[derive(Debug)]
+pub struct Link {
+    /// Which worker of the session this is, from 1.
+    generation: u64,
+    line: OwnedFd,
+    /// One question at a time.
+    door: Mutex<OwnedFd>,
+    mounted: OnceLock<Device>,
+}
+
+/// What the supervisor hands out of the session.
+#[derive(Debug)]
+pub(crate) struct Device {
+    init: Vec<u8>,
+    fuse: OwnedFd,
+    table: File,
+    counts: Counts,
+}
+
+impl Device {
+    /// The kernel's INIT.
+    pub(crate) fn init(&self) -> &[u8] {
+        &self.init
+    }
+
+    /// `/dev/fuse` of the mount.
+    pub(crate) fn fuse(&self) -> BorrowedFd<'_> {
+        self.fuse.as_fd()
+    }
+
+    /// How often each inode is open.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The backing ids that there are.
+    pub(crate) fn backings(&self) -> io::Result<Vec<Record>> {
+        backings::read(&self.table)
+    }
+}
+
+/// What the supervisor wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Read the configuration again.
+    Reload,
+    /// End; the mount is somebody else's from now on.
+    Stop,
+}
+
+impl Link {
+    /// Takes the supervisor's welcome from the standard input, with the control socket.
+    ///
+    /// # Errors
+    /// If this process was not started by a supervisor.
+    pub fn welcome() -> io::Result<(Self, UnixListener)> {
+        let line = io::stdin().as_fd().try_clone_to_owned()?;
+        let (message, mut with) = wire::receive(&line)?;
+        let (Message::Welcome { generation }, Some(listener), Some(door)) = (message, with.pop(), with.pop()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        set_socket_timeout(&door, Timeout::Recv, Some(ANSWER))?;
+        let link = Self { generation, line, door: Mutex::new(door), mounted: OnceLock::new() };
+        Ok((link, UnixListener::from(listener)))
+    }
+
+    /// Which worker of the session this is, from 1.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Asks one thing; the answer, which is not `No`.
+    ///
+    /// # Errors
+    /// The errno that the supervisor gives, or that it cannot be reached.
+    pub(crate) fn ask(&self, question: &Message, with: &[BorrowedFd<'_>]) -> io::Result<Message> {
+        self.ask_for(question, with).map(|(answer, _)| answer)
+    }
+
+    fn ask_for(&self, question: &Message, with: &[BorrowedFd<'_>]) -> io::Result<(Message, Vec<OwnedFd>)> {
+        let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        wire::send(&*door, question, with)?;
+        match wire::receive(&*door)? {
+            (Message::No(errno), _) => Err(Errno::from_raw_os_error(errno).into()),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The mount, which the first question makes.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn mounted(&self) -> io::Result<&Device> {
+        if let Some(device) = self.mounted.get() {
+            return Ok(device);
+        }
+        let (answer, mut with) = self.ask_for(&Message::Mount, &[])?;
+        let (Message::Mounted(init), Some(counts), Some(table), Some(fuse)) =
+            (answer, with.pop(), with.pop(), with.pop())
+        else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let device = Device { init, fuse, table: table.into(), counts: Counts::of(counts.into()) };
+        Ok(self.mounted.get_or_init(|| device))
+    }
+
+    /// A file that only root can open.
+    ///
+    /// # Errors
+    /// What root met there.
+    pub(crate) fn secret(&self, secret: Secret) -> io::Result<File> {
+        match self.ask_for(&Message::Secret(secret), &[])? {
+            (Message::Opened, mut with) if with.len() == 1 => {
+                with.pop().map(File::from).ok_or(io::ErrorKind::InvalidData.into())
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// What process `pid` runs, which only root may ask of others.
+    pub(crate) fn executable(&self, pid: u32) -> Option<Vec<u8>> {
+        match self.ask(&Message::Executable { pid }, &[]) {
+            Ok(Message::Path(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Tells the supervisor something. If it is gone, so is this process soon.
+    pub(crate) fn tell(&self, message: &Message) {
+        if let Err(error) = wire::send(&self.line, message, &[]) {
+            tracing::warn!(%error, "the supervisor cannot be told");
+        }
+    }
+
+    /// What the supervisor wants, one wish after the other; the end of it is the supervisor's end.
+    /// A thread of its own waits for them.
+    ///
+    /// # Errors
+    /// If there is no room for a thread.
+    pub fn wishes(self: &Arc<Self>) -> io::Result<mpsc::Receiver<Wish>> {
+        let (wish, wishes) = mpsc::channel(8);
+        let line = self.line.try_clone()?;
+        let listen = move || {
+            loop {
+                let wanted = match wire::receive(&line) {
+                    Ok((Message::Reload, _)) => Wish::Reload,
+                    Ok((Message::Stop, _)) => Wish::Stop,
+                    other => {
+                        tracing::error!(?other, "the supervisor is gone");
+                        return;
+                    }
+                };
+                if wish.blocking_send(wanted).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("supervisor".to_owned()).spawn(listen)?;
+        Ok(wishes)
+    }
+}
