@@ -12,6 +12,7 @@ use crate::refusal::with_cause;
 use crate::refusal::{Exit, Refusal};
 use crate::run;
 use crate::site::Secrets;
+use crate::supervisor::User;
 
 /// Mounts a signed MCP registry at /mcp: only what verifies is readable, every access is recorded.
 #[derive(Debug, Parser)]
@@ -189,6 +190,12 @@ fn check_config(global: &Global) -> Exit {
             return Exit::of(refusal.code);
         }
     };
+    if rustix::process::geteuid().is_root()
+        && let Err(problem) = User::named(&config.user)
+    {
+        eprintln!("mcpfs: {}: {problem}", config.file.display());
+        return Exit::Usage;
+    }
     // The site is not asked, but all that it is asked with is there.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -145,6 +145,13 @@ pub fn open_to_others(path: &Path) -> Option<PathBuf> {
     path.ancestors().find(exchangeable).map(Path::to_owned)
 }
 
+/// The first directory on the way to `path` that lets only its owner and group pass.
+pub fn closed_to_others(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let closed = |dir: &&Path| dir.metadata().map_or(0, |meta| meta.permissions().mode()) & 0o001 == 0;
+    path.ancestors().find(closed).map(Path::to_owned)
+}
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -50,14 +50,22 @@ fn main() {
 
 /// Where the story can be told: `dir` itself, or a directory below /tmp with a link from `dir` to
 /// it. A host refuses a trust root where others could exchange it, and a clone made with a umask
-/// of 002 is such a place.
+/// of 002 is such a place; root's home is none for a worker that is another user.
 fn safe(dir: &Path) -> PathBuf {
     let dir = dir.canonicalize().expect("just made");
-    let Some(open) = scratch::open_to_others(&dir) else { return dir };
+    let problem = match (scratch::open_to_others(&dir), scratch::closed_to_others(&dir)) {
+        (Some(open), _) => {
+            format!("others may write {}, so a host would not believe a trust root in it", open.display())
+        }
+        (None, Some(closed)) if scratch::is_root() => {
+            format!("mcpfs works as the user mcpfs here, whom {} does not let pass", closed.display())
+        }
+        _ => return dir,
+    };
     let elsewhere = tempfile::Builder::new().prefix("mcpfs-demo-").tempdir_in("/tmp").expect("/tmp is for all").keep();
     fs::remove_dir(&dir).expect("just made");
     std::os::unix::fs::symlink(&elsewhere, &dir).expect("own directory");
-    println!("others may write {}, so a host would not believe a trust root in it:", open.display());
+    println!("{problem}:");
     println!("all of the demo is in {}, with a link from {}", elsewhere.display(), dir.display());
     elsewhere
 }
