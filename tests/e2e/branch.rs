@@ -81,6 +81,12 @@ fn a_lost_journal_is_made_good_from_the_site() {
     signing.once(forge).ok();
     assert_eq!((head_version(&site), selected(), tip(3)), (3, "1.0.0".into(), third.clone()));
     lose();
+    // A log that does not lead back is no log that says nothing.
+    let log = std::fs::read_dir(site.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let newest = log.max().unwrap();
+    std::fs::rename(&newest, site.join("away")).unwrap();
+    signing.once(forge).exits(4).says("the signing log is broken at log/3-");
+    std::fs::rename(site.join("away"), &newest).unwrap();
     set_back(&second, &third);
     assert_eq!((head_version(&site), selected()), (3, "1.0.0".into()));
 
