@@ -192,6 +192,7 @@ fn into(file: &Path, folder: &Path, options: &CheckOptions, keep: bool) -> Resul
         Some(mut staging) if !checked.findings.has_errors() => {
             staging.findings = checked.findings.clone();
             staging.record.observations.clone_from(&checked.observations);
+            staging.record.tools = trial::tools_of(&checked.trials);
             staging.answers = checked.answers.clone();
             staging.record = staging.expected_record();
             staging.write()?;
@@ -288,6 +289,7 @@ fn stage(
         waivers: Vec::new(),
         sources: Vec::new(),
         observations: Vec::new(),
+        tools: Vec::new(),
     };
     Ok(Some(Staging {
         folder: folder.to_owned(),

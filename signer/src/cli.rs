@@ -12,6 +12,7 @@ mod init;
 mod inspect;
 mod keys;
 mod options;
+mod pages;
 mod promote;
 mod publish;
 mod rebuild;
@@ -107,6 +108,8 @@ enum Command {
     Comment(comment::Comment),
     /// Show what a site says, verified on the way
     Inspect(inspect::Inspect),
+    /// Write a site's pages for people and IDEs again; every publish keeps them up to date
+    Pages(pages::Pages),
     /// Find the servers of a site that carry a package
     Deps(deps::Deps),
     /// Print a JSON Schema, for editors
@@ -176,6 +179,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve::serve(cli, args),
         Command::Comment(args) => comment::comment(cli, args),
         Command::Inspect(args) => inspect::inspect(cli, args),
+        Command::Pages(args) => pages::pages(cli, args),
         Command::Deps(args) => deps::deps(cli, args),
         Command::Schema { of } => {
             print_text(&match of {
@@ -273,6 +277,7 @@ fn site_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e Si
 fn site_code(error: &SiteError) -> Option<u8> {
     match error {
         SiteError::Store(StoreError::Unreachable { .. }) => Some(3),
+        SiteError::Pages { source } => site_code(source),
         SiteError::Verify { .. }
         | SiteError::Damaged { .. }
         | SiteError::SetBack { .. }

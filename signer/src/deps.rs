@@ -1,25 +1,28 @@
 //! Which servers of a site carry a package: the first question after an advisory.
 //!
-//! Answered from the published trees themselves, verified as a host does, and not from what a
-//! check once wrote down: the answer is about what hosts run now. An index on the site was left
-//! out: it would be one more thing that has to agree with the trees.
+//! Two answers. With a trust root, from what each entry names under the signed head: the list that the
+//! signer made from the tree which it signed, or where there is none the published tree itself. Without
+//! one, from `deps.json`, which is one request and is not signed: it is right as long as the
+//! web server is, and good enough to know where to look.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal as _, Write as _};
 
 use mcpfs_trust::entry::Listed;
 use mcpfs_trust::name::{Platform, ServerName, Version};
+use mcpfs_trust::release::Release;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::verify;
+use mcpfs_trust::{details, entry::Entry};
 use serde::Serialize;
 
 use crate::check::Ecosystem;
 use crate::check::changes::published::PublishedFiles;
 use crate::check::changes::published_tree;
-use crate::check::dependencies::Package;
+use crate::pages;
+use crate::progress::{Progress, Unit};
 use crate::site::publish::status_word;
 use crate::site::state::at;
-use crate::site::{Site, SiteError};
+use crate::site::{Site, SiteError, StoreError, parallel};
 
 /// The package that is looked for: `lodash`, `npm:lodash`, `npm:lodash@4.17.20`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +74,62 @@ impl std::str::FromStr for Wanted {
 }
 
 impl Wanted {
-    fn is(&self, package: &Package) -> bool {
-        let canonical = |name: &str| package.ecosystem.canonical(name);
-        self.ecosystem.is_none_or(|ecosystem| ecosystem == package.ecosystem)
-            && canonical(&self.name) == canonical(&package.name)
-            && self.version.as_ref().is_none_or(|version| *version == package.version)
+    fn is(&self, ecosystem: Ecosystem, name: &str, version: &str) -> bool {
+        self.ecosystem.is_none_or(|wanted| wanted == ecosystem)
+            && ecosystem.canonical(&self.name) == ecosystem.canonical(name)
+            && self.version.as_ref().is_none_or(|wanted| *wanted == version)
     }
+
+    /// Whether it is the package that details name; of an ecosystem that is not known here nothing is said.
+    fn is_detailed(&self, package: &details::Package) -> bool {
+        let ecosystem = Ecosystem::ALL.into_iter().find(|one| one.as_str() == package.ecosystem);
+        ecosystem.is_some_and(|ecosystem| self.is(ecosystem, &package.name, &package.version))
+    }
+
+    /// Whether it is the package of this id, such as `npm:lodash@4.17.20`.
+    fn is_id(&self, id: &str) -> bool {
+        let named = id.split_once(':').and_then(|(ecosystem, rest)| {
+            let (name, version) = rest.rsplit_once('@')?;
+            Some((Ecosystem::ALL.into_iter().find(|one| one.as_str() == ecosystem)?, name, version))
+        });
+        named.is_some_and(|(ecosystem, name, version)| self.is(ecosystem, name, version))
+    }
+}
+
+/// What an index says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Indexed {
+    /// Where it was found.
+    pub found: Vec<Carrier>,
+    /// Servers of which the index does not say everything.
+    pub unlisted: Vec<ServerName>,
+}
+
+/// Every selected release that carries it, by the site's unsigned index.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+pub fn indexed(site: &Site, wanted: &Wanted) -> Result<Indexed, SiteError> {
+    let bytes = site.read(pages::DEPS, pages::LIST_BYTES)?;
+    let unread = |problem| StoreError::Failed { place: site.place(), name: pages::DEPS.to_owned(), problem };
+    let deps = pages::Deps::parse(&bytes).map_err(unread)?;
+    let (mut found, mut unlisted) = (Vec::new(), Vec::new());
+    for row in deps.rows() {
+        if row.packages.is_none() || row.unreadable > 0 {
+            unlisted.push(row.name.clone());
+        }
+        let ids = row.packages.iter().flatten().filter(|id| wanted.is_id(id));
+        found.extend(ids.map(|id| Carrier {
+            server: row.name.clone(),
+            version: row.version.clone(),
+            selected: true,
+            status: status_word(row.status),
+            platforms: Vec::new(),
+            package: id.clone(),
+        }));
+    }
+    found.sort();
+    Ok(Indexed { found, unlisted })
 }
 
 /// Every release that carries it: the selected ones, or with `all` also the others.
@@ -84,41 +137,61 @@ impl Wanted {
 /// # Errors
 /// If the site, or a release of it, cannot be read or does not verify: a part that nobody read is
 /// no part without the package.
-pub fn carriers(site: &Site, root: &TrustRoot, wanted: &Wanted, all: bool) -> Result<Vec<Carrier>, SiteError> {
+pub fn carriers(
+    site: &Site,
+    root: &TrustRoot,
+    wanted: &Wanted,
+    all: bool,
+    shown: &Progress,
+) -> Result<Vec<Carrier>, SiteError> {
     let state = site.published(root)?;
     if state.head.is_none() {
         return Err(SiteError::NothingPublished { place: site.place() });
     }
     let mut names: Vec<&ServerName> = state.servers().map(|server| &server.name).collect();
     names.sort();
-    let shown = io::stderr().is_terminal();
-    let mut found = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        if shown {
-            // A terminal that went away is no reason to stop.
-            let _ = write!(io::stderr(), "\r\x1b[K{} of {}: {name}", index + 1, names.len());
-        }
-        let Some(entry) = site.entry(&state, name)? else { continue };
-        for (index, listed) in entry.releases().enumerate().take(if all { usize::MAX } else { 1 }) {
-            let version = &listed.release.version;
-            // A withdrawn one is refused by hosts, but it may still run on one.
-            verify::release(&entry, version, root, None).map_err(at(&format!("{name} {version}")))?;
-            found.extend(of_release(site, listed, wanted, index == 0)?);
-        }
-    }
-    if shown {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
+    let task = shown.start("servers", Unit::Items, names.len() as u64);
+    let found = parallel::map(&names, site.workers(), |name| {
+        let found = match site.entry(&state, name)? {
+            Some(entry) => of_entry(site, root, &entry, wanted, all)?,
+            None => Vec::new(),
+        };
+        task.add(1);
+        Ok::<_, SiteError>(found)
+    })?;
+    let mut found: Vec<Carrier> = found.into_iter().flatten().collect();
     found.sort();
+    Ok(found)
+}
+
+fn of_entry(
+    site: &Site,
+    root: &TrustRoot,
+    entry: &verify::Verified<Entry>,
+    wanted: &Wanted,
+    all: bool,
+) -> Result<Vec<Carrier>, SiteError> {
+    let mut found = Vec::new();
+    for (index, listed) in entry.releases().enumerate().take(if all { usize::MAX } else { 1 }) {
+        let Release { name, version, .. } = &listed.release;
+        // A withdrawn one is refused by hosts, but it may still run on one.
+        verify::release(entry, version, root, None).map_err(at(&format!("{name} {version}")))?;
+        found.extend(of_release(site, listed, wanted, index == 0)?);
+    }
     Ok(found)
 }
 
 fn of_release(site: &Site, listed: &Listed, wanted: &Wanted, selected: bool) -> Result<Vec<Carrier>, SiteError> {
     let mut packages: Vec<(String, Platform)> = Vec::new();
-    for stored in &listed.layout {
+    let details = site.details(listed)?.filter(|details| !details.carried.is_empty());
+    for carried in details.iter().flat_map(|details| &details.carried) {
+        let here = carried.packages.iter().filter(|package| wanted.is_detailed(package));
+        packages.extend(here.map(|package| (package.id(), carried.platform.clone())));
+    }
+    for stored in listed.layout.iter().filter(|_| details.is_none()) {
         let Some(tree) = published_tree(site, listed, &stored.platform)? else { continue };
         let inventory = PublishedFiles::open(site, &tree, stored)?.inventory()?;
-        let here = inventory.packages.iter().filter(|package| wanted.is(package));
+        let here = inventory.packages.iter().filter(|one| wanted.is(one.ecosystem, &one.name, &one.version));
         packages.extend(here.map(|package| (package.id(), stored.platform.clone())));
     }
     let ids: BTreeSet<&String> = packages.iter().map(|(id, _)| id).collect();
@@ -137,6 +210,22 @@ fn of_release(site: &Site, listed: &Listed, wanted: &Wanted, selected: bool) -> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn ids_of_an_index_are_told_apart() {
+        let is = |wanted: &str, id: &str| wanted.parse::<Wanted>().unwrap().is_id(id);
+        assert!(is("lodash", "npm:lodash@4.17.20") && is("npm:@s/x@1.0.0", "npm:@s/x@1.0.0"));
+        assert!(is("pypi:Zope_Interface", "pypi:zope.interface@5"));
+        for (wanted, id) in [
+            ("lodash", "npm:lodash.merge@1"),
+            ("npm:lodash@4.17.2", "npm:lodash@4.17.20"),
+            ("pypi:lodash", "npm:lodash@4.17.20"),
+            ("lodash", "lodash"),
+            ("lodash", "gem:lodash@1"),
+        ] {
+            assert!(!is(wanted, id), "{wanted} {id}");
+        }
+    }
 
     #[test]
     fn packages_are_named_as_reports_name_them() {

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mcpfs_trust::details::Checked;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::envelope::{Envelope, Signature};
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
@@ -110,6 +111,9 @@ pub struct Row {
     /// Digest of the recipe's bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe: Option<Digest>,
+    /// The check, as the release's details tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Checked>,
     /// Digest of the check's findings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Digest>,

@@ -27,6 +27,7 @@ use serde::Deserialize as _;
 use serde_json::json;
 
 use crate::check::{self, CheckOptions, Lookups};
+use crate::details;
 use crate::fetch::FetchPolicy;
 use crate::files::{self, FileError};
 use crate::log::{Row, Segment};
@@ -176,6 +177,7 @@ impl Rebuild<'_> {
         let bytes = files::read_bounded(&self.note(&statement), limits::ENTRY_BYTES).ok()?;
         let listed = Entry::parse(&bytes).ok()?.selected;
         let chunks = site.release_chunks(&listed).ok()?;
+        site.details(&listed).ok()?;
         let whole = listed.envelope.statement() == statement
             && chunks.iter().all(|chunk| site.has_size(chunk).is_ok())
             && listed.release.artefact.all().iter().all(|one| {
@@ -262,7 +264,10 @@ impl Rebuild<'_> {
             }
         }
         let layout = staging.artefacts.iter().map(|one| one.listed.clone()).collect();
-        let listed = Listed { release, envelope, status: Status::Active, reason: None, layout };
+        // A log of before there were details says nothing of the check.
+        let details = row.check.clone().map(|check| details::told(Some(check), &checked.dependencies));
+        let details = details.map(|details| site.put_details(&details)).transpose()?;
+        let listed = Listed { release, envelope, status: Status::Active, reason: None, layout, details };
         let note = Entry { selected: listed.clone(), earlier: Vec::new() };
         files::write_durably(&self.note(&statement), &note.encode(), true)?;
         Ok(listed)

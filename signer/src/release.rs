@@ -12,6 +12,7 @@ use mcpfs_trust::release::Release;
 use serde::Serialize;
 
 use crate::check::{self, CheckError, CheckOptions, Findings, Published};
+use crate::details;
 use crate::key::{self, SigningKey};
 use crate::log::{self, Row};
 use crate::pack::KnownChunks;
@@ -21,7 +22,7 @@ use crate::sign;
 use crate::site::publish::{Change, Outcome, Publisher};
 use crate::site::{Site, SiteError};
 use crate::source::Origin;
-use crate::staging::{Staging, StagingError};
+use crate::staging::{Rechecked, Staging, StagingError};
 
 /// Why a recipe was not released.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +131,8 @@ pub fn publish_as(
     keys: &[Box<dyn SigningKey>],
     occasion: Row,
 ) -> Result<Released, ReleaseError> {
-    let recipe = staging.recheck(publisher.now)?;
+    let Rechecked { recipe, dependencies } = staging.recheck(publisher.now)?;
+    let seen = details::of(staging, &dependencies);
     let (site, now) = (publisher.site, publisher.now);
     let url =
         |platform: &Platform| recipe.artefact.iter().find(|own| own.platform == *platform).map(|own| own.url.as_str());
@@ -147,9 +149,16 @@ pub fn publish_as(
         }
         let (release, envelope) = sign::release(&wanted, listed, keys)?;
         signed = Some((release.clone(), envelope.clone()));
-        let row = row(&release, staging, keys, &envelope, &occasion);
+        // Like the statement, the details of a published version stay what they are.
+        let (details, check) = match listed.map(|listed| Ok::<_, SiteError>((listed.details, site.details(listed)?))) {
+            Some(Ok((Some(blob), Some(published)))) => (blob, published.check),
+            Some(Err(error)) => return Err(error),
+            _ => (site.put_details(&seen)?, seen.check.clone()),
+        };
+        let row = Row { check, ..row(&release, staging, keys, &envelope, &occasion) };
         let layout = staging.artefacts.iter().map(|one| one.listed.clone()).collect();
-        let selected = Listed { release, envelope, status: Status::Active, reason: None, layout };
+        let selected =
+            Listed { release, envelope, status: Status::Active, reason: None, layout, details: Some(details) };
         let usable = Some(selected.release.version.clone());
         let entry = select(before.as_deref(), selected);
         Ok(Some(Change { entry, staged: Some(staging), usable, row }))

@@ -77,6 +77,11 @@ pub enum SiteError {
              if that does not help, what lies between the store and {place} is at fault, and hosts keep the state they have"
     )]
     ReadBack { place: String, source: Box<SiteError> },
+    #[error(
+        "the head is published and hosts follow it, but the pages for people and IDEs are not up to date: \
+             mcpfs-signer pages writes them again, and so does the next publish"
+    )]
+    Pages { source: Box<SiteError> },
     #[error("the head there is still version {found}, not {expected}: a cache in between keeps it too long")]
     StillOld { expected: u64, found: u64 },
     #[error("the signing log is broken at {path}: {problem}; restore it from a copy")]
@@ -108,6 +113,13 @@ pub enum SiteError {
     EntryFull { name: ServerName, what: String },
     #[error("a reason is one line of 1 to 1024 bytes")]
     BadReason,
+}
+
+impl SiteError {
+    /// The same, of pages.
+    pub(crate) fn pages(source: Self) -> Self {
+        Self::Pages { source: Box::new(source) }
+    }
 }
 
 /// A site, wherever it lies.

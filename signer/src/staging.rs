@@ -46,6 +46,7 @@ use crate::recipe::RecipeErrors;
 use crate::unpack;
 
 pub(crate) use places::Places;
+pub use recheck::Rechecked;
 
 /// One release on its way to be signed.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 /// The code blocks of a page that open with exactly this line.
-fn blocks(page: &str, opening: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, opening: &str) -> Vec<String> {
     let text = std::fs::read_to_string(scratch::repository().join("docs").join(page)).unwrap();
     let mut found: Vec<String> = Vec::new();
     let mut inside = None;

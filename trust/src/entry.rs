@@ -2,13 +2,14 @@
 //!
 //! Its top has the shape of the recipe, readable by people and simple programs; the signed
 //! statement beside it is the only authority, and an entry whose readable part differs
-//! from it is refused. Only `status`, `reason` and `layout` are not signed by release keys:
-//! they are under the head.
+//! from it is refused. Only `status`, `reason`, `layout` and `details` are not signed by release
+//! keys: they are under the head.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::catalogue::Blob;
 use crate::chunk::{self, Chunk};
 use crate::digest::Digest;
 use crate::envelope::Envelope;
@@ -42,6 +43,8 @@ pub struct Listed {
     pub reason: Option<String>,
     /// Where the bytes of each platform's tree lie, in the artefacts' order.
     pub layout: Vec<PlatformLayout>,
+    /// What its signer saw in it: [`crate::details::Details`].
+    pub details: Option<Blob>,
 }
 
 /// Whether a release may be used.
@@ -164,8 +167,9 @@ impl Listed {
         let status = take(&mut map, "status")?.ok_or_else(|| missing("status"))?;
         let layout = take(&mut map, "layout")?.ok_or_else(|| missing("layout"))?;
         let reason = take(&mut map, "reason")?;
+        let details = take(&mut map, "details")?;
         let release = json::read(&Value::Object(map)).map_err(malformed)?;
-        Ok(Self { release, envelope, status, reason, layout })
+        Ok(Self { release, envelope, status, reason, layout, details })
     }
 
     fn to_map(&self) -> Map<String, Value> {
@@ -180,6 +184,9 @@ impl Listed {
             map.insert("reason".to_owned(), reason.clone().into());
         }
         map.insert("layout".to_owned(), value(serde_json::to_value(&self.layout)));
+        if let Some(details) = &self.details {
+            map.insert("details".to_owned(), value(serde_json::to_value(details)));
+        }
         map
     }
 
@@ -190,6 +197,9 @@ impl Listed {
             .is_some_and(|reason| reason.len() > limits::TEXT_BYTES || reason.chars().any(char::is_control))
         {
             return Err(malformed("reason is not one short line"));
+        }
+        if self.details.is_some_and(|details| details.size > limits::DETAILS_BYTES) {
+            return Err(VerifyError::SizeExceeded { what: "details", limit: limits::DETAILS_BYTES });
         }
         let artefacts = self.release.artefact.all();
         if artefacts.iter().map(|one| &one.platform).ne(self.layout.iter().map(|one| &one.platform)) {

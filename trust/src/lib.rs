@@ -26,6 +26,7 @@
 pub mod catalogue;
 pub mod chunk;
 mod codec;
+pub mod details;
 pub mod digest;
 pub mod entry;
 pub mod envelope;

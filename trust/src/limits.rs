@@ -35,6 +35,9 @@ pub const ENTRY_BYTES: u64 = 1 << 20;
 /// Releases that one entry lists.
 pub const ENTRY_RELEASES: usize = 128;
 
+/// The details of a release, bytes: about 30,000 packages.
+pub const DETAILS_BYTES: u64 = 4 << 20;
+
 /// Platforms of one release.
 pub const PLATFORMS: usize = 8;
 /// A stored chunk's decoded size, bytes.

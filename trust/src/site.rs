@@ -26,6 +26,11 @@ pub fn server(name: &ServerName) -> String {
     format!("servers/{name}.json")
 }
 
+/// The details of a release.
+pub fn details(sha256: &Digest) -> String {
+    format!("details/{sha256}.json")
+}
+
 /// A chunk.
 pub fn object(sha256: &Digest) -> String {
     let name = sha256.to_string();

@@ -80,7 +80,8 @@ fn publish(site: &Path) -> Digest {
         layout: StoredLayout { sha256: of("layout"), size: 4, chunks: vec![chunk(4)] },
         first: vec![],
     };
-    let selected = Listed { release, envelope, status: Status::Active, reason: None, layout: vec![layout] };
+    let selected =
+        Listed { release, envelope, status: Status::Active, reason: None, layout: vec![layout], details: None };
     let entry = Entry { selected, earlier: vec![] }.encode();
     write(mcpfs_trust::site::entry(&Digest::of(&entry)), &entry);
     let server = BinServer { name: "hello".parse().unwrap(), sha256: Digest::of(&entry), size: entry.len() as u64 };

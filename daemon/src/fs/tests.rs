@@ -89,7 +89,10 @@ fn publish(site: &Path, head: u64, previous: Option<Digest>, status: Status) -> 
     };
     let envelope = sign(statement.encode(RELEASE_TYPE), &key(2));
     let reason = (status != Status::Active).then(|| "it leaks".to_owned());
-    let entry = Entry { selected: Listed { release, envelope, status, reason, layout: vec![layout] }, earlier: vec![] };
+    let entry = Entry {
+        selected: Listed { release, envelope, status, reason, layout: vec![layout], details: None },
+        earlier: vec![],
+    };
     let entry = entry.encode();
     write(site, &mcpfs_trust::site::entry(&Digest::of(&entry)), &entry);
     let server = BinServer { name: "hello".parse().unwrap(), sha256: Digest::of(&entry), size: entry.len() as u64 };

@@ -103,7 +103,7 @@ pub(crate) fn listed_as(
     .unwrap();
     let payload = Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE);
     let envelope = sign(payload, signer);
-    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![stored] }
+    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![stored], details: None }
 }
 
 /// A site in a directory, and a host's registry that follows it.

@@ -232,6 +232,11 @@ impl Inventory {
         inventory
     }
 
+    /// How many files should list packages and do not, so that the list may lack some.
+    pub fn unread(&self) -> usize {
+        self.unreadable.len() + self.unlisted.len()
+    }
+
     fn npm(&mut self, root: &str, locked: Lockfile, listed: &mut BTreeSet<String>) {
         for (path, one) in locked.packages {
             // "" is the project itself; a link is listed where it leads to.

@@ -11,6 +11,7 @@
 //! `publish --record`, so that a folder edited on the way is refused even if it agrees with
 //! itself (docs/decisions/0005).
 
+use mcpfs_trust::details::Tool;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::Platform;
 use mcpfs_trust::time::Timestamp;
@@ -48,6 +49,9 @@ pub struct CheckRecord {
     /// What was looked at that signing does not look at again, in order of kind and tool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub observations: Vec<Observation>,
+    /// The tools that a trial met, the checker's word like the trial itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
 }
 
 impl CheckRecord {

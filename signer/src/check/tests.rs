@@ -106,7 +106,7 @@ fn a_clean_release_is_staged_and_read_back() {
     assert_eq!(read.recipe, staging.recipe);
     assert_eq!(read.artefacts[0].tree, staging.artefacts[0].tree);
     assert_eq!(read.artefacts[0].listed, staging.artefacts[0].listed);
-    let recipe = read.recheck(now()).unwrap();
+    let recipe = read.recheck(now()).unwrap().recipe;
     assert_eq!(recipe.name.as_str(), "hello");
     for chunk in read.artefacts[0].all_chunks() {
         let stored = read.chunk(&chunk).unwrap().expect("nothing is published yet");

@@ -10,10 +10,12 @@ mod tools;
 use std::fs::File;
 use std::path::Path;
 
+use mcpfs_trust::details::Tool;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::bounded;
 use mcpfs_trust::name::{Platform, Version};
 use mcpfs_trust::release::{Launch, Network};
+use mcpfs_trust::text::visible;
 use serde::Serialize;
 
 use super::changes::{self, PublishedFiles, PublishedRelease};
@@ -23,6 +25,7 @@ use super::rules::{
     RUN_STDOUT, RUN_UNSEEN, RUN_WRITE, Rule, TOOL_CHANGED,
 };
 use super::{Look, Observation, Published, chain};
+use crate::details;
 use crate::recipe::Recipe;
 use crate::site::SiteError;
 use crate::staging::StagedArtefact;
@@ -87,6 +90,26 @@ pub(super) fn observation(trials: &[PlatformTrial]) -> Option<Observation> {
     let result = Digest::of(&serde_json::to_vec(trials).ok().filter(|_| !trials.is_empty())?);
     let tool = concat!("mcpfs-signer ", env!("CARGO_PKG_VERSION"), ", bubblewrap and strace").to_owned();
     Some(Observation { kind: Look::Trial, tool, result })
+}
+
+/// The tools of the first trial that met some: what is published says what the server offers.
+pub(super) fn tools_of(trials: &[PlatformTrial]) -> Vec<Tool> {
+    let tool = |tool: &trial::Tool| Tool {
+        name: bounded(&tool.name),
+        description: bounded_to(&tool.description, details::TOOL_TEXT),
+    };
+    trials
+        .iter()
+        .map(|one| &one.trial.tools)
+        .find(|tools| !tools.is_empty())
+        .map(|tools| tools.iter().take(details::TOOLS).map(tool).collect())
+        .unwrap_or_default()
+}
+
+fn bounded_to(text: &str, characters: usize) -> String {
+    let short: String = text.chars().take(characters).collect();
+    let mark = if short.len() < text.len() { "…" } else { "" };
+    format!("{}{mark}", visible(&short))
 }
 
 fn new(

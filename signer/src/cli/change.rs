@@ -92,7 +92,7 @@ fn step_text(step: Step) -> Option<&'static str> {
         Step::Catalogue => "catalogue  stored",
         Step::Signed => "head       signed",
         Step::Verified => "verified   as a host would",
-        Step::Server | Step::Log => return None,
+        Step::Server | Step::Log | Step::Pages => return None,
         Step::Head => "published  the head has moved",
         Step::ReadBack => "read back  as a host would",
     })

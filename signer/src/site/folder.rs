@@ -166,6 +166,10 @@ impl Store for Folder {
         Ok(fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_none()))
     }
 
+    fn is_flat(&self) -> bool {
+        false
+    }
+
     fn is_near(&self) -> bool {
         true
     }

@@ -216,13 +216,24 @@ fn is_known(name: &str) -> bool {
     let json = |text: &str| text.strip_suffix(".json").is_some_and(digest);
     // What a crash left while it wrote into a folder.
     if parts.last().is_some_and(|last| last.starts_with(".new-")) {
-        let places = HashSet::from(["objects", "artefacts", "entries", "catalogue", "heads", "log", "servers"]);
+        let places = HashSet::from([
+            "objects",
+            "artefacts",
+            "entries",
+            "details",
+            "catalogue",
+            "heads",
+            "log",
+            "servers",
+            "browse",
+            "v0.1",
+        ]);
         return parts.len() == 1 || places.contains(parts[0]);
     }
     match parts.as_slice() {
         ["objects", first, sha256] => digest(sha256) && sha256.starts_with(first) && first.len() == 2,
         ["artefacts", sha256] => digest(sha256),
-        ["entries" | "catalogue", file] | ["catalogue", "bins", file] => json(file),
+        ["entries" | "details" | "catalogue", file] | ["catalogue", "bins", file] => json(file),
         ["heads", file] => {
             file.split_once('-').is_some_and(|(number, rest)| number.parse::<u64>().is_ok() && json(rest))
         }
@@ -241,6 +252,7 @@ mod tests {
             format!("objects/{}/{sha256}", &sha256[..2]),
             format!("artefacts/{sha256}"),
             format!("entries/{sha256}.json"),
+            format!("details/{sha256}.json"),
             format!("catalogue/{sha256}.json"),
             format!("catalogue/bins/{sha256}.json"),
             format!("heads/12-{sha256}.json"),
@@ -256,6 +268,9 @@ mod tests {
             format!("objects/00/{sha256}"),
             format!("entries/{sha256}"),
             "index.html".to_owned(),
+            "browse/hello/index.html".to_owned(),
+            "v0.1/servers/index.json".to_owned(),
+            "deps.json".to_owned(),
             ".publish.lock".to_owned(),
             "private/.new-abc".to_owned(),
         ];

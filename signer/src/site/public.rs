@@ -1,13 +1,20 @@
 //! A site's public address: what hosts and CDNs get, read without any right.
+//!
+//! As a [`Store`] it can only be read, by name: a web server lists nothing, and says no size before
+//! it is asked for the whole.
 
 use std::fmt;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::store::StoreError;
+use mcpfs_trust::digest::Digest;
+
+use super::store::{Facts, Listing, Lock, Store, StoreError, Stored};
 
 /// Longest wait for one file.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -75,6 +82,80 @@ impl Public {
             }
             Ok(bytes)
         })
+    }
+}
+
+impl Public {
+    fn read_only(&self, name: &str) -> StoreError {
+        let problem = "a web address can only be read; give the folder or s3://bucket/prefix behind it".to_owned();
+        StoreError::Failed { place: self.to_string(), name: name.to_owned(), problem }
+    }
+}
+
+impl Store for Public {
+    fn place(&self) -> String {
+        self.to_string()
+    }
+
+    fn lock(&self) -> Result<Option<Lock>, StoreError> {
+        Err(self.read_only(""))
+    }
+
+    fn get(&self, name: &str, limit: u64) -> Result<Option<Stored>, StoreError> {
+        match self.read(name, limit) {
+            Ok(bytes) => Ok(Some(Stored { bytes, tag: None })),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<Facts>, StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn copy_out(&self, name: &str, _: &mut dyn Write) -> Result<bool, StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn create(&self, name: &str, _: &[u8]) -> Result<bool, StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn create_from(&self, name: &str, _: &Path, _: &Digest) -> Result<bool, StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn replace(&self, name: &str, _: &[u8]) -> Result<(), StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn swap(&self, name: &str, _: Option<&Stored>, _: &[u8]) -> Result<bool, StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listing>, StoreError> {
+        Err(self.read_only(prefix))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        Err(self.read_only(name))
+    }
+
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        // Asked where there is no head: then nobody publishes there.
+        Ok(true)
+    }
+
+    fn is_flat(&self) -> bool {
+        false
+    }
+
+    fn is_near(&self) -> bool {
+        false
+    }
+
+    fn workers(&self) -> usize {
+        8
     }
 }
 

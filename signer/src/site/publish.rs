@@ -29,6 +29,7 @@ use super::state::Published;
 use super::{Site, SiteError, parallel};
 use crate::key::{self, SigningKey};
 use crate::log::{Row, SignerState};
+use crate::pages;
 use crate::progress::Progress;
 use crate::sign;
 use crate::staging::Staging;
@@ -64,11 +65,13 @@ pub enum Step {
     Server,
     /// The new state was read back as a host does.
     ReadBack,
+    /// The pages show it.
+    Pages,
 }
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Objects,
         Self::Artefacts,
         Self::Entry,
@@ -80,6 +83,7 @@ impl Step {
         Self::Head,
         Self::Server,
         Self::ReadBack,
+        Self::Pages,
     ];
 }
 
@@ -190,6 +194,7 @@ impl Publisher<'_> {
         let outcome = self.advance(&published, entries.iter().map(named).collect(), None, row, Put::default())?;
         let site = self.site;
         parallel::map(entries, site.workers(), |(name, bytes)| site.replace(&path::server(name), bytes))?;
+        self.pages()?;
         Ok(outcome)
     }
 
@@ -206,9 +211,20 @@ impl Publisher<'_> {
                     std::thread::sleep(Duration::from_millis(rand::random_range(longest / 2..=longest)));
                     attempt += 1;
                 }
-                other => return other,
+                Ok(outcome) => {
+                    self.pages()?;
+                    return Ok(outcome);
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Brings what people and IDEs read to the head, also if a run before this one could not.
+    fn pages(&mut self) -> Result<(), SiteError> {
+        pages::write(self.site, self.root, false, &self.shown).map_err(SiteError::pages)?;
+        self.done(Step::Pages);
+        Ok(())
     }
 
     fn change(&mut self, published: &Published, change: Change<'_>) -> Result<Outcome, SiteError> {
@@ -413,4 +429,4 @@ pub fn status_word(status: Status) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

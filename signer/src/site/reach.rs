@@ -74,6 +74,8 @@ impl Reached {
             Digest::of(layouts.chain(trees).collect::<Vec<_>>().join(" ").as_bytes())
         };
         let mut releases: Vec<&Listed> = entries.iter().flat_map(Entry::releases).collect();
+        let details = releases.iter().filter_map(|listed| listed.details);
+        self.files.extend(details.map(|blob| (path::details(&blob.sha256), blob.size)));
         for artefact in releases.iter().flat_map(|listed| listed.release.artefact.all()) {
             self.files.insert(path::artefact(&artefact.sha256), artefact.size);
             let parts = parts(site, artefact)?;

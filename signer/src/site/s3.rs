@@ -288,6 +288,10 @@ impl Store for S3 {
         }
     }
 
+    fn is_flat(&self) -> bool {
+        true
+    }
+
     fn is_near(&self) -> bool {
         false
     }

@@ -94,6 +94,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// If that cannot be told, such as `NoBucket`.
     fn is_empty(&self) -> Result<bool, StoreError>;
 
+    /// Whether a name may also be the beginning of other names, as in a bucket.
+    fn is_flat(&self) -> bool;
+
     /// Whether reading everything again costs little.
     fn is_near(&self) -> bool;
 
@@ -181,6 +184,8 @@ pub fn headers(name: &str) -> (&'static str, &'static str) {
     let content = match name.rsplit_once('.').map(|(_, extension)| extension) {
         _ if matches!(top, "objects" | "artefacts") => "application/octet-stream",
         Some("json") => "application/json",
+        // Of the registry API: names without an ending.
+        _ if top == "v0.1" => "application/json",
         Some("jsonl") => "application/x-ndjson",
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
@@ -188,7 +193,7 @@ pub fn headers(name: &str) -> (&'static str, &'static str) {
         Some("svg") => "image/svg+xml",
         _ => "application/octet-stream",
     };
-    let immutable = matches!(top, "objects" | "artefacts" | "entries" | "catalogue" | "log" | "heads");
+    let immutable = matches!(top, "objects" | "artefacts" | "entries" | "details" | "catalogue" | "log" | "heads");
     (content, if immutable { FOR_EVER } else { SOON })
 }
 
@@ -207,7 +212,12 @@ mod tests {
             ("artefacts/00ff", "application/octet-stream", true),
             ("log/1-00.jsonl", "application/x-ndjson", true),
             ("heads/1-00.json", "application/json", true),
+            ("details/00.json", "application/json", true),
             ("index.html", "text/html; charset=utf-8", false),
+            ("browse/hello/index.html", "text/html; charset=utf-8", false),
+            ("deps.json", "application/json", false),
+            ("v0.1/servers", "application/json", false),
+            ("v0.1/servers/com.example/hello/versions/1.0.0", "application/json", false),
         ] {
             let (is, cache) = headers(name);
             assert_eq!((is, cache.contains("immutable")), (content, kept), "{name}");

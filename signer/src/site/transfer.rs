@@ -22,6 +22,7 @@ use super::state::{at, restore};
 use super::{Site, SiteError, Stored, parallel};
 use crate::files::{FileError, Hashing};
 use crate::log::{self, SignerState};
+use crate::pages;
 use crate::progress::{Progress, Unit};
 
 /// The largest artefact, bytes.
@@ -180,6 +181,7 @@ impl Unbundle<'_> {
         let next = self.site.under(Stored { bytes: head.clone(), tag: None }, accepted)?;
         self.verify_all(&next)?;
         if !moved.changed {
+            pages::write(self.site, self.root, false, &self.shown).map_err(SiteError::pages)?;
             return Ok(moved);
         }
         for (name, bytes) in &segments {
@@ -204,6 +206,7 @@ impl Unbundle<'_> {
                 false => self.site.replace(&name, &entry),
             }
         })?;
+        pages::write(self.site, self.root, false, &self.shown).map_err(SiteError::pages)?;
         Ok(moved)
     }
 
@@ -268,6 +271,7 @@ impl Unbundle<'_> {
             for listed in entry.releases() {
                 let version = &listed.release.version;
                 verify::release(&entry, version, self.root, None).map_err(at(&format!("{} {version}", server.name)))?;
+                self.site.details(listed)?;
                 for chunk in self.site.release_chunks(listed)? {
                     self.site.has_size(&chunk)?;
                 }
@@ -304,6 +308,7 @@ impl Kind {
             "" if file == path::HEAD => Some(Self::Head),
             "artefacts" => file.parse().ok().map(Self::Artefact),
             "entries" => Some(Self::Json(json()?, limits::ENTRY_BYTES)),
+            "details" => Some(Self::Json(json()?, limits::DETAILS_BYTES)),
             "catalogue" => Some(Self::Json(json()?, limits::CATALOGUE_BYTES)),
             "catalogue/bins" => Some(Self::Json(json()?, limits::BIN_BYTES)),
             "log" => {

@@ -7,6 +7,7 @@ use std::io;
 
 use mcpfs_trust::chunk::Chunk;
 use mcpfs_trust::digest::{Digest, Hasher};
+use mcpfs_trust::name::Platform;
 use mcpfs_trust::release::Launch;
 use mcpfs_trust::time::Timestamp;
 
@@ -18,16 +19,25 @@ use crate::pack::{self, PackError};
 use crate::recipe::{ArtefactSource, Recipe};
 use crate::unpack;
 
+/// What staging comes to when nothing in it is believed.
+#[derive(Debug)]
+pub struct Rechecked {
+    /// The recipe, with its launch.
+    pub recipe: Recipe,
+    /// What each platform's artefact carries.
+    pub dependencies: Vec<(Platform, Inventory)>,
+}
+
 impl Staging {
     /// Recomputes everything from the recipe and the artefacts: digests, trees, chunks, layouts
     /// and the record, and asks the rules again. Returns the parsed recipe, with the launch that
-    /// its artefacts say if it has none. This is what signing relies on. Three things are the
-    /// checker's word alone: the time of the check, that no other recipe has a similar name, and
-    /// the observations. Reviews and waivers must hold `now` too, not only when it was checked.
+    /// its artefacts say if it has none, and what they carry. This is what signing relies on. Three
+    /// things are the checker's word alone: the time of the check, that no other recipe has a similar
+    /// name, and the observations with the tools of a trial. Reviews and waivers must hold `now` too, not only when it was checked.
     ///
     /// # Errors
     /// The first difference.
-    pub fn recheck(&self, now: Timestamp) -> Result<Recipe, StagingError> {
+    pub fn recheck(&self, now: Timestamp) -> Result<Rechecked, StagingError> {
         let mut recipe = Recipe::parse(&self.recipe, &self.recipe_file).map_err(StagingError::Recipe)?;
         let differs = |what: String| Err(StagingError::Differs(what));
         if recipe.artefact.len() != self.artefacts.len() {
@@ -78,7 +88,7 @@ impl Staging {
         if self.findings.has_errors() || self.record != expected {
             return differs("its check record is for something else, or did not pass".to_owned());
         }
-        Ok(recipe)
+        Ok(Rechecked { recipe, dependencies })
     }
 
     /// The record that this staging must carry, but for its time.
@@ -103,6 +113,7 @@ impl Staging {
             waivers: self.findings.waivers(),
             sources: [self.gate.sources(), self.answers.sources()].concat(),
             observations: self.record.observations.clone(),
+            tools: self.record.tools.clone(),
         }
     }
 

@@ -131,6 +131,9 @@ impl Story {
         let files = files_below(&registry.site()).len();
         self.line("review", &format!("servers/hello.yaml: {verdict}"));
         self.line("sign", &format!("hello 1.0.0, 1.1.0 → site of {files} static files"));
+        let page = registry.site().join("index.html");
+        assert!(fs::read_to_string(&page).unwrap().contains("browse/hello/index.html"));
+        self.line("pages", &format!("for people: file://{} (not signed); for IDEs: v0.1/servers", page.display()));
         // A third server, which nobody signed, is put into the site.
         let site = registry.site();
         let mut entry = forge::read(&site.join("servers/hello.json"));

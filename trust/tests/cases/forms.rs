@@ -175,7 +175,7 @@ fn releases(add: &mut Add<'_>) {
         with_bin(|v| v["servers"][0] = positional(&v["servers"][0])),
     );
 
-    let entries: [Edit; 11] = [
+    let entries: [Edit; 12] = [
         ("entry-as-array", "the entry as a list of its values", |v| *v = positional(v)),
         ("entry-envelope-as-array", "its envelope as a list of its values", |v| {
             v["signature"] = positional(&v["signature"]);
@@ -199,6 +199,7 @@ fn releases(add: &mut Add<'_>) {
         ("entry-status-object", "a word as an object with that one name", |v| v["status"] = json!({"active": null})),
         ("entry-earlier-empty", "an empty list instead of none", |v| v["earlier"] = json!([])),
         ("entry-first-empty", "no first chunks, written out", |v| v["layout"][0]["first"] = json!([])),
+        ("entry-details-null", "null for no details", |v| v["details"] = Value::Null),
         ("entry-reason-null", "null for no reason", |v| v["reason"] = Value::Null),
     ];
     for (name, about, edit) in entries {

@@ -484,6 +484,13 @@ fn broken_entries(case: &mut dyn FnMut(&str, &str, &str, Ask)) {
     for (name, about, edit) in bad {
         case(name, about, "Malformed", edited(edit));
     }
+    let details = |size: u64| {
+        let mut entry = support::entry("postgres");
+        entry.selected.details = Some(Blob { sha256: Digest::of(b"details"), size });
+        Ask::of(&entry)
+    };
+    case("entry-details", "an entry that names the details of its release", "ok", details(4 << 20));
+    case("entry-details-huge", "details of more than 4 MiB", "SizeExceeded", details((4 << 20) + 1));
     let text = String::from_utf8(support::entry("postgres").encode()).unwrap();
     let twice = text.replacen("\"version\": \"1.2.0\",", "\"version\": \"9\", \"version\": \"1.2.0\",", 1);
     case("entry-duplicate-key", "version twice in the JSON", "Malformed", Ask::bytes("postgres", twice.into_bytes()));

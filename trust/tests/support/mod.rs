@@ -212,7 +212,7 @@ pub(crate) fn listed(release: Release, who: &[usize]) -> Listed {
         layout: stored,
         first: vec![chunk(&[SERVER, LIBRARY].concat())],
     };
-    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![platform] }
+    Listed { release, envelope, status: Status::Active, reason: None, layout: vec![platform], details: None }
 }
 
 pub(crate) fn entry(name: &str) -> Entry {

@@ -81,7 +81,7 @@ fn a_bundle_is_started_as_its_manifest_says() {
             )
         );
         place.ingest(&path, "staging");
-        let derived = Staging::read(&place.path("staging")).unwrap().recheck(place.options().now).unwrap();
+        let derived = Staging::read(&place.path("staging")).unwrap().recheck(place.options().now).unwrap().recipe;
         assert_eq!(crate::launch::yaml(&derived.launch.unwrap()), line, "signing derives it again");
         // What was printed says the same and nothing is left to say.
         let text = std::fs::read_to_string(&path).unwrap();
@@ -225,7 +225,8 @@ fn a_recipes_own_launch_wins() {
     let place = Place::new();
     let path = recipe(&place, &bundle(other.to_string().as_bytes()), own);
     place.ingest(&path, "staging");
-    let launch = Staging::read(&place.path("staging")).unwrap().recheck(place.options().now).unwrap().launch.unwrap();
+    let launch =
+        Staging::read(&place.path("staging")).unwrap().recheck(place.options().now).unwrap().recipe.launch.unwrap();
     assert_eq!(launch.args, ["${TREE}/server/main.js", "--debug"]);
     // A manifest that cannot be read does not matter then, but is told.
     let findings = said(&bundle(b"{"), own);

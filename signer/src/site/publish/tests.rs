@@ -22,10 +22,10 @@ use crate::source::Origin;
 use crate::trust_cmd::{self, NewRoot};
 
 /// A signer, its site and what it releases.
-struct Signer {
+pub(crate) struct Signer {
     folder: tempfile::TempDir,
-    site: Site,
-    root: TrustRoot,
+    pub(crate) site: Site,
+    pub(crate) root: TrustRoot,
     state: SignerState,
 }
 
@@ -42,7 +42,7 @@ fn keys(names: &[&str]) -> Vec<Box<dyn SigningKey>> {
 }
 
 impl Signer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let site = Site::folder(&folder.path().join("site"));
         let new = NewRoot {
@@ -63,7 +63,7 @@ impl Signer {
     }
 
     /// Writes a folder of `content` and a recipe for it.
-    fn recipe(&self, name: &str, version: &str, content: &str, description: &str) -> PathBuf {
+    pub(crate) fn recipe(&self, name: &str, version: &str, content: &str, description: &str) -> PathBuf {
         let source = self.folder.path().join(format!("{name}-{version}-{}", content.len()));
         std::fs::create_dir_all(&source).unwrap();
         std::fs::write(source.join("server.sh"), content).unwrap();
@@ -82,7 +82,7 @@ impl Signer {
         file
     }
 
-    fn publisher<T>(
+    pub(crate) fn publisher<T>(
         &self,
         second: i64,
         head_key: &str,
@@ -108,7 +108,7 @@ impl Signer {
         })
     }
 
-    fn release_with(
+    pub(crate) fn release_with(
         &self,
         recipe: &Path,
         second: i64,
@@ -144,7 +144,7 @@ impl Signer {
         self.release_with(&recipe, second, ("head", &["release"]), None)
     }
 
-    fn withdraw(&self, version: &str, status: Status, second: i64) -> Result<Outcome, SiteError> {
+    pub(crate) fn withdraw(&self, version: &str, status: Status, second: i64) -> Result<Outcome, SiteError> {
         let (name, version) = ("hello".parse().unwrap(), version.parse().unwrap());
         self.publisher(second, "head", None, |publisher| revoke::withdraw(publisher, &name, &version, status, "why"))
     }
@@ -201,7 +201,7 @@ fn a_crash_after_any_step_leaves_a_valid_site_and_the_next_run_finishes() {
         let recipe = signer.recipe("hello", "1.1.0", "two", "Says hi.");
         let crash = || signer.release_with(&recipe, 2, ("head", &["release"]), Some(stop));
         assert!(catch_unwind(AssertUnwindSafe(crash)).is_err(), "{stop:?}");
-        let moved = matches!(stop, Step::Head | Step::Server | Step::ReadBack);
+        let moved = matches!(stop, Step::Head | Step::Server | Step::ReadBack | Step::Pages);
         let expected = if moved { (2, one("1.1.0")) } else { (1, one("1.0.0")) };
         assert_eq!(host.refresh(&signer, 3), expected, "{stop:?}");
         let again = signer.release_with(&recipe, 4, ("head", &["release"]), None).unwrap();
@@ -211,6 +211,8 @@ fn a_crash_after_any_step_leaves_a_valid_site_and_the_next_run_finishes() {
         assert_eq!(host.refresh(&signer, 5), (2, one("1.1.0")), "{stop:?}");
         signer.release("1.2.0", "three", 6).unwrap();
         assert_eq!(host.refresh(&signer, 7), (3, one("1.2.0")), "{stop:?}");
+        let anew = pages::write(&signer.site, &signer.root, true, &Progress::silent()).unwrap();
+        assert_eq!(anew.files, 0, "{stop:?}: pages are those of the head");
     }
 }
 
