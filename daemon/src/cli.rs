@@ -86,10 +86,19 @@ enum Command {
     Verify(commands::verify::Args),
     /// Read the record of all decisions, and prove that nobody changed it.
     #[command(subcommand)]
-    Audit(commands::audit::AuditCommand),
+    Audit(AuditQuestion),
     /// Look at configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditQuestion {
+    #[command(flatten)]
+    Store(commands::audit::AuditCommand),
+    /// Who here ran something that carries a package; the site says what releases carry
+    #[command(name = "who-uses")]
+    WhoUses(commands::who_uses::WhoUses),
 }
 
 #[derive(Debug, Subcommand)]
@@ -157,7 +166,11 @@ fn ask(global: &Global, command: impl FnOnce(&Door) -> Result<String, CommandErr
 }
 
 /// The audit is read without a daemon, and without a configuration where `--db` names it.
-fn audit(global: &Global, command: &commands::audit::AuditCommand) -> ExitCode {
+fn audit(global: &Global, question: &AuditQuestion) -> ExitCode {
+    let command = match question {
+        AuditQuestion::Store(command) => command,
+        AuditQuestion::WhoUses(options) => return who_uses(global, options),
+    };
     let state = match Config::load(&global.file()) {
         Ok(config) => config.state,
         Err(error) if global.config.is_some() => {
@@ -171,6 +184,24 @@ fn audit(global: &Global, command: &commands::audit::AuditCommand) -> ExitCode {
         Err(error) => {
             eprintln!("mcpfs: {}", with_cause(&error));
             Exit::Refused.into()
+        }
+    }
+}
+
+fn who_uses(global: &Global, options: &commands::who_uses::WhoUses) -> ExitCode {
+    let config = match Config::load(&global.file()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("mcpfs: {}", with_cause(&error));
+            return Exit::Usage.into();
+        }
+    };
+    let out = &mut std::io::stdout().lock();
+    match commands::who_uses::run(options, &config.state.join("audit.db"), &config, global.json, out) {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("mcpfs: {}", with_cause(&error));
+            error.exit().into()
         }
     }
 }

@@ -389,7 +389,7 @@ fn servers_with_a_package_are_found() {
     assert_eq!(deps("lodash").arg("--all").ok().stdout, "  deps 1.0.0  yanked  npm:lodash@4.17.20  (any)\n");
     deps("gem:rails").exits(2).says("is not one of: npm, pypi, cargo, go");
     // A site that cannot be read carries nothing that anybody knows of.
-    let objects = registry.site().join("objects");
-    std::fs::rename(&objects, registry.site().join("elsewhere")).unwrap();
+    let details = registry.site().join("details");
+    std::fs::rename(&details, registry.site().join("elsewhere")).unwrap();
     assert_ne!(deps("lodash").run().code, 0);
 }

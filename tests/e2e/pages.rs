@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use mcpfs_tests::command::{Ran, Run};
 use mcpfs_tests::fixture::{self, Recipe};
+use mcpfs_tests::host::{Host, Reads};
+use mcpfs_tests::mcp::McpClient;
+use mcpfs_tests::mount::Mount;
 use mcpfs_tests::quick::Quick;
 use mcpfs_tests::registry::files_below;
 use mcpfs_tests::s3::S3;
@@ -21,6 +24,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("pages::people_read_valid_pages", people_read_valid_pages);
     suite.plain("pages::a_bucket_serves_them_by_itself", a_bucket_serves_them_by_itself);
     suite.plain("pages::who_carries_a_package", who_carries_a_package);
+    suite.plain("pages::who_here_uses_a_package", who_here_uses_a_package);
 }
 
 const LOCK: &str = r#"{"name": "x", "lockfileVersion": 3, "packages": {
@@ -270,4 +274,67 @@ fn who_carries_a_package() {
     asked("lodash", &site.url()).arg("--trust").arg(quick.trust()).exits(4);
     std::fs::write(&index, "{}").unwrap();
     asked("lodash", &site.url()).exits(1).says("deps.json");
+}
+
+/// The audit of a host, joined with what the head vouches for.
+fn who_here_uses_a_package() {
+    let quick = Quick::named("demo/shop");
+    // hello 1.0.0 carries lodash, 1.1.0 does not any more; offered carries it and is started by nobody.
+    for (version, lodash) in [("1.0.0", true), ("1.1.0", false)] {
+        let tree = fixture::hello_tree(&quick.path("artefacts"), version);
+        if lodash {
+            std::fs::create_dir(tree.join("node_modules")).unwrap();
+            std::fs::write(tree.join("node_modules/.package-lock.json"), LOCK).unwrap();
+        }
+        let recipe = Recipe::new("hello", version, &fixture::tar(&tree)).with(fixture::HELLO_LAUNCH);
+        quick.release(&quick.recipe_of(&recipe), &quick.site()).ok();
+        if version == "1.0.0" {
+            release(&quick, &quick.site(), "offered", "1.0.0", true).ok();
+        }
+    }
+    let mut site = Site::serve(&quick.path("site"));
+    let host = Host::new(&quick.trust(), &site.url(), Reads::Cached);
+    let mount = Mount::start(&host);
+    let asked = |more: &[&str]| host.mcpfs(["audit", "who-uses", "--json"]).args(more);
+    let found = |ran: &Ran| -> Vec<(String, String, Value)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let answer = ran.json();
+        let all = answer["found"].as_array().unwrap().iter();
+        all.map(|one| (text(&one["server"]), text(&one["version"]), one["launches"].clone())).collect()
+    };
+    assert!(found(&asked(&["lodash"]).ok()).is_empty(), "nobody has started anything");
+    McpClient::start(&host.at("hello/run")).initialize();
+    assert!(found(&asked(&["lodash"]).ok()).is_empty(), "1.1.0 does not carry it");
+    for _ in 0..2 {
+        McpClient::start(&host.at("hello/1.0.0/run")).initialize();
+    }
+    let hello = ("hello".to_owned(), "1.0.0".to_owned(), Value::from(2));
+    assert_eq!(found(&asked(&["npm:lodash@4.17.20"]).ok()), std::slice::from_ref(&hello));
+    assert!(found(&asked(&["npm:lodash@4.17.21"]).ok()).is_empty());
+    let offered = ("offered".to_owned(), "1.0.0".to_owned(), Value::Null);
+    assert_eq!(found(&asked(&["lodash", "--offered"]).ok()), [hello, offered]);
+    host.mcpfs(["audit", "who-uses", "lodash"]).ok().says("hello 1.0.0  active  npm:lodash@4.17.20").says("2 launches");
+    // Revoked in the meantime: who ran it is the question then.
+    quick.publishing("revoke", &quick.site()).args(["hello@1.0.0", "--reason", "GHSA-35jh"]).ok();
+    assert_eq!(asked(&["lodash"]).ok().json()["found"][0]["status"], "revoked");
+    // The unsigned index says something else: nobody here reads it.
+    let index = quick.path("site/deps.json");
+    std::fs::write(&index, std::fs::read_to_string(&index).unwrap().replace("lodash", "l0dash")).unwrap();
+    assert_eq!(found(&asked(&["lodash"]).ok()).len(), 1);
+    // Details that are not what the entry names are no answer, and are said to be none.
+    let details = quick.path("site/details");
+    for name in files_below(&details) {
+        let file = details.join(name);
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("lodash", "l0dash")).unwrap();
+    }
+    let ran = asked(&["lodash"]).ok();
+    assert!(found(&ran).is_empty(), "{ran}");
+    let unknown = ran.json()["unknown"].clone();
+    assert_eq!((unknown.as_array().unwrap().len(), &unknown[0]["server"]), (1, &Value::from("hello")), "{unknown}");
+    assert!(unknown[0]["why"].as_str().unwrap().contains("DigestMismatch"), "{unknown}");
+    host.mcpfs(["audit", "who-uses", "gem:rails"]).exits(2).says("npm, pypi, cargo, go");
+    // Without the site there is no answer at all, and that is what is said.
+    site.stop();
+    asked(&["lodash"]).exits(3).says("does not know what releases carry");
+    mount.stop();
 }

@@ -149,6 +149,25 @@ impl AccessRow {
     }
 }
 
+/// What one user ran of one release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// The server.
+    pub server: String,
+    /// Its version.
+    pub version: String,
+    /// The digest of its statement.
+    pub statement: String,
+    /// The user's name, else the number, if it is known.
+    pub user: Option<String>,
+    /// How often it was started.
+    pub launches: i64,
+    /// When it was first used, ISO 8601.
+    pub first: String,
+    /// When it was last used.
+    pub last: String,
+}
+
 /// A read-only view of a store.
 #[derive(Debug)]
 pub struct Reader {
@@ -163,6 +182,38 @@ impl Reader {
     /// [`AuditError`] in words for a person: missing, no permission, damaged, newer or older schema.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         Ok(Self { conn: schema::open_read_only(path)?, path: path.to_owned() })
+    }
+
+    /// Who ran which verified release, since a moment.
+    ///
+    /// # Errors
+    /// If SQLite cannot read.
+    pub fn used(&self, since: Option<Moment>) -> Result<Vec<Used>, AuditError> {
+        const SQL: &str = "SELECT server_name, version, statement_sha256, coalesce(user_name, user_id), \
+            sum(event = 'launch'), min(time), max(time) FROM access \
+            WHERE event IN ('launch', 'access') AND verification_outcome = 'ok' AND time_us >= ?1 \
+            AND statement_sha256 IS NOT NULL AND version IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4";
+        let user = |value: Value| match value {
+            Value::Text(name) => Some(name),
+            Value::Integer(uid) => Some(uid.to_string()),
+            _ => None,
+        };
+        let read = || {
+            let mut statement = self.conn.prepare_cached(SQL)?;
+            let row = |row: &rusqlite::Row<'_>| {
+                Ok(Used {
+                    server: row.get(0)?,
+                    version: row.get(1)?,
+                    statement: row.get(2)?,
+                    user: user(row.get(3)?),
+                    launches: row.get(4)?,
+                    first: row.get(5)?,
+                    last: row.get(6)?,
+                })
+            };
+            statement.query_map([since.map_or(0, |Moment(at)| at)], row)?.collect::<Result<_, _>>()
+        };
+        read().map_err(|source| schema::failed(&self.path, source))
     }
 
     /// The rows that `filter` wants, oldest first.

@@ -10,6 +10,7 @@ pub mod pin;
 pub mod refresh;
 pub mod status;
 pub mod verify;
+pub mod who_uses;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
