@@ -29,7 +29,7 @@ use crate::audit::{AuditError, clean};
 use crate::config::Config;
 use crate::refusal::{Exit, Refusal};
 use crate::registry::now;
-use crate::site::Site;
+use crate::site::{Secrets, Site};
 
 /// Options of `mcpfs audit who-uses`.
 #[derive(Debug, Clone, Args)]
@@ -167,7 +167,7 @@ pub fn run(options: &WhoUses, db: &Path, config: &Config, json: bool, out: &mut 
         .enable_all()
         .build()
         .map_err(WhoUsesError::Start)?;
-    let site = crate::daemon::site(config, runtime.handle()).map_err(WhoUsesError::Site)?;
+    let site = crate::daemon::site(config, runtime.handle(), &Secrets::Own).map_err(WhoUsesError::Site)?;
     let answer = runtime.block_on(ask(&site, &root, options, used)).map_err(WhoUsesError::Site)?;
     // A pager that was closed is no fault.
     drop(show(&answer, json, out));
