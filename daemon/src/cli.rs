@@ -65,6 +65,8 @@ enum Command {
   mcpfs mount --foreground                       stay, log to stderr (for systemd)
   mcpfs --config ./mcpfs.toml mount --at ~/mcp   a user's own mount")]
     Mount(run::MountArgs),
+    /// Take the mount away; its daemon ends. What runs from it goes on as far as it is open.
+    Unmount(commands::unmount::Args),
     /// The state of the mount, in one line and then in detail.
     Status,
     /// The servers that this host shows.
@@ -147,6 +149,7 @@ pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
     let Cli { global, command } = cli;
     match command {
         Command::Mount(args) => run::mount(&global, &args).into(),
+        Command::Unmount(args) => commands::unmount::run(&global, &args).into(),
         Command::Status => ask(&global, commands::status::run),
         Command::Ls(args) => ask(&global, |door| commands::ls::run(door, &args)),
         Command::Explain(args) => ask(&global, |door| commands::explain::run(door, &args)),

@@ -9,6 +9,7 @@ pub mod ls;
 pub mod pin;
 pub mod refresh;
 pub mod status;
+pub mod unmount;
 pub mod verify;
 pub mod who_uses;
 

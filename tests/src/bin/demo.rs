@@ -97,6 +97,7 @@ impl Story {
         self.forge(&registry, &host);
         self.replay(&registry, &host);
         self.roll_back(&host);
+        self.crash(&mount, &host);
         self.go_offline(site, &host);
         self.show_audit(&host);
         mount.stop();
@@ -279,6 +280,24 @@ impl Story {
         assert_eq!(running.call("echo", &json!({"message": "here"})), "here");
         host.mcpfs(["unpin", "hello"]).ok();
         self.line("ROLLBACK", "mcpfs pin hello 1.0.0 → next launch 1.0.0; the running 1.1.0 untouched");
+    }
+
+    /// Root only: an ordinary user's daemon is one process, and what it serves ends with it.
+    fn crash(&self, mount: &Mount<'_>, host: &Host) {
+        if !scratch::is_root() {
+            return;
+        }
+        let mut running = McpClient::start(&host.at("hello/run"));
+        running.initialize();
+        let killed = Instant::now();
+        mount.kill_worker();
+        assert_eq!(version(host), "1.1.0");
+        let waited = killed.elapsed().as_millis();
+        assert_eq!(running.call("echo", &json!({"message": "here"})), "here");
+        self.line(
+            "CRASH",
+            &format!("kill -9 of the daemon's worker → the next launch waited {waited} ms; what runs goes on"),
+        );
     }
 
     fn go_offline(&self, site: Site, host: &Host) {
