@@ -83,6 +83,45 @@ fn every_key_is_documented() {
     }
 }
 
+/// Each key arrives where the option of `check` of the same meaning does.
+#[test]
+fn keys_are_what_options_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let logins = folder.path().join("auth.json");
+    std::fs::write(&logins, r#"{"auths": {"registry.example.com": {"username": "bot", "password": "p-31"}}}"#).unwrap();
+    std::fs::set_permissions(&logins, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let artefacts = format!(
+        "allow_registries = [\"npm\", \"pypi\"]\nnpmrc = \"/etc/npmrc\"\npip_conf = \"/etc/pip.conf\"\n\
+         tag_signers = \"/etc/signers\"\nregistry_auth = {logins:?}\nosv = [\"/a.zip\", \"/b\"]\nosv_sha256 = [\"{}\"]\n",
+        "0".repeat(64)
+    );
+    let check = "audit = [\"npm\", \"pypi\"]\naudit_osv_url = \"https://osv.example.com/v1/query\"\naudit_timeout = \"5m\"\n\
+                 run = true\npatience = \"90s\"\nruntimes = {node = \"/opt/node/bin/node\"}\npatterns = [\"builtin\"]\n";
+    let text = EXAMPLE.replace("# allow_registries = [\"npm\", \"pypi\"]\n", &artefacts);
+    let text = format!("{}[check]\n{check}", text.split("[check]").next().unwrap());
+    let config = read(&text).unwrap();
+    let policy = config.artefacts.fetch_policy().unwrap();
+    assert_eq!(format!("{:?}", policy.registries), "[Npm, Pypi]");
+    let tools = [&policy.tools.npmrc, &policy.tools.pip_conf, &policy.tools.allowed_signers];
+    let expected = ["/etc/npmrc", "/etc/pip.conf", "/etc/signers"].map(|path| Some(PathBuf::from(path)));
+    assert_eq!(tools.map(Clone::clone), expected);
+    assert!(policy.tools.sandbox, "there is no key that takes it away");
+    let shown = format!("{:?} {config:?}", policy.logins);
+    assert!(shown.contains("registry.example.com") && !shown.contains("p-31"), "{shown}");
+    let lookups = config.artefacts.lookups(&config.check).unwrap();
+    assert_eq!(lookups.snapshots, [PathBuf::from("/a.zip"), PathBuf::from("/b")]);
+    assert_eq!((lookups.pins.len(), format!("{:?}", lookups.audit)), (1, "[Npm, Pypi]".to_owned()));
+    assert_eq!(lookups.asking.osv_url.unwrap().as_str(), "https://osv.example.com/v1/query");
+    assert_eq!(lookups.asking.limit.as_secs(), 300);
+    let trial = config.check.trial().unwrap();
+    assert_eq!((trial.patience.as_secs(), &trial.runtimes["node"]), (90, &PathBuf::from("/opt/node/bin/node")));
+    assert!(config.check.patterns().unwrap().is_some());
+    // Nothing is looked at unless it is asked for, as with the options.
+    let plain = read(EXAMPLE).unwrap();
+    assert!(plain.check.trial().is_none() && plain.check.patterns().unwrap().is_none());
+    assert!(plain.artefacts.lookups(&plain.check).unwrap().audit.is_empty());
+}
+
 #[test]
 fn mistakes_are_told() {
     for (from, to, says) in [
