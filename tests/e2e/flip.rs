@@ -259,6 +259,11 @@ fn needed(registry: &Registry) -> Vec<String> {
         needed.push(at::bin(&blob.sha256));
         let bin = verify::bin(&read(&at::bin(&blob.sha256)), &catalogue, index).unwrap();
         needed.extend(bin.servers.iter().map(|server| at::entry(&server.sha256)));
+        for server in &bin.servers {
+            let entry = mcpfs_trust::entry::Entry::parse(&read(&at::entry(&server.sha256))).unwrap();
+            let details = entry.releases().filter_map(|listed| listed.details);
+            needed.extend(details.map(|blob| at::details(&blob.sha256)));
+        }
     }
     needed
 }
@@ -275,7 +280,7 @@ fn verify_reports_every_file() {
         let what = file.split('/').next().unwrap();
         // The log is the signer's, an original artefact is not what a host reads, and objects have
         // a test of their own.
-        if !["head.json", "catalogue", "entries"].contains(&what) {
+        if !["head.json", "catalogue", "entries", "details"].contains(&what) {
             continue;
         }
         let path = site.join(&file);

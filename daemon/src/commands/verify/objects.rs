@@ -161,7 +161,7 @@ impl Walk {
 
     /// Of a directory: everything that is named by its digest, whether anything names it or not.
     pub(super) fn strays(&mut self, directory: &Path) {
-        for part in ["catalogue", "entries", "objects", "artefacts"] {
+        for part in ["catalogue", "entries", "details", "objects", "artefacts"] {
             let mut waiting = vec![directory.join(part)];
             while let Some(path) = waiting.pop() {
                 let Ok(entries) = std::fs::read_dir(&path) else { continue };

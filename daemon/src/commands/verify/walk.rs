@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mcpfs_trust::catalogue::{Bin, BinServer};
+use mcpfs_trust::details::Details;
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::entry::{Entry, Status};
+use mcpfs_trust::entry::{Entry, Listed, Status};
 use mcpfs_trust::envelope::Envelope;
 use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::name::Version;
@@ -33,6 +34,8 @@ pub(super) struct Walk {
     artefacts: HashMap<Digest, u64>,
     /// Tree and layout pairs that were checked.
     trees: HashSet<(Digest, Digest)>,
+    /// Details that were checked.
+    details: HashSet<Digest>,
 }
 
 impl Walk {
@@ -47,6 +50,7 @@ impl Walk {
             chunks: HashSet::new(),
             artefacts: HashMap::new(),
             trees: HashSet::new(),
+            details: HashSet::new(),
         }
     }
 
@@ -157,11 +161,21 @@ impl Walk {
                 self.report.add(path.as_str(), refusal);
                 continue;
             }
+            self.details(one).await;
             // A withdrawn release may be cleared away; nobody gets to see it.
             if one.status == Status::Revoked {
                 continue;
             }
             self.platforms(&entry, version).await;
+        }
+    }
+
+    /// Also of a revoked release: who ran it is asked just then.
+    async fn details(&mut self, listed: &Listed) {
+        let Some(blob) = listed.details else { return };
+        if self.details.insert(blob.sha256) {
+            let check = |bytes: &[u8]| Details::read(bytes, &blob.sha256);
+            self.get(&site::details(&blob.sha256), blob.size, "details", check).await;
         }
     }
 
