@@ -287,7 +287,11 @@ fn who_here_uses_a_package() {
             std::fs::write(tree.join("node_modules/.package-lock.json"), LOCK).unwrap();
         }
         let recipe = Recipe::new("hello", version, &fixture::tar(&tree)).with(fixture::HELLO_LAUNCH);
-        quick.release(&quick.recipe_of(&recipe), &quick.site()).ok();
+        // The second one was tried out: its page tells the tools that were met.
+        let trial: &[&str] = if version == "1.1.0" { &["--run"] } else { &[] };
+        quick.release(&quick.recipe_of(&recipe), &quick.site()).args(trial).ok();
+        let page = std::fs::read_to_string(quick.path(&format!("site/browse/hello/{version}.html"))).unwrap();
+        assert_eq!(page.contains("Gives the message back"), version == "1.1.0");
         if version == "1.0.0" {
             release(&quick, &quick.site(), "offered", "1.0.0", true).ok();
         }
