@@ -2,14 +2,18 @@
 //! machine code.
 //!
 //! Lists come from what package managers and compilers leave behind: `node_modules/.package-lock.json`
-//! (what was installed), else `package-lock.json` or `npm-shrinkwrap.json` beside it; `METADATA` in
-//! `*.dist-info` and `PKG-INFO` in `*.egg-info`; `Cargo.lock`, `uv.lock` and `poetry.lock`; and what
-//! programs say they were built from ([`programs`]). These are claims of the artefact about itself.
+//! (what was installed), else `package-lock.json` or `npm-shrinkwrap.json` beside it; `yarn.lock` and
+//! `pnpm-lock.yaml`; `METADATA` in `*.dist-info` and `PKG-INFO` in `*.egg-info`; `Cargo.lock`, `uv.lock`
+//! and `poetry.lock`; `go.mod` and `go.sum`; and what programs say they were built from ([`programs`]). These are claims of the artefact about itself.
 //! A package below `node_modules` that no lockfile names is told apart, and a file that cannot be
 //! read is a finding: a list with a hole must not look like a short list. Everything is bounded
 //! before it is parsed.
 
+mod go;
+mod javascript;
+mod pnpm;
 mod programs;
+mod yarn;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +24,7 @@ use std::io::Read as _;
 use mcpfs_trust::error::bounded;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use serde::{Deserialize, Serialize};
+use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 
 use super::finding::{Finding, Findings};
 use super::rules::{self, Rule};
@@ -29,6 +34,25 @@ use crate::unpack::Spool;
 
 /// Largest lockfile, bytes.
 const LOCKFILE_BYTES: u64 = 16 << 20;
+/// Values in a lockfile of YAML.
+const LOCKFILE_NODES: usize = 4 << 20;
+/// Files that list packages.
+const NAMES: [&str; 14] = [
+    ".package-lock.json",
+    "npm-shrinkwrap.json",
+    "package-lock.json",
+    "package.json",
+    "yarn.lock",
+    "pnpm-lock.yaml",
+    "lock.yaml",
+    "METADATA",
+    "PKG-INFO",
+    "Cargo.lock",
+    "uv.lock",
+    "poetry.lock",
+    "go.mod",
+    "go.sum",
+];
 /// Headers of `METADATA` end long before, bytes.
 const METADATA_BYTES: u64 = 256 << 10;
 /// Largest program, bytes; it is read whole.
@@ -133,24 +157,6 @@ impl Package {
     }
 }
 
-/// A lockfile of npm, version 2 or 3; what is not needed is skipped.
-#[derive(Deserialize)]
-struct Lockfile {
-    packages: BTreeMap<String, Locked>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Locked {
-    name: Option<String>,
-    version: Option<String>,
-    license: Option<serde_json::Value>,
-    #[serde(default)]
-    has_install_script: bool,
-    #[serde(default)]
-    link: bool,
-}
-
 /// `Cargo.lock`, `uv.lock` and `poetry.lock`.
 #[derive(Deserialize)]
 struct TomlLock {
@@ -167,64 +173,38 @@ struct TomlLocked {
 
 impl Inventory {
     /// Lists what a tree carries; `content` gives at most so many bytes of a file, or the reason.
-    pub(super) fn read(tree: &Tree, content: &mut dyn FnMut(NodeId, u64) -> Result<Vec<u8>, String>) -> Self {
+    pub(super) fn read(tree: &Tree, content: &mut Content<'_>) -> Self {
         let mut inventory = Self::default();
-        // Directories that npm's paths are relative to, and the packages listed in them.
-        let mut listed: BTreeSet<String> = BTreeSet::new();
-        let mut installed: BTreeSet<String> = BTreeSet::new();
-        let mut lockfiles: BTreeMap<String, (u8, String, NodeId)> = BTreeMap::new();
+        let (mut javascript, mut go) = (javascript::Files::default(), BTreeMap::<String, go::Files>::new());
         for id in (1..tree.len()).map(NodeId) {
             let Some(node) = tree.node(id) else { continue };
-            if !matches!(node.kind, Kind::File { .. }) {
-                continue;
-            }
-            if let Kind::File { size, .. } = node.kind
-                && size >= 64
-            {
+            let Kind::File { size, .. } = node.kind else { continue };
+            if size >= 64 {
                 inventory.program(&tree.path(id), size, &mut |limit| content(id, limit));
             }
-            let rank = match node.name {
-                ".package-lock.json" => 0,
-                "npm-shrinkwrap.json" => 1,
-                "package-lock.json" => 2,
-                "package.json" | "METADATA" | "PKG-INFO" | "Cargo.lock" | "uv.lock" | "poetry.lock" => 3,
-                _ => continue,
-            };
+            if !NAMES.contains(&node.name) {
+                continue;
+            }
             let path = tree.path(id);
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+            // Inside of an installed package it is about that package's own development.
+            let own = !folder.contains("node_modules");
             match node.name {
-                ".package-lock.json" if folder == "node_modules" || folder.ends_with("/node_modules") => {
-                    let root = folder.trim_end_matches("node_modules").trim_end_matches('/').to_owned();
-                    lockfiles.insert(root, (rank, path, id));
-                }
-                // Of an installed package: for its own development, not about this tree.
-                "npm-shrinkwrap.json" | "package-lock.json" if !folder.contains("node_modules") => {
-                    let found = lockfiles.entry(folder).or_insert((rank, path.clone(), id));
-                    if rank < found.0 {
-                        *found = (rank, path, id);
-                    }
-                }
-                "package.json" if is_package(&folder) => {
-                    installed.insert(folder);
-                }
                 "METADATA" if folder.ends_with(".dist-info") => inventory.wheel(&path, content(id, METADATA_BYTES)),
                 "PKG-INFO" if folder.ends_with(".egg-info") => inventory.wheel(&path, content(id, METADATA_BYTES)),
-                // Inside of an installed package it is about that package's own development.
-                "Cargo.lock" | "uv.lock" | "poetry.lock" if !folder.contains("node_modules") => {
+                "Cargo.lock" | "uv.lock" | "poetry.lock" if own => {
                     let ecosystem = if node.name == "Cargo.lock" { Ecosystem::Cargo } else { Ecosystem::Pypi };
                     inventory.locked(&path, ecosystem, content(id, LOCKFILE_BYTES + 1));
                 }
-                _ => {}
+                "go.mod" if own => go.entry(folder).or_default().module = Some((path, id)),
+                "go.sum" if own => go.entry(folder).or_default().sums = Some((path, id)),
+                name => javascript.take(name, folder, path, id),
             }
         }
-        for (root, (_, path, id)) in &lockfiles {
-            let locked = content(*id, LOCKFILE_BYTES + 1).and_then(|bytes| lockfile(&bytes));
-            match locked {
-                Ok(locked) => inventory.npm(root, locked, &mut listed),
-                Err(reason) => inventory.unreadable.push((path.clone(), reason)),
-            }
+        inventory.javascript(javascript, content);
+        for files in go.values() {
+            inventory.go(files, content);
         }
-        inventory.unlisted = installed.difference(&listed).cloned().collect();
         if inventory.packages.len() > PACKAGES {
             inventory.unreadable.push((String::new(), format!("more than {PACKAGES} packages; the rest is left out")));
             inventory.packages = std::mem::take(&mut inventory.packages).into_iter().take(PACKAGES).collect();
@@ -235,21 +215,6 @@ impl Inventory {
     /// How many files should list packages and do not, so that the list may lack some.
     pub fn unread(&self) -> usize {
         self.unreadable.len() + self.unlisted.len()
-    }
-
-    fn npm(&mut self, root: &str, locked: Lockfile, listed: &mut BTreeSet<String>) {
-        for (path, one) in locked.packages {
-            // "" is the project itself; a link is listed where it leads to.
-            let Some((_, last)) = path.rsplit_once("node_modules/") else { continue };
-            if one.link {
-                continue;
-            }
-            listed.insert(if root.is_empty() { path.clone() } else { format!("{root}/{path}") });
-            let (name, version) = (one.name.as_deref().unwrap_or(last), one.version.as_deref().unwrap_or(UNKNOWN));
-            let licence = one.license.as_ref().and_then(npm_licence).map(|text| bounded(&text));
-            let install_script = one.has_install_script;
-            self.add(&path, Ecosystem::Npm, (name, version), |package| Package { licence, install_script, ..package });
-        }
     }
 
     /// One package that the file at `path` names.
@@ -296,12 +261,8 @@ impl Inventory {
 
     /// A lockfile in TOML. What is at hand in the project itself has no registry.
     fn locked(&mut self, path: &str, ecosystem: Ecosystem, content: Result<Vec<u8>, String>) {
-        let list = content.and_then(|bytes| {
-            let text = str::from_utf8(&bytes).map_err(|_| "is not UTF-8".to_owned())?;
-            if bytes.len() as u64 > LOCKFILE_BYTES {
-                return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
-            }
-            toml::from_str::<TomlLock>(text).map_err(|error| format!("is not a lockfile: {}", error.message()))
+        let list = lock_text(content).and_then(|text| {
+            toml::from_str::<TomlLock>(&text).map_err(|error| format!("is not a lockfile: {}", error.message()))
         });
         let list = match list {
             Ok(list) => list,
@@ -320,6 +281,37 @@ impl Inventory {
                 let version = one.version.as_deref().unwrap_or(UNKNOWN);
                 self.add(path, ecosystem, (&one.name, version), |package| package);
             }
+        }
+    }
+
+    /// The modules of one folder.
+    fn go(&mut self, files: &go::Files, content: &mut Content<'_>) {
+        let mut read = |file: &Option<(String, NodeId)>| {
+            let (path, id) = file.as_ref()?;
+            Some((path.clone(), lock_text(content(*id, LOCKFILE_BYTES + 1))))
+        };
+        let (module, sums) = (read(&files.module), read(&files.sums));
+        let mut complete = false;
+        if let Some((path, text)) = module {
+            match text.and_then(|text| go::mod_file(&text)) {
+                Ok(file) => {
+                    complete = file.complete;
+                    self.add_modules(&path, file.modules);
+                }
+                Err(reason) => self.unreadable.push((path, reason)),
+            }
+        }
+        if let Some((path, text)) = sums.filter(|_| !complete) {
+            match text.and_then(|text| go::sum_file(&text)) {
+                Ok(modules) => self.add_modules(&path, modules),
+                Err(reason) => self.unreadable.push((path, reason)),
+            }
+        }
+    }
+
+    fn add_modules(&mut self, path: &str, modules: BTreeSet<go::Module>) {
+        for (name, version) in modules {
+            self.add(path, Ecosystem::Go, (&name, &version), |package| package);
         }
     }
 
@@ -349,7 +341,7 @@ impl Inventory {
         let unlisted = self.unlisted.iter().map(|path| (path.clone(), "stands in no lockfile".to_owned()));
         all(
             &rules::DEPENDENCY_UNLISTED,
-            "install with npm ci, and ship node_modules/.package-lock.json",
+            "install with npm ci, and ship node_modules/.package-lock.json (or the lockfile of yarn or pnpm)",
             unlisted.collect(),
         );
         let scripts = self.packages.iter().filter(|package| package.install_script);
@@ -369,6 +361,41 @@ impl Inventory {
         });
         all(&rules::POLICY_LICENCE, "use another package, or ask for a waiver", refused.collect());
     }
+}
+
+/// Gives at most so many bytes of a file of the tree, or the reason.
+type Content<'a> = dyn FnMut(NodeId, u64) -> Result<Vec<u8>, String> + 'a;
+
+/// A lockfile's text.
+fn lock_text(content: Result<Vec<u8>, String>) -> Result<String, String> {
+    let bytes = content?;
+    if bytes.len() as u64 > LOCKFILE_BYTES {
+        return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
+}
+
+/// The documents of a lockfile in YAML. No package manager writes anchors or tags.
+fn lock_yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_reader_input_bytes: Some(text.len()),
+            max_depth: 16,
+            flow_nesting_limit: 16,
+            max_nodes: LOCKFILE_NODES,
+            max_events: LOCKFILE_NODES * 2,
+            max_anchors: 0,
+            max_aliases: 0,
+            max_merge_keys: 0,
+            max_documents: 2,
+            max_total_scalar_bytes: text.len(),
+        },
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        merge_keys: MergeKeyPolicy::Error,
+        with_snippet: false,
+    };
+    serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| bounded(&format!("is not a lockfile: {}", error.without_snippet())))
 }
 
 /// Machine code by its first bytes or its name, wherever it lies.
@@ -397,23 +424,6 @@ const WEB_ASSEMBLY: &str = "WebAssembly";
 /// The path of the first machine code that runs on one platform only.
 pub(crate) fn for_one_platform(native: &[(String, String)]) -> Option<&str> {
     native.iter().find(|(_, message)| !message.contains(WEB_ASSEMBLY)).map(|(path, _)| path.as_str())
-}
-
-/// `…/node_modules/x` or `…/node_modules/@scope/x`.
-fn is_package(folder: &str) -> bool {
-    let Some((before, name)) = folder.rsplit_once('/') else { return false };
-    let is_modules = |folder: &str| folder == "node_modules" || folder.ends_with("/node_modules");
-    match before.rsplit_once('/') {
-        Some((above, scope)) if scope.starts_with('@') => is_modules(above),
-        _ => is_modules(before) && !name.starts_with('@'),
-    }
-}
-
-fn lockfile(bytes: &[u8]) -> Result<Lockfile, String> {
-    if bytes.len() as u64 > LOCKFILE_BYTES {
-        return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
-    }
-    serde_json::from_slice(bytes).map_err(|error| format!("is not a lockfile of version 2 or 3: {error}"))
 }
 
 /// A package as a lockfile of npm lists it.
@@ -445,7 +455,7 @@ pub(crate) fn wheel_package(metadata: &str) -> Option<Package> {
 }
 
 /// `"MIT"`, or the older `{"type": "MIT"}`.
-fn npm_licence(value: &serde_json::Value) -> Option<String> {
+pub(crate) fn npm_licence(value: &serde_json::Value) -> Option<String> {
     let text = value.as_str().or_else(|| value.get("type")?.as_str())?;
     (!text.trim().is_empty()).then(|| text.to_owned())
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+mod lockfiles;
+
 use crate::check::tests::{Place, now};
 use crate::check::{CheckOptions, Checked, check};
 use crate::policy::Gate;
