@@ -30,6 +30,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::Platform;
 use mcpfs_trust::release::Launch;
 
@@ -164,6 +165,8 @@ pub enum SourceError {
     NotAllowed(String),
     #[error("no bundle can be made for the platform {platform}: {problem}")]
     Platform { platform: Platform, problem: &'static str },
+    #[error("built twice, and the digests differ: {first} and {second}")]
+    Differs { first: Digest, second: Digest },
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error(transparent)]

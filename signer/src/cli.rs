@@ -17,6 +17,7 @@ mod promote;
 mod publish;
 mod rebuild;
 mod serve;
+mod source;
 mod transfer;
 mod trial;
 mod tryout;

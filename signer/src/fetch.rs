@@ -12,6 +12,7 @@ mod bundle;
 mod http;
 mod local;
 mod oci;
+mod pin;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use bundle::{BundleError, bundle};
 pub(crate) use http::{install_crypto, resolve};
 pub(crate) use local::{folder_beneath, read_beneath};
 pub use oci::{BadLogins, Logins};
+pub use pin::{Pinned, Wanted, pin};
 
 /// Where artefacts may come from, and how much and how long.
 #[derive(Debug, Clone)]
@@ -150,6 +152,14 @@ pub enum FetchError {
     /// The digest of an index, which stands for several artefacts.
     #[error("the pinned digest is that of an index; an artefact is the manifest of one platform")]
     Index(Vec<Listed>),
+    /// An index that has nothing for a platform.
+    #[error("it is an index without a manifest for {platform}")]
+    NoPlatform {
+        /// The platform.
+        platform: String,
+        /// What it has.
+        listed: Vec<Listed>,
+    },
     /// A manifest that cannot be taken.
     #[error("its manifest is refused")]
     Manifest(#[source] ImageError),
@@ -193,6 +203,10 @@ impl FetchError {
                 let each = listed.iter().map(|one| format!("{} for {}", one.sha256, one.platform));
                 Some(format!("set artefact.sha256 to one of its manifests: {}", each.collect::<Vec<_>>().join(", ")))
             }
+            Self::NoPlatform { listed, .. } => {
+                let each: Vec<&str> = listed.iter().map(|one| one.platform.as_str()).collect();
+                Some(format!("it has manifests for {}: name one by --platform", each.join(", ")))
+            }
             Self::TooLarge(_) => Some("ship only what the server needs at run time".to_owned()),
             _ => None,
         }
@@ -220,14 +234,6 @@ pub fn fetch(
         return oci::fetch(source, policy, folder);
     }
     get(&source.url, Some(source.sha256), policy, folder).map(|(_, fetched)| fetched)
-}
-
-/// Fetches what nobody has pinned yet, and gives its digest: for a recipe that is being written.
-///
-/// # Errors
-/// As [`fetch`].
-pub fn pin(url: &str, policy: &FetchPolicy, folder: &Path) -> Result<(Digest, Fetched), FetchError> {
-    get(url, None, policy, folder)
 }
 
 fn get(

@@ -88,6 +88,8 @@ pub struct Start {
     pub volumes: Option<BTreeMap<String, serde_json::Value>>,
     /// Ports that it listens on.
     pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    /// What builders say of it, such as `org.opencontainers.image.version`.
+    pub labels: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 /// A document that is not one.

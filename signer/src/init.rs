@@ -5,14 +5,19 @@
 //! source → fetched artefact with its digest → unpacked tree → guesses → YAML
 //! ```
 //!
+//! A package or a tag is bundled on the way: the lock and the commit that it was bundled by are a
+//! part of what the recipe pins, so that every later check builds the same bytes.
+//!
 //! A recipe is a reviewed document, so nothing in it may look reviewed that was not: each guess
 //! says where it comes from, and what is missing is an empty field, which `check` refuses at its
 //! line. A default value for a reviewer or a data class would be signed by somebody in a hurry.
 //! The same source gives the same bytes.
 
 mod guess;
+mod image;
 mod node;
 mod python;
+mod typed;
 mod words;
 mod write;
 
@@ -22,10 +27,9 @@ mod tests;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{BadName, ServerName};
 
-use crate::fetch::{self, FetchError, FetchPolicy};
+use crate::fetch::{self, FetchError, FetchNote, FetchPolicy, Pinned, Wanted};
 use crate::pack;
 use crate::unpack::{self, UnpackError};
 
@@ -47,9 +51,6 @@ pub enum InitError {
     /// Neither an address nor a file.
     #[error("{0:?} is neither an address such as https://… nor a file or folder that is there")]
     Source(String),
-    /// A package or commit, of which somebody has to make one file.
-    #[error("{0} becomes one file first: mcpfs-signer bundle {0} --out FILE.tar, then init --from FILE.tar")]
-    Build(String),
     /// A local source outside of the folder for such.
     #[error("{path} lies outside of --file-root {root}")]
     Outside {
@@ -81,58 +82,39 @@ pub enum InitError {
     },
 }
 
-impl Source {
-    /// What a person typed: an address, or a file or folder.
-    ///
-    /// # Errors
-    /// If it is neither, or lies outside of `file_root`.
-    pub fn parse(text: &str, file_root: Option<&Path>) -> Result<Self, InitError> {
-        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
-        let known = ["https", "http", "file", "oci", "git+https", "git+file", "npm", "pypi"];
-        if scheme.is_some_and(|scheme| known.contains(&scheme)) {
-            return Ok(Self { url: text.to_owned(), file_root: file_root.map(Path::to_owned) });
-        }
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| InitError::Io { path, source }
-        };
-        let path = Path::new(text);
-        if path.symlink_metadata().is_err() {
-            return Err(InitError::Source(text.to_owned()));
-        }
-        let path = path.canonicalize().map_err(io(path))?;
-        let root = match file_root {
-            Some(root) => root.canonicalize().map_err(io(root))?,
-            None => path.parent().unwrap_or(Path::new("/")).to_owned(),
-        };
-        let Ok(below) = path.strip_prefix(&root) else { return Err(InitError::Outside { path, root }) };
-        let address = url::Url::from_file_path(Path::new("/").join(below)).ok();
-        let below = address.as_ref().and_then(|url| url.path().strip_prefix('/')).unwrap_or_default();
-        let below = if below.is_empty() { "." } else { below };
-        Ok(Self { url: format!("file:{below}"), file_root: Some(root) })
-    }
-}
-
-/// Fetches a source, looks into it, and drafts its recipe.
+/// Fetches a source into `folder`, looks into it, and drafts its recipe.
 ///
 /// # Errors
 /// If it cannot be fetched or read, or has no name.
-pub fn draft(name: Option<&ServerName>, source: &Source, policy: &FetchPolicy) -> Result<Draft, InitError> {
-    if crate::bundle::Source::is_one(&source.url) {
-        return Err(InitError::Build(mcpfs_trust::error::bounded(&source.url)));
-    }
-    let temporary = |error| InitError::Io { path: std::env::temp_dir(), source: error };
-    let folder = tempfile::tempdir().map_err(temporary)?;
+pub fn draft(
+    name: Option<&ServerName>,
+    source: &Source,
+    wanted: &Wanted,
+    policy: &FetchPolicy,
+    folder: &Path,
+) -> Result<Draft, InitError> {
     let policy = FetchPolicy { file_root: source.file_root.clone(), ..policy.clone() };
-    let (sha256, fetched): (Digest, _) = fetch::pin(&source.url, &policy, folder.path())?;
-    let file = File::open(&fetched.path).map_err(temporary)?;
-    let archive = unpack::unpack(file, folder.path())?;
+    let pinned = fetch::pin(&source.url, wanted, &policy, folder)?;
+    let unread = |error| InitError::Io { path: pinned.fetched.path.clone(), source: error };
+    let file = File::open(&pinned.fetched.path).map_err(unread)?;
+    let archive = unpack::of_source(&pinned.source, file, folder, folder)?;
     let tree = pack::tree(&archive.entries)?;
-    let guesses = guess::all(&guess::Looked { tree: &tree, archive: &archive });
+    let named = typed::Named::of(&pinned.source.url);
+    let mut guesses = guess::all(&guess::Looked { tree: &tree, archive: &archive, named: &named }, &pinned);
+    guesses.remarks.extend(pinned.fetched.notes.iter().filter_map(|note| match note {
+        FetchNote::Said(text) | FetchNote::MovedTag(text) => Some(text.clone()),
+        FetchNote::PlainHttp => None,
+    }));
+    // Texts of others: each stays one line of a comment.
+    for remark in &mut guesses.remarks {
+        *remark = mcpfs_trust::text::visible(&remark.chars().take(400).collect::<String>());
+    }
     let name = match (name, &guesses.name) {
         (Some(name), _) => name.clone(),
         (None, Some(guess)) => words::server_name(&guess.value).map_err(|error| InitError::NoName(Some(error)))?,
         (None, None) => return Err(InitError::NoName(None)),
     };
-    Ok(Draft { name, url: source.url.clone(), sha256, guesses })
+    let Pinned { mut source, lock, .. } = pinned;
+    source.inputs.lock = lock.as_ref().map(|_| typed::lock_name(&name, &source.url));
+    Ok(Draft { name, source, lock, guesses })
 }

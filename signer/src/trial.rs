@@ -25,6 +25,7 @@ mod advice;
 mod client;
 mod events;
 mod files;
+mod image;
 mod limits;
 mod observe;
 mod running;
@@ -49,6 +50,7 @@ pub use files::{Contents, FromSpool};
 pub use observe::{Observed, Program, Write};
 pub(crate) use running::{Limit, is_set, set};
 pub use said::{Called, Tool, Trouble};
+pub(crate) use sandbox::find as find_program;
 
 /// How trials are made.
 #[derive(Debug, Clone)]
@@ -128,9 +130,6 @@ pub enum TrialError {
         /// Its name.
         name: String,
     },
-    /// A launch inside the artefact's own root file system.
-    #[error("runtime: image cannot be tried by this version")]
-    Image,
     /// The sandbox itself could not be made.
     #[error("the sandbox could not be made: {0}")]
     Sandbox(String),
@@ -151,7 +150,6 @@ impl TrialError {
         match self {
             Self::Missing { package, .. } => format!("apt-get install {package}"),
             Self::Runtime { name } => format!("install it, or say where it is: --runtime {name}=/absolute/path"),
-            Self::Image => "leave --run out for it".to_owned(),
             Self::Sandbox(_) => "allow user namespaces for this user (Ubuntu: \
                                  sysctl kernel.apparmor_restrict_unprivileged_userns=0); bubblewrap must be 0.8 or later"
                 .to_owned(),

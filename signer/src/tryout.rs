@@ -7,6 +7,7 @@
 //! at the end, however that comes.
 
 mod mounted;
+mod walls;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::trial::{Trial, TrialOptions};
 use crate::trust_cmd::{self, NewRoot, TrustError};
 
 pub use mounted::{Mounted, Stop, find_mcpfs};
+pub use walls::Walls;
 
 /// Why a try came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +89,7 @@ impl Place {
         let base = if base.as_os_str().len() > 24 { PathBuf::from("/tmp") } else { base };
         let folder = make(&base).map_err(io(&base))?;
         let place = Self { folder };
-        for name in ["servers", "etc", "run", "state", "cache", "mcp", "home"] {
+        for name in ["servers", "artefacts", "etc", "run", "state", "cache", "mcp", "home"] {
             std::fs::create_dir(place.path(name)).map_err(io(&place.path(name)))?;
         }
         Ok(place)
@@ -162,21 +164,26 @@ pub fn launch(mounted: &Mounted<'_>, name: &ServerName, how: &TrialOptions, stop
 }
 
 /// The configuration of a host that believes only the demo keys.
-fn configuration(place: &Place, how: &TrialOptions) -> String {
+fn configuration(place: &Place, how: &TrialOptions, walls: &Walls) -> String {
     let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
     let mut text = format!(
         "rundir = {}\nstate = {}\n\n[registry]\nurl = {:?}\n\n[mount]\nat = {}\n\n[cache]\ndir = {}\n\n[policy]\n\
-         sandbox = \"off\"\nallow_root = true\n",
+         allow_root = true\n",
         quoted(place.path("run")),
         quoted(place.path("state")),
         format!("file://{}/", place.path("site").display()),
         quoted(place.path("mcp")),
         quoted(place.path("cache")),
     );
-    if !how.runtimes.is_empty() {
+    let mut runtimes = how.runtimes.clone();
+    match walls {
+        Walls::Missing(_) => text.push_str("sandbox = \"off\"\n"),
+        Walls::By(bwrap) => drop(runtimes.entry("bwrap".to_owned()).or_insert_with(|| bwrap.clone())),
+    }
+    if !runtimes.is_empty() {
         text.push_str("\n[runtimes]\n");
-        for (name, path) in &how.runtimes {
-            text.push_str(&format!("{name:?} = {}\n", quoted(path.clone())));
+        for (name, path) in runtimes {
+            text.push_str(&format!("{name:?} = {}\n", quoted(path)));
         }
     }
     text

@@ -28,7 +28,7 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 /// The ids of the rules that found something.
-fn rules(report: &Value) -> Vec<&str> {
+pub(crate) fn rules(report: &Value) -> Vec<&str> {
     let found = report["findings"].as_array().unwrap().iter().map(|one| one["rule"].as_str().unwrap());
     found.filter(|rule| rule.starts_with("run-") || rule.starts_with("tool-")).collect()
 }
@@ -194,11 +194,25 @@ fn a_changed_description_is_shown() {
 }
 
 /// What tries left behind: their folders and their mounts.
-fn left(author: &Author) -> Vec<String> {
+pub(crate) fn left(author: &Author) -> Vec<String> {
     let folders = std::fs::read_dir(author.path("tmp")).unwrap().map(|it| it.unwrap().path().display().to_string());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let tmp = author.path("tmp").display().to_string();
     folders.chain(mounts.lines().filter(|line| line.contains(&tmp)).map(str::to_owned)).collect()
+}
+
+/// Says in a draft what only people can say.
+pub(crate) fn fill_in(file: &Path) {
+    let mut filled = std::fs::read_to_string(file).unwrap();
+    for (field, value) in [
+        ("maintainer", "platform@example.com"),
+        ("data_classification", "internal"),
+        ("reviewed_at", "2026-04-15"),
+        ("reviewers", "[security@example.com]"),
+    ] {
+        filled = filled.replacen(&format!("\n{field}:  #"), &format!("\n{field}: {value}  #"), 1);
+    }
+    std::fs::write(file, filled).unwrap();
 }
 
 fn from_a_source_to_a_mount() {
@@ -225,16 +239,7 @@ fn from_a_source_to_a_mount() {
         let found = check().arg("--json").exits(1).json();
         let lines: Vec<&Value> = found["findings"].as_array().unwrap().iter().map(|one| &one["line"]).collect();
         assert_eq!(serde_json::json!(lines), report["open"], "{found:#}");
-        let mut filled = text;
-        for (field, value) in [
-            ("maintainer", "platform@example.com"),
-            ("data_classification", "internal"),
-            ("reviewed_at", "2026-04-15"),
-            ("reviewers", "[security@example.com]"),
-        ] {
-            filled = filled.replacen(&format!("\n{field}:  #"), &format!("\n{field}: {value}  #"), 1);
-        }
-        std::fs::write(&file, filled).unwrap();
+        fill_in(&file);
         check().arg("--run").ok().says("trial (any): ");
         let run = author.mounting().args(["try", "servers/server-everything.yaml", "--call", "echo"]);
         let ran = run.args(["--args", r#"{"message": "hi"}"#]).ok();

@@ -54,6 +54,7 @@ mod servers;
 mod serving;
 mod signer;
 mod simple_client;
+mod sources;
 mod store;
 mod takeover;
 mod tls;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
     bundles::register(&mut suite);
     git_tags::register(&mut suite);
     author::register(&mut suite);
+    sources::register(&mut suite);
     oci::register(&mut suite);
     sandbox::register(&mut suite);
     let code = suite.run();

@@ -10,7 +10,7 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mcpb;
 use mcpfs_tests::mount::Mount;
-use mcpfs_tests::oci::{Compress, Kind, Layout, OciRegistry, PASSWORD, install};
+use mcpfs_tests::oci::{Compress, Kind, Layout, OciRegistry, PASSWORD, install, node_image};
 use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY, Registry, files_below};
 use mcpfs_tests::scratch::{self, need};
 use mcpfs_tests::servers;
@@ -164,25 +164,7 @@ fn walls_hold(publisher: &Registry, registry: &OciRegistry, host: &Host) {
 
 fn an_image_of_node_runs_from_the_mount(reads: Reads) {
     let (publisher, registry) = (Registry::new(), OciRegistry::start(Kind::Plain));
-    let layout = Layout::new("2026.8.31");
-    layout.layer(|root| {
-        install(root, &need("node", "nodejs").canonicalize().unwrap());
-        // As distributions have it: a link that the next layer's path leads through.
-        std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
-    });
-    layout.layer(|root| {
-        std::fs::create_dir_all(root.join("usr/src")).unwrap();
-        scratch::copy_dir(&servers::everything(), &root.join("usr/src/app"));
-    });
-    layout.config(&[
-        "--config.cmd=node",
-        &format!("--config.cmd={}", servers::EVERYTHING_MAIN),
-        "--config.cmd=stdio",
-        "--config.workingdir=/usr/src/app",
-        "--config.env=PATH=/usr/local/bin:/usr/bin:/bin",
-        "--config.env=NODE_ENV=production",
-        "--config.user=node",
-    ]);
+    let layout = node_image(&servers::everything(), servers::EVERYTHING_MAIN, "2026.8.31");
     let sha256 = registry.push(&layout, "everything", "2026.8.31", Compress::Gzip);
     let released = releasing(&publisher, &registry, &recipe(&registry, "everything", "2026.8.31", &sha256)).ok();
     assert!(released.stderr.contains("it asks to run as the user \"node\""), "{released}");

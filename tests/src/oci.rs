@@ -282,6 +282,32 @@ pub fn install(root: &Path, program: &Path) {
     }
 }
 
+/// An image of Node and of a server in `tree`, whose `main` it starts from a folder of its own.
+pub fn node_image(tree: &Path, main: &str, version: &str) -> Layout {
+    let layout = Layout::new(version);
+    layout.layer(|root| {
+        install(root, &need("node", "nodejs").canonicalize().expect("just found"));
+        // As distributions have it: a link that the next layer's path leads through.
+        std::os::unix::fs::symlink("usr/bin", root.join("bin")).expect("own directory");
+    });
+    layout.layer(|root| {
+        std::fs::create_dir_all(root.join("usr/src")).expect("own directory");
+        scratch::copy_dir(tree, &root.join("usr/src/app"));
+    });
+    layout.config(&[
+        "--config.cmd=node",
+        &format!("--config.cmd={main}"),
+        "--config.cmd=stdio",
+        "--config.workingdir=/usr/src/app",
+        "--config.env=PATH=/usr/local/bin:/usr/bin:/bin",
+        "--config.env=NODE_ENV=production",
+        "--config.user=node",
+        "--config.label=org.opencontainers.image.description=A server in an image.",
+        "--config.label=org.opencontainers.image.licenses=MIT",
+    ]);
+    layout
+}
+
 /// Gives out tokens to who has the password; stops on drop.
 #[derive(Debug)]
 struct TokenService {

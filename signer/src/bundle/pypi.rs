@@ -98,7 +98,7 @@ impl fmt::Display for Project {
 }
 
 /// The one spelling of a name (PEP 503).
-pub(super) fn normal(name: &str) -> String {
+pub fn normal(name: &str) -> String {
     let mut normal = String::with_capacity(name.len());
     for c in name.chars() {
         match c {

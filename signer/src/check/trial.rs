@@ -119,8 +119,12 @@ fn new(
     options: &TrialOptions,
 ) -> Result<Trial, (String, String)> {
     let unread = |error: &dyn std::error::Error| (format!("cannot be read again: {}", chain(error)), String::new());
+    let source = about.recipe.artefact.iter().find(|source| source.platform == artefact.platform);
+    let (Some(source), Some(beside)) = (source, artefact.file.parent()) else {
+        return Err(("is not in the recipe".to_owned(), String::new()));
+    };
     let file = File::open(&artefact.file).map_err(|error| unread(&error))?;
-    let archive = unpack::unpack(file, about.folder).map_err(|error| unread(&error))?;
+    let archive = unpack::of_source(source, file, beside, about.folder).map_err(|error| unread(&error))?;
     let subject = Subject {
         name: &about.recipe.name,
         version: &about.recipe.version,

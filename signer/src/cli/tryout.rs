@@ -9,14 +9,16 @@ use mcpfs_trust::name::ServerName;
 use serde_json::json;
 
 use super::options::{FetchArgs, Usage, now, options};
+use super::source::{SourceArgs, allow_typed};
 use super::trial::HowArgs;
 use super::{Cli, print_text};
 use crate::check::CheckOptions;
+use crate::fetch::Wanted;
 use crate::init::{self, Source};
 use crate::pack::KnownChunks;
 use crate::release::ReleaseError;
 use crate::trial::{self, Trial};
-use crate::tryout::{self, Mounted, Place, Stop, TryError};
+use crate::tryout::{self, Mounted, Place, Stop, TryError, Walls};
 
 #[derive(Debug, Args)]
 pub(super) struct Try {
@@ -27,6 +29,8 @@ pub(super) struct Try {
     keep: bool,
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    about: SourceArgs,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -51,7 +55,7 @@ pub(super) fn try_out(cli: &Cli, args: &Try) -> anyhow::Result<()> {
     let stop = Stop::watch().context("cannot watch for Ctrl-C")?;
     let place = Place::make()?;
     let mut options = options(&args.fetch, None, KnownChunks::none())?;
-    let recipe = recipe(&place, &args.source, &mut options, &story)?;
+    let recipe = recipe(&place, args, &mut options, &story)?;
     let today = now()?;
     let (released, findings) = match tryout::publish(&place, &recipe, &options, today) {
         Err(TryError::Release(ReleaseError::Findings { file, findings })) => {
@@ -67,7 +71,14 @@ pub(super) fn try_out(cli: &Cli, args: &Try) -> anyhow::Result<()> {
         "sign",
         &format!("{} {} by a demo key → a site in {}", released.name, released.version, place.path("site").display()),
     );
-    let mounted = Mounted::start(&place, &mcpfs, &how, &stop)?;
+    let walls = Walls::find(how.runtimes.get("bwrap"));
+    if let Walls::Missing(why) = &walls {
+        story.line(
+            "sandbox",
+            &format!("none: {why}; unless its recipe demands one, the server runs as you, with all that you may do"),
+        );
+    }
+    let mounted = Mounted::start(&place, &mcpfs, &how, &walls, &stop)?;
     let run = tryout::run_path(&place, &released.name);
     story.line("mount", &place.path("mcp").display().to_string());
     let trial = tryout::launch(&mounted, &released.name, &how, &stop)?;
@@ -94,9 +105,13 @@ pub(super) fn try_out(cli: &Cli, args: &Try) -> anyhow::Result<()> {
 }
 
 /// The recipe to try: the one that is named, or the draft of a source with nobody's values in it.
-fn recipe(place: &Place, source: &str, options: &mut CheckOptions, story: &Story) -> anyhow::Result<PathBuf> {
+fn recipe(place: &Place, args: &Try, options: &mut CheckOptions, story: &Story) -> anyhow::Result<PathBuf> {
+    let source = args.source.as_str();
     let path = Path::new(source);
     if path.extension().is_some_and(|end| end == "yaml" || end == "yml") {
+        if !args.about.is_empty() {
+            return Err(Usage("a recipe says its platform, lock and so on itself".to_owned()).into());
+        }
         // Artefacts beside the recipes are where most people have them.
         if options.fetch.file_root.is_none() {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -107,13 +122,19 @@ fn recipe(place: &Place, source: &str, options: &mut CheckOptions, story: &Story
         return Ok(path.to_owned());
     }
     let from = Source::parse(source, options.fetch.file_root.as_deref())?;
-    let draft = init::draft(None, &from, &options.fetch)?;
+    allow_typed(&mut options.fetch, &from.url);
+    story.line("fetch", source);
+    // Once: nobody keeps the digest.
+    let wanted = Wanted { once: true, ..args.about.wanted()? };
+    let artefacts = place.path("artefacts");
+    let draft = init::draft(None, &from, &wanted, &options.fetch, &artefacts)?;
     if draft.guesses.launch.is_none() {
         let notes = draft.guesses.remarks.join("; ");
         let hint = "it does not say how it is started: write a recipe with mcpfs-signer init, then try that";
         return Err(Usage(if notes.is_empty() { hint.to_owned() } else { format!("{hint} ({notes})") }).into());
     }
-    options.fetch.file_root = from.file_root;
+    // What was just fetched is what is checked.
+    options.fetch.by_digest = Some(artefacts);
     let name: &ServerName = &draft.name;
     let path = place.path("servers").join(format!("{name}.yaml"));
     std::fs::write(&path, draft.filled(&options.now.date().to_string()))?;

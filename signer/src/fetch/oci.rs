@@ -19,6 +19,7 @@ use std::path::Path;
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::bounded;
+use mcpfs_trust::name::Platform;
 use reqwest::Response;
 use url::Url;
 
@@ -51,6 +52,38 @@ pub(super) fn fetch(source: &ArtefactSource, policy: &FetchPolicy, folder: &Path
         }
     }
     fetched
+}
+
+/// The manifest that an address leads to now, and the address that a recipe has beside its digest.
+/// Of an index it is the one for `platform`.
+pub(super) fn resolve(url: &str, platform: &Platform, policy: &FetchPolicy) -> Result<(String, Digest), FetchError> {
+    let parsed = Url::parse(url).map_err(|_| FetchError::Url(url.to_owned()))?;
+    let reference = Reference::parse(&parsed)?;
+    let (found, bytes) = http::within(policy, async {
+        let named = match (&reference.sha256, &reference.tag) {
+            (Some(sha256), _) => format!("sha256:{sha256}"),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => return Err(FetchError::Reference(bounded(url))),
+        };
+        let mut registry = Registry::new(&reference, policy)?;
+        registry.document(&named).await
+    })?;
+    if let Some(expected) = reference.sha256.filter(|expected| *expected != found) {
+        return Err(FetchError::Digest { expected, found });
+    }
+    let sha256 = match Document::parse(&bytes).map_err(FetchError::Manifest)? {
+        Document::Manifest(_) => found,
+        Document::Index(listed) => match listed.iter().find(|one| one.platform == platform.to_string()) {
+            Some(one) => one.sha256,
+            None => return Err(FetchError::NoPlatform { platform: platform.to_string(), listed }),
+        },
+    };
+    let base = format!("oci://{}/{}", reference.authority, reference.repository);
+    let url = match &reference.tag {
+        Some(tag) => format!("{base}:{tag}"),
+        None => format!("{base}@sha256:{sha256}"),
+    };
+    Ok((url, sha256))
 }
 
 async fn transfer(
@@ -200,6 +233,18 @@ impl<'a> Registry<'a> {
         }
     }
 
+    /// The manifest or index of a tag or digest, and its digest.
+    async fn document(&mut self, named: &str) -> Result<(Digest, Vec<u8>), FetchError> {
+        let response = self.get(&format!("manifests/{named}"), Some(ACCEPT)).await?;
+        let mut bytes = Vec::new();
+        http::receive(response, DOCUMENT_BYTES.min(self.policy.limit), &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })
+        .await?;
+        Ok((Digest::of(&bytes), bytes))
+    }
+
     async fn blob(&mut self, part: &Part, label: &str, folder: &Path) -> Result<(), FetchError> {
         let wrong = |problem: String| FetchError::Part { sha256: part.sha256, problem };
         let response = self.get(&format!("blobs/sha256:{}", part.sha256), None).await?;
@@ -217,20 +262,13 @@ impl<'a> Registry<'a> {
     /// What is to be said of `tag` if it does not lead to `pinned`; a tag that cannot be looked up
     /// is told too, since nobody knows then.
     async fn moved(&mut self, tag: &str, pinned: Digest) -> Result<Option<String>, FetchError> {
-        let response = match self.get(&format!("manifests/{tag}"), Some(ACCEPT)).await {
-            Ok(response) => response,
+        let (found, bytes) = match self.document(tag).await {
+            Ok(document) => document,
             Err(error @ (FetchError::Status(_) | FetchError::Login(_))) => {
                 return Ok(Some(format!("the tag {tag} cannot be looked up: {error}")));
             }
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        http::receive(response, DOCUMENT_BYTES.min(self.policy.limit), &mut |piece| {
-            bytes.extend_from_slice(piece);
-            Ok(())
-        })
-        .await?;
-        let found = Digest::of(&bytes);
         if found == pinned {
             return Ok(None);
         }

@@ -8,7 +8,10 @@ use mcpfs_trust::release::{AcceptArgs, Launch, Runtime};
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use serde_json::Value;
 
-use super::{node, python, words};
+use super::typed::Named;
+use super::{image, node, python, words};
+use crate::check::dependencies;
+use crate::fetch::Pinned;
 use crate::launch;
 use crate::unpack::Archive;
 
@@ -31,6 +34,8 @@ pub struct Guesses {
     pub maintainer: Option<Guess<String>>,
     pub launch: Option<Guess<Launch>>,
     pub platform: Option<Guess<Platform>>,
+    /// Of the artefact's own licence; a recipe has no such field.
+    pub licence: Option<Guess<String>>,
     /// Variables that take a secret.
     pub credentials: Vec<Guess<String>>,
     /// What is open, for the person who fills in the rest.
@@ -41,6 +46,8 @@ pub struct Guesses {
 pub(super) struct Looked<'a> {
     pub(super) tree: &'a Tree,
     pub(super) archive: &'a Archive,
+    /// What its address says.
+    pub(super) named: &'a Named,
 }
 
 /// Largest file that is read for a guess, bytes.
@@ -85,13 +92,23 @@ pub(super) fn start(command: &str, args: Vec<String>, env: BTreeMap<String, Stri
 }
 
 /// All guesses; what says it most surely comes first.
-pub(super) fn all(looked: &Looked<'_>) -> Guesses {
-    let mut guesses = Guesses { platform: platform(looked), ..Guesses::default() };
+pub(super) fn all(looked: &Looked<'_>, pinned: &Pinned) -> Guesses {
+    let mut guesses = Guesses::default();
+    let source = &pinned.source;
+    fill(&mut guesses.platform, Some(source.platform.clone()).filter(|own| !own.is_any()), &source.url);
+    fill(&mut guesses.launch, pinned.launch.clone(), &source.url);
+    image::look(looked, &mut guesses);
+    if guesses.platform.is_none() {
+        guesses.platform = platform(looked);
+    }
     bundle(looked, &mut guesses);
     registry(looked, &mut guesses);
     node::look(looked, &mut guesses);
     python::look(looked, &mut guesses);
     executable(looked, &mut guesses);
+    let named = looked.named;
+    fill(&mut guesses.name, named.name.clone(), &source.url);
+    fill(&mut guesses.version, named.version.as_deref().and_then(words::version), &source.url);
     if guesses.launch.as_ref().is_some_and(|guess| guess.value.validate().is_err()) {
         guesses.launch = None;
     }
@@ -113,6 +130,8 @@ pub(super) fn common(guesses: &mut Guesses, manifest: &Value, from: &str) {
     fill(&mut guesses.name, text("name").map(str::to_owned), from);
     fill(&mut guesses.version, text("version").and_then(words::version), from);
     fill(&mut guesses.description, text("description").and_then(words::line), from);
+    let licence = dependencies::npm_licence(&manifest["license"]);
+    fill(&mut guesses.licence, licence.as_deref().and_then(words::line), from);
 }
 
 /// `manifest.json` of an .mcpb.

@@ -6,6 +6,8 @@ use mcpfs_trust::tree::NodeId;
 
 use super::guess::{Guesses, Looked, fill, start};
 use super::words;
+use crate::bundle;
+use crate::check::dependencies;
 
 /// A package with a program of its own.
 struct Package {
@@ -13,6 +15,7 @@ struct Package {
     name: String,
     version: String,
     summary: Option<String>,
+    licence: Option<String>,
     /// `module:function`
     entry: String,
 }
@@ -28,8 +31,13 @@ pub(super) fn look(looked: &Looked<'_>, guesses: &mut Guesses) {
     // The protocol's own library has a program too, and so have many others.
     let servers =
         |package: &&Package| package.name.contains("mcp") && !matches!(package.name.as_str(), "mcp" | "fastmcp");
-    let mut named: Vec<&Package> = found.iter().filter(servers).collect();
-    if named.is_empty() && found.len() == 1 {
+    let project = looked.named.project.as_deref();
+    let own = |package: &&Package| project.is_some_and(|project| bundle::pypi::normal(&package.name) == project);
+    let mut named: Vec<&Package> = match project {
+        Some(_) => found.iter().filter(own).collect(),
+        None => found.iter().filter(servers).collect(),
+    };
+    if project.is_none() && named.is_empty() && found.len() == 1 {
         named.extend(&found);
     }
     match named.as_slice() {
@@ -58,6 +66,7 @@ fn package(looked: &Looked<'_>, folder: &str) -> Option<Package> {
         name: header("Name")?.to_lowercase(),
         version: header("Version")?.to_owned(),
         summary: header("Summary").map(str::to_owned),
+        licence: dependencies::wheel_package(&metadata).and_then(|package| package.licence),
         entry,
     })
 }
@@ -67,6 +76,7 @@ fn take(looked: &Looked<'_>, guesses: &mut Guesses, package: &Package) {
     fill(&mut guesses.name, Some(package.name.clone()), &metadata);
     fill(&mut guesses.version, words::version(&package.version), &metadata);
     fill(&mut guesses.description, package.summary.as_deref().and_then(words::line), &metadata);
+    fill(&mut guesses.licence, package.licence.as_deref().and_then(words::line), &metadata);
     let Some((module, function)) = package.entry.split_once(':') else { return };
     let function = function.split([' ', '[']).next().unwrap_or_default();
     let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c));

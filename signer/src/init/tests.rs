@@ -23,7 +23,8 @@ fn drafted(files: &[(&str, &str)]) -> Result<Draft, InitError> {
     put(&source, files);
     let source = Source::parse(source.to_str().unwrap(), None).unwrap();
     assert_eq!(source.url, "file:source");
-    draft(None, &source, &FetchPolicy::default())
+    let fetched = tempfile::tempdir().unwrap();
+    draft(None, &source, &Wanted::default(), &FetchPolicy::default(), fetched.path())
 }
 
 const ELF: &str = "\u{7f}ELF\u{2}\u{1}\u{1}\0\0\0\0\0\0\0\0\0\u{3}\0\u{3e}\0";
@@ -60,7 +61,7 @@ fn a_node_package_with_its_dependencies() {
     assert_eq!(guessed_lines(&yaml), 4);
     // And nothing else is: filled in, it is a recipe.
     let recipe = Recipe::parse(&draft.filled("2026-04-15"), "server-notes.yaml").unwrap();
-    assert_eq!(recipe.artefact[0].sha256, draft.sha256);
+    assert_eq!(recipe.artefact[0].sha256, draft.source.sha256);
     assert!(recipe.launch.is_some());
 }
 
@@ -133,7 +134,8 @@ fn sources() {
     assert!(matches!(parse(Some(Path::new("/usr"))), Err(InitError::Outside { .. })));
     assert!(matches!(Source::parse("nowhere", None), Err(InitError::Source(_))));
     assert_eq!(Source::parse("npm:x@1.0.0", None).unwrap().url, "npm:x@1.0.0");
-    let policy = FetchPolicy::default();
-    let later = draft(None, &Source::parse("npm:x@1.0.0", None).unwrap(), &policy);
-    assert!(matches!(later, Err(InitError::Build(_))), "{later:?}");
+    // A registry is asked only if somebody allowed it.
+    let source = Source::parse("npm:x@1.0.0", None).unwrap();
+    let later = draft(None, &source, &Wanted::default(), &FetchPolicy::default(), folder.path());
+    assert!(matches!(later, Err(InitError::Fetch(_))), "{later:?}");
 }

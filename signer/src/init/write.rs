@@ -2,22 +2,22 @@
 
 use std::fmt::Write as _;
 
-use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::ServerName;
-use mcpfs_trust::release::Launch;
+use mcpfs_trust::release::{Launch, Runtime};
 
 use super::guess::{Guess, Guesses};
 use crate::launch::quoted;
+use crate::recipe::ArtefactSource;
 
 /// A recipe before people have seen it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     /// The server's name.
     pub name: ServerName,
-    /// Where the artefact comes from.
-    pub url: String,
-    /// Its digest.
-    pub sha256: Digest,
+    /// Where the artefact comes from, its digest, and what else pins it.
+    pub source: ArtefactSource,
+    /// The text of the lock that the source names; it belongs beside the recipe.
+    pub lock: Option<String>,
     /// What it says of itself.
     pub guesses: Guesses,
 }
@@ -83,11 +83,26 @@ impl Draft {
                 let _ = writeln!(text, "description:  # {FILL_IN}: one line for people");
             }
         }
+        if let Some(licence) = &guesses.licence {
+            let _ = writeln!(text, "# licence: {}  # guessed: from {}", quoted(&licence.value), licence.from);
+        }
         text.push_str("# scope: [read:something]  # what it may do, in your company's own words\n");
         for field in ["data_classification", "reviewed_at", "reviewers"] {
             text.push_str(&open(field));
         }
-        let _ = writeln!(text, "artefact:\n  url: {}\n  sha256: {}", quoted(&self.url), self.sha256);
+        let ArtefactSource { url, sha256, inputs, .. } = &self.source;
+        let _ = writeln!(text, "artefact:\n  url: {}\n  sha256: {sha256}", quoted(url));
+        let pins = [
+            ("commit", inputs.commit.as_ref().map(ToString::to_string)),
+            ("submodules", inputs.submodules.then(|| "true".to_owned())),
+            ("lock", inputs.lock.as_deref().map(quoted)),
+            ("python", inputs.python.map(|python| format!("\"{python}\""))),
+        ];
+        for (name, value) in pins {
+            if let Some(value) = value {
+                let _ = writeln!(text, "  {name}: {value}");
+            }
+        }
         if let Some(platform) = &guesses.platform {
             let _ = writeln!(text, "  platform: {}  # guessed: from {}", platform.value, platform.from);
         }
@@ -107,6 +122,12 @@ impl Draft {
         let launch = &guess.value;
         let _ = writeln!(text, "launch:  # guessed: from {}", guess.from);
         let _ = writeln!(text, "  command: {}", quoted(&launch.command));
+        if launch.runtime == Runtime::Image {
+            let _ = writeln!(text, "  runtime: image");
+        }
+        if let Some(workdir) = &launch.workdir {
+            let _ = writeln!(text, "  workdir: {}", quoted(workdir));
+        }
         if !launch.args.is_empty() {
             let args: Vec<String> = launch.args.iter().map(|arg| quoted(arg)).collect();
             let _ = writeln!(text, "  args: [{}]", args.join(", "));

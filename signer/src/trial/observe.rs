@@ -8,6 +8,7 @@ use mcpfs_trust::text::visible;
 use serde::Serialize;
 
 use super::events::{Call, Outcome, behind, string, strings};
+use super::image;
 
 /// What a server did. Paths are as it saw them, with `${TREE}`, `${STATE}` and `${HOME}` for those.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -53,9 +54,12 @@ pub struct Program {
 /// The places of a sandbox, as its server sees them.
 #[derive(Debug, Clone)]
 pub(super) struct View {
+    /// Empty where the tree is the root.
     pub(super) tree: String,
     pub(super) state: String,
     pub(super) home: String,
+    /// Where the server starts.
+    pub(super) cwd: String,
     /// The runtime and its folder, where it is not of the system.
     pub(super) runtime: Vec<String>,
     /// The command that the launch names.
@@ -138,7 +142,7 @@ impl Watch {
         let Some(path) = resolve(call, view, folder, path) else { return };
         if let Outcome::Done(real) = &call.result {
             let real = real.as_ref().map_or(path.clone(), |real| String::from_utf8_lossy(real).into_owned());
-            if let Some(below) = below(&real, &view.tree) {
+            if let Some(below) = below(&real, &view.tree).filter(|_| !view.covers(&real)) {
                 let file = !flags.contains("O_DIRECTORY") && !flags.contains("O_PATH");
                 if file && self.seen.insert(below.to_owned()) && self.opened.len() < OPENED {
                     self.opened.push(visible(below));
@@ -225,7 +229,8 @@ impl Watch {
 impl View {
     /// The path with the recipe's words for places.
     pub(super) fn shown(&self, path: &str) -> String {
-        let places = [("${TREE}", &self.tree), ("${STATE}", &self.state), ("${HOME}", &self.home)];
+        // The tree last: an image's is around everything else.
+        let places = [("${STATE}", &self.state), ("${HOME}", &self.home), ("${TREE}", &self.tree)];
         let found = places.into_iter().find_map(|(word, place)| {
             let rest = path.strip_prefix(place.as_str())?;
             (rest.is_empty() || rest.starts_with('/')).then(|| format!("{word}{rest}"))
@@ -236,6 +241,13 @@ impl View {
     fn may_write(&self, path: &str) -> bool {
         let free = ["/tmp", "/dev", "/proc/self", &self.state];
         free.into_iter().any(|place| is_in(path, place)) || (is_in(path, "/proc") && !is_in(path, "/proc/sys"))
+    }
+
+    /// Whether the sandbox shows something else there than the tree has.
+    fn covers(&self, path: &str) -> bool {
+        let lookup = || image::LOOKUP.iter().any(|name| path.strip_prefix("/etc/") == Some(name));
+        let mounted = || image::MOUNTED.into_iter().chain([self.state.as_str()]).any(|place| is_in(path, place));
+        self.tree.is_empty() && (mounted() || lookup())
     }
 
     /// Whether a path is neither of the system, nor of the server, nor looked for by every runtime.
@@ -295,7 +307,7 @@ fn resolve(call: &Call, view: &View, folder: Option<usize>, path: usize) -> Opti
     let path = String::from_utf8_lossy(&string(call.args.get(path)?)?).into_owned();
     let full = match (path.starts_with('/'), folder) {
         (true, _) => path,
-        (false, None) => format!("{}/{path}", view.state),
+        (false, None) => format!("{}/{path}", view.cwd),
         (false, Some(folder)) => {
             let folder = behind(call.args.get(folder)?)?;
             format!("{}/{path}", String::from_utf8_lossy(&folder))

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use mcpfs_trust::release::Runtime;
 
 use super::files::Place;
-use super::limits;
 use super::observe::View;
 use super::running::Running;
-use super::{Subject, TrialError, TrialOptions};
+use super::{Subject, TrialError, TrialOptions, image, limits};
+use crate::launch::DEFAULT_PATH;
 
 /// The programs that a trial needs.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ impl Tools {
     }
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// A program of this machine.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     let mut all = std::env::split_paths(&path).chain(usual).filter(|folder| folder.is_absolute());
@@ -73,23 +74,18 @@ const ETC: [&str; 9] = [
 
 impl Layout {
     pub(super) fn new(subject: &Subject<'_>, options: &TrialOptions, place: &Place) -> Result<Self, TrialError> {
-        let launch = subject.launch;
-        if launch.runtime == Runtime::Image {
-            return Err(TrialError::Image);
+        if subject.launch.runtime == Runtime::Image {
+            return Self::image(subject, place);
         }
+        let launch = subject.launch;
         let tree = format!("/mcp/{}/{}/tree", subject.name, subject.version);
         let state = format!("{HOME}/.local/state/mcpfs/{}", subject.name);
         let (command, runtime) = match launch.tree_path() {
             Some(path) => (format!("{tree}/{path}"), Vec::new()),
             None => runtime(&launch.command, &options.runtimes)?,
         };
-        let view = View { tree, state, home: HOME.to_owned(), runtime, command };
-        let mut bwrap = Words::default();
-        bwrap.all(&["--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL"]);
-        bwrap.all(&["--die-with-parent", "--new-session", "--hostname", "mcp", "--clearenv"]);
-        for (name, value) in environment(subject, &view) {
-            bwrap.all(&["--setenv", &name, &value]);
-        }
+        let view = View { tree, cwd: state.clone(), state, home: HOME.to_owned(), runtime, command };
+        let mut bwrap = walls(subject, &view);
         for path in SYSTEM {
             match std::fs::read_link(path) {
                 Ok(target) => bwrap.all(&[OsStr::new("--symlink"), target.as_os_str(), path.as_ref()]),
@@ -105,29 +101,56 @@ impl Layout {
         for path in &view.runtime {
             bwrap.all(&["--ro-bind", path, path]);
         }
-        bwrap.all(&[
-            "--proc",
-            "/proc",
-            "--ro-bind",
-            "/proc/sys",
-            "/proc/sys",
-            "--dev",
-            "/dev",
-            "--size",
-            ROOM,
-            "--tmpfs",
-            "/tmp",
-        ]);
+        bwrap.all(&PARTS);
         bwrap.bind(&place.home(), HOME);
         bwrap.bind(&place.tree(), &view.tree);
-        bwrap.all(&["--size", ROOM, "--tmpfs", &view.state, "--remount-ro", "/", "--chdir", &view.state]);
-        bwrap.all(&["--", &view.command]);
-        bwrap.0.extend(launch.args.iter().map(|arg| expand(arg, &view).into()));
+        bwrap.all(&["--size", ROOM, "--tmpfs", &view.state, "--remount-ro", "/"]);
+        bwrap.start(subject, &view);
         // The state's folders lie in the home, which nothing is written to: they are made before.
         std::fs::create_dir_all(place.home().join(format!(".local/state/mcpfs/{}", subject.name)))
             .map_err(TrialError::Files)?;
         Ok(Self { view, words: bwrap.0 })
     }
+
+    /// Inside the artefact's own root file system: nothing of this host is in it.
+    fn image(subject: &Subject<'_>, place: &Place) -> Result<Self, TrialError> {
+        let launch = subject.launch;
+        let state = format!("{HOME}/.local/state/mcpfs/{}", subject.name);
+        let view = View {
+            // The root: what follows it begins with a slash.
+            tree: String::new(),
+            cwd: launch.workdir.clone().unwrap_or("/".to_owned()),
+            home: state.clone(),
+            state,
+            runtime: Vec::new(),
+            command: image::program(launch, subject.tree)?,
+        };
+        image::prepare(&place.tree(), &view.state, &view.cwd).map_err(TrialError::Files)?;
+        let mut bwrap = walls(subject, &view);
+        bwrap.bind(&place.tree(), "/");
+        for name in image::LOOKUP {
+            bwrap.bind(&place.etc(name), &format!("/etc/{name}"));
+        }
+        bwrap.all(&PARTS);
+        bwrap.all(&["--size", ROOM, "--tmpfs", &view.state]);
+        bwrap.start(subject, &view);
+        Ok(Self { view, words: bwrap.0 })
+    }
+}
+
+/// What every sandbox mounts of its own.
+const PARTS: [&str; 11] =
+    ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev", "--size", ROOM, "--tmpfs", "/tmp"];
+
+/// What no server gets out of, and its environment.
+fn walls(subject: &Subject<'_>, view: &View) -> Words {
+    let mut bwrap = Words::default();
+    bwrap.all(&["--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL"]);
+    bwrap.all(&["--die-with-parent", "--new-session", "--hostname", "mcp", "--clearenv"]);
+    for (name, value) in environment(subject, view) {
+        bwrap.all(&["--setenv", &name, &value]);
+    }
+    bwrap
 }
 
 /// Arguments.
@@ -141,6 +164,12 @@ impl Words {
 
     fn bind(&mut self, from: &Path, to: &str) {
         self.all(&[OsStr::new("--ro-bind"), from.as_os_str(), to.as_ref()]);
+    }
+
+    /// The command itself, where it starts.
+    fn start(&mut self, subject: &Subject<'_>, view: &View) {
+        self.all(&["--chdir", &view.cwd, "--", &view.command]);
+        self.0.extend(subject.launch.args.iter().map(|arg| expand(arg, view).into()));
     }
 }
 
@@ -168,17 +197,18 @@ fn runtime(name: &str, named: &BTreeMap<String, PathBuf>) -> Result<(String, Vec
 /// What a host's launcher makes of a user's environment that has nothing else in it.
 fn environment(subject: &Subject<'_>, view: &View) -> BTreeMap<String, String> {
     let fixed = [
-        ("HOME", HOME),
+        ("HOME", view.home.as_str()),
         ("USER", "mcp"),
         ("LOGNAME", "mcp"),
         ("LANG", "C.UTF-8"),
-        ("PATH", "/usr/bin:/bin"),
-        ("PYTHONNOUSERSITE", "1"),
-        ("PYTHONSAFEPATH", "1"),
         ("PYTHONDONTWRITEBYTECODE", "1"),
     ];
+    let rest: &[(&str, &str)] = match subject.launch.runtime {
+        Runtime::Image => &[("PATH", DEFAULT_PATH)],
+        Runtime::Host => &[("PATH", "/usr/bin:/bin"), ("PYTHONNOUSERSITE", "1"), ("PYTHONSAFEPATH", "1")],
+    };
     let mut env: BTreeMap<String, String> =
-        fixed.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        fixed.iter().chain(rest).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let credentials = subject.credentials.iter().filter_map(|credential| credential.env.clone());
     env.extend(credentials.map(|name| (name, CREDENTIAL.to_owned())));
     env.extend(subject.launch.env.iter().map(|(name, value)| (name.clone(), expand(value, view))));
@@ -194,6 +224,8 @@ fn expand(text: &str, view: &View) -> String {
         let places = [("TREE}", &view.tree), ("STATE}", &view.state), ("HOME}", &view.home)];
         let place = places.into_iter().find_map(|(name, place)| Some((place, after.strip_prefix(name)?)));
         (rest, _) = match place {
+            // The root of an image, alone.
+            Some((place, left)) if place.is_empty() && !left.starts_with('/') => (left, out.push('/')),
             Some((place, left)) => (left, out.push_str(place)),
             None => (after, out.push_str("${")),
         };

@@ -14,6 +14,7 @@ fn view() -> View {
         tree: "/mcp/x/1.0.0/tree".to_owned(),
         state: "/home/mcp/.local/state/mcpfs/x".to_owned(),
         home: "/home/mcp".to_owned(),
+        cwd: "/home/mcp/.local/state/mcpfs/x".to_owned(),
         runtime: vec!["/opt/node".to_owned()],
         command: "/usr/bin/node".to_owned(),
     }
@@ -224,4 +225,41 @@ fn the_fix_names_the_argument() {
     assert_eq!(advise("", "usage: x [--verbose] [options]"), "");
     assert_eq!(advise("hello", "running on stdio"), "");
     assert_eq!(advice::arguments(&trial("Available transports: stdio", ""), &["stdio".to_owned()]), None);
+}
+
+#[test]
+fn an_image_is_the_root() {
+    let view = View {
+        tree: String::new(),
+        state: "/home/mcp/.local/state/mcpfs/x".to_owned(),
+        home: "/home/mcp/.local/state/mcpfs/x".to_owned(),
+        cwd: "/app".to_owned(),
+        runtime: Vec::new(),
+        command: "/usr/bin/node".to_owned(),
+    };
+    let (mut reader, mut watch) = (Reader::default(), Watch::default());
+    let open = |path: &str, flags: &str, result: &str| format!("12 open(\"{}\", {flags}) = {result}", hex(path));
+    let lines = [
+        format!("12 execve(\"{}\", [\"{}\"], 0x7ffc /* 3 vars */) = 0", hex("/usr/bin/node"), hex("node")),
+        open("/lib/libc.so.6", "O_RDONLY", &format!("3<{}>", hex("/usr/lib/libc.so.6"))),
+        open("server.js", "O_RDONLY", &format!("3<{}>", hex("/app/server.js"))),
+        // What the sandbox brings, and what the image does not have.
+        open("/proc/cpuinfo", "O_RDONLY", &format!("3<{}>", hex("/proc/cpuinfo"))),
+        open("/etc/resolv.conf", "O_RDONLY", &format!("3<{}>", hex("/etc/resolv.conf"))),
+        open("/root/.ssh/id", "O_RDONLY", "-1 ENOENT (No such file or directory)"),
+        open("cache", "O_WRONLY|O_CREAT", "-1 EROFS (Read-only file system)"),
+        open(&format!("{}/kept", view.state), "O_WRONLY|O_CREAT", "3"),
+        open("/tmp/x", "O_WRONLY|O_CREAT", "3"),
+    ];
+    for line in &lines {
+        if let Some(call) = reader.line(line.as_bytes()).unwrap() {
+            watch.take(&call, &view);
+        }
+    }
+    let seen = watch.finish(&view);
+    assert_eq!(seen.opened, ["usr/lib/libc.so.6", "app/server.js"]);
+    assert_eq!(seen.reads, Vec::<String>::new());
+    let writes: Vec<&str> = seen.writes.iter().map(|write| write.path.as_str()).collect();
+    assert_eq!(writes, ["${TREE}/app/cache"]);
+    assert_eq!(view.shown(&view.state), "${STATE}");
 }

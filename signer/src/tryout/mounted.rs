@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{MOUNT, Place, TryError, configuration, io, run_path};
+use super::{MOUNT, Place, TryError, Walls, configuration, io, run_path};
 use crate::trial::{Limit, Process, TrialOptions, Trouble, is_set, set};
 
 /// How long the daemon may take to unmount.
@@ -74,9 +74,15 @@ impl<'p> Mounted<'p> {
     ///
     /// # Errors
     /// `Mount` with what it said, `Stopped`.
-    pub fn start(place: &'p Place, mcpfs: &std::path::Path, how: &TrialOptions, stop: &Stop) -> Result<Self, TryError> {
+    pub fn start(
+        place: &'p Place,
+        mcpfs: &std::path::Path,
+        how: &TrialOptions,
+        walls: &Walls,
+        stop: &Stop,
+    ) -> Result<Self, TryError> {
         let config = place.path("etc/mcpfs.toml");
-        std::fs::write(&config, configuration(place, how)).map_err(io(&config))?;
+        std::fs::write(&config, configuration(place, how, walls)).map_err(io(&config))?;
         let log = place.path("mount.log");
         let file = File::create(&log).map_err(io(&log))?;
         let mut command = Command::new(mcpfs);

@@ -180,8 +180,7 @@ fn get(port: u16, policy: &FetchPolicy) -> Result<Fetched, String> {
 fn get_pinned(port: u16, policy: &FetchPolicy, sha256: Digest) -> Result<Fetched, String> {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("oci://127.0.0.1:{port}/team/server:1");
-    let source =
-        ArtefactSource { platform: mcpfs_trust::name::Platform::any(), url, sha256, inputs: Default::default() };
+    let source = ArtefactSource { platform: Platform::any(), url, sha256, inputs: Default::default() };
     match super::super::fetch(&source, policy, folder.path(), folder.path()) {
         Ok(fetched) => {
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1 + fetched.parts.len());
