@@ -96,6 +96,8 @@ pub struct Inputs {
     pub commit: Option<CommitId>,
     /// Whether submodules are fetched too.
     pub submodules: bool,
+    /// Whether files of Git LFS are fetched too.
+    pub lfs: bool,
     /// The lockfile beside the recipe.
     pub lock: Option<String>,
     /// The Python that a bundle of PyPI is for.
@@ -115,6 +117,8 @@ pub struct Order<'a> {
     pub commit: Option<&'a CommitId>,
     /// Whether submodules are fetched too; with them and without, a commit is another bundle.
     pub submodules: bool,
+    /// Whether files of Git LFS are fetched too.
+    pub lfs: bool,
     /// The Python.
     pub python: Option<PythonVersion>,
 }

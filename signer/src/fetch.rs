@@ -10,6 +10,7 @@
 mod address;
 mod bundle;
 mod http;
+mod lfs;
 mod local;
 mod oci;
 mod pin;
@@ -31,6 +32,7 @@ use crate::recipe::ArtefactSource;
 pub use address::{AllowedHost, BadHost, Network};
 pub use bundle::{BundleError, bundle};
 pub(crate) use http::{install_crypto, resolve};
+pub(crate) use lfs::{Pointer, fetch as fetch_lfs};
 pub(crate) use local::{folder_beneath, read_beneath};
 pub use oci::{BadLogins, Logins};
 pub use pin::{Pinned, Wanted, pin};
@@ -269,6 +271,7 @@ fn build(source: &ArtefactSource, policy: &FetchPolicy, beside: &Path, folder: &
         lock: lock.as_deref(),
         commit: inputs.commit.as_ref(),
         submodules: inputs.submodules,
+        lfs: inputs.lfs,
         python: inputs.python,
     };
     let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;

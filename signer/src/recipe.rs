@@ -102,6 +102,8 @@ struct ArtefactField {
     commit: Option<String>,
     /// Of git: fetch submodules too.
     submodules: Option<bool>,
+    /// Of git: fetch files of Git LFS too.
+    lfs: Option<bool>,
     /// Of npm and PyPI: the lockfile, a path below the recipe's folder.
     lock: Option<String>,
     /// Of PyPI: the Python that it is for, such as "3.11".

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use mcpfs_tests::command::{Ran, Run};
 use mcpfs_tests::fixture::{self, sha256_of};
-use mcpfs_tests::git::{GitHost, Repository, SigningKey};
+use mcpfs_tests::git::{GitHost, LOGIN, Repository, SigningKey};
 use mcpfs_tests::host::{Host, Reads};
+use mcpfs_tests::lfs::Lie;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
-use mcpfs_tests::registry::Registry;
+use mcpfs_tests::registry::{Registry, files_below};
 use mcpfs_tests::scratch;
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
@@ -22,6 +23,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("git_tags::a_moved_tag_is_refused", a_moved_tag_is_refused);
     suite.plain("git_tags::signatures_are_reported", signatures_are_reported);
     suite.plain("git_tags::submodules_come_when_asked", submodules_come_when_asked);
+    suite.plain("git_tags::files_of_lfs_come_when_asked", files_of_lfs_come_when_asked);
+    suite.plain("git_tags::private_repositories_ask_for_a_login", private_repositories_ask_for_a_login);
     suite.plain("git_tags::attributes_change_nothing", attributes_change_nothing);
     suite.plain("git_tags::hostile_repositories_are_refused", hostile_repositories_are_refused);
     suite.plain("git_tags::only_the_listed_host_is_asked", only_the_listed_host_is_asked);
@@ -175,6 +178,96 @@ fn submodules_come_when_asked() {
         with(url);
         bundled(&registry, &git, &address(&repository, "v1"), &out).arg("--submodules").exits(1).says(says);
     }
+}
+
+fn files_of_lfs_come_when_asked() {
+    let (registry, git) = (Registry::new(), GitHost::serve());
+    let (library, work) = (git.repository("library"), scratch::dir());
+    let put = |name: &str, text: &str| {
+        let path = work.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    put("library/data.bin", &library.lfs_pointer("data.bin", b"of the library"));
+    let pinned = library.commit(&work.path().join("library"));
+    let (repository, _) = hello(&registry, &git);
+    let model = vec![b'm'; 100_000];
+    put("outer/model.bin", &repository.lfs_pointer("model.bin", &model));
+    put("outer/again.bin", &repository.lfs_pointer("again.bin", &model));
+    put("outer/plain.txt", "plain\n");
+    put("outer/.lfsconfig", "[lfs]\n\turl = https://elsewhere.example.com/\n");
+    put("outer/.gitmodules", "[submodule \"l\"]\n\tpath = lib\n\turl = ../library.git\n");
+    repository.commit(&work.path().join("outer"));
+    repository.git(["update-index", "--add", "--cacheinfo", &format!("160000,{pinned},lib")]).ok();
+    repository.tag("v1", &repository.commit_index("with large files"));
+    let out = registry.artefacts().join("git.tar");
+    let address = address(&repository, "v1");
+    let bundled = || bundled(&registry, &git, &address, &out).arg("--submodules");
+    bundled().exits(1).says("is a pointer of Git LFS");
+    let ran = bundled().arg("--lfs").ok();
+    assert!(ran.stderr.contains("2 files of Git LFS (100000 bytes)"), "{ran}");
+    let read = |name: &str| Run::new("tar").arg("-xOf").arg(&out).arg(name).ok().stdout_bytes;
+    assert_eq!((read("model.bin"), read("again.bin")), (model.clone(), model));
+    assert_eq!((read("lib/data.bin"), read("plain.txt")), (b"of the library".to_vec(), b"plain\n".to_vec()));
+    // By the recipe, whose digest is that of the content.
+    let recipe = recipe_lines(&ran, &out);
+    assert!(recipe.contains("  submodules: true\n  lfs: true\n"), "{recipe}");
+    write_recipe(&registry, "hello", "1.0.0", &recipe);
+    asking(check(&registry, "hello"), &git).ok().says("1 files of Git LFS (14 bytes)");
+    for (lie, says) in [
+        (Lie::Bytes, "came as other bytes"),
+        (Lie::Short, "came as other bytes"),
+        (Lie::Long, "larger than"),
+        (Lie::Elsewhere, "host https://elsewhere.example.com is not listed"),
+        (Lie::Clear, "wants a login to be sent without TLS"),
+        (Lie::Missing, "is refused by its Git LFS: no such object"),
+        (Lie::Garbage, "something that is not Git LFS's"),
+    ] {
+        git.lfs().lies(lie);
+        asking(check(&registry, "hello"), &git).exits(1).says(says);
+    }
+    // A repository on this machine has its own store.
+    let local = registry.artefacts().join("local.tar");
+    let run = || bundle(&registry, "git+file:library.git#v2", &local).arg("--lfs").arg("--file-root").arg(git.root());
+    library.tag("v2", &pinned);
+    run().ok();
+    assert_eq!(Run::new("tar").arg("-xOf").arg(&local).arg("data.bin").ok().stdout, "of the library");
+    std::fs::remove_dir_all(git.root().join("library.git/lfs")).unwrap();
+    run().exits(1).says("git lfs fetch --all brings it there");
+    // What only looks like a pointer.
+    put("odd/x", "version https://git-lfs.github.com/spec/v1\nnothing\n");
+    library.tag("v2", &library.commit(&work.path().join("odd")));
+    run().exits(1).says("is a pointer of Git LFS that is none");
+}
+
+fn private_repositories_ask_for_a_login() {
+    let (registry, git) = (Registry::new(), GitHost::private());
+    let repository = git.repository("hello");
+    let tree = fixture::hello_tree(&registry.artefacts(), "1.0.0");
+    std::fs::write(tree.join("model.bin"), repository.lfs_pointer("model.bin", b"a model")).unwrap();
+    repository.tag("v1", &repository.commit(&tree));
+    let out = registry.artefacts().join("git.tar");
+    let run = || bundled(&registry, &git, &address(&repository, "v1"), &out).arg("--lfs");
+    run().exits(1).says("wants a login: name a file of logins (--registry-auth)");
+    let wrong = run().arg("--registry-auth").arg(git.logins("wrong-horse")).exits(1);
+    assert!(wrong.text().contains("refuses the login") && !wrong.text().contains("wrong-horse"), "{wrong}");
+    let logins = git.logins(LOGIN.1);
+    let ran = run().arg("--registry-auth").arg(&logins).ok();
+    assert!(!ran.text().contains(LOGIN.1), "{ran}");
+    write_recipe(&registry, "hello", "1.0.0", &format!("{}{}", recipe_lines(&ran, &out), fixture::HELLO_LAUNCH));
+    asking(check(&registry, "hello"), &git).exits(1).says("wants a login");
+    let staging = registry.artefacts().join("staging");
+    let run = asking(check(&registry, "hello"), &git).env("MCPFS_REGISTRY_AUTH_FILE", &logins);
+    run.arg("--staging").arg(&staging).ok();
+    for file in files_below(&staging) {
+        let bytes = std::fs::read(staging.join(&file)).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains(LOGIN.1) && !text.contains("Authorization"), "{file:?}");
+    }
+    // A file that others can read is not used.
+    std::fs::set_permissions(&logins, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let run = asking(check(&registry, "hello"), &git).arg("--registry-auth").arg(&logins);
+    run.exits(1).says("can be read or written by others");
 }
 
 fn attributes_change_nothing() {

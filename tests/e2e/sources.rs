@@ -29,15 +29,15 @@ const TIME: &str = "pypi:mcp-server-time==2026.10.19";
 /// Builds are npm's and pip's own work, on machines that may have much else to do.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// `init --from`, twice: the file that it wrote, and its text.
-fn drafted(author: &Author, from: &str, more: &[String]) -> (PathBuf, String) {
+/// `init --from`, twice: the file that it wrote, its text, and what is printed.
+fn drafted(author: &Author, from: &str, more: &[String]) -> (PathBuf, String, String) {
     let init = || author.signer().args(["init", "--from", from]).args(more).limit(LIMIT);
     let report = init().arg("--json").ok().json();
     let file = author.path(report["file"].as_str().unwrap());
     let text = std::fs::read_to_string(&file).unwrap();
     assert_eq!(report["open"].as_array().unwrap().len(), text.matches("# FILL IN: ").count(), "{report}");
-    init().ok().says("unchanged");
-    (file, text)
+    let printed = init().ok().says("unchanged").stdout;
+    (file, text, printed)
 }
 
 /// The text has each of these lines, or a line that begins with it and tells where it was guessed.
@@ -49,18 +49,18 @@ fn has(text: &str, lines: &[&str]) {
 }
 
 /// Fills the draft in, and types what `init` printed for a check with a trial.
-fn checked(author: &Author, from: &str, more: &[String], file: &Path) -> Value {
-    let printed = author.signer().args(["init", "--from", from]).args(more).limit(LIMIT).ok().stdout;
+fn checked(author: &Author, printed: &str, more: &[String], file: &Path) -> Value {
     fill_in(file);
     let line = printed.lines().find_map(|line| line.trim().strip_prefix("mcpfs-signer check ")).expect("the next step");
     let checked = author.signer().arg("check").args(line.split(' ')).args(more).arg("--json").limit(LIMIT).ok().json();
-    assert!(rules(&checked).is_empty(), "{checked:#}");
+    // What is looked for and not there is for the reviewer.
+    assert!(rules(&checked).iter().all(|rule| *rule == "run-read"), "{checked:#}");
     checked
 }
 
 fn packages_get_recipes() {
     let author = Author::new();
-    let (file, text) = drafted(&author, EVERYTHING, &[]);
+    let (file, text, printed) = drafted(&author, EVERYTHING, &[]);
     assert_eq!(file, author.path("servers/server-everything.yaml"));
     let main = format!("  args: [\"${{TREE}}/{}\"]", servers::EVERYTHING_MAIN);
     let lines = ["name: server-everything", "version: \"2026.8.31\"", "  lock: server-everything.lock.json"];
@@ -71,15 +71,15 @@ fn packages_get_recipes() {
     );
     let lock = std::fs::read_to_string(author.path("servers/server-everything.lock.json")).unwrap();
     assert!(lock.contains("node_modules/@modelcontextprotocol/sdk") && lock.contains("sha512-"));
-    let report = checked(&author, EVERYTHING, &[], &file);
+    let report = checked(&author, &printed, &[], &file);
     assert!(report["trial"][0]["tools"].as_array().unwrap().len() > 5, "{report:#}");
 
-    let (file, text) = drafted(&author, TIME, &[]);
+    let (file, text, printed) = drafted(&author, TIME, &[]);
     has(&text, &["name: mcp-server-time", "version: \"2026.10.19\"", "  lock: mcp-server-time.lock.txt"]);
     has(&text, &["  command: python3", "  args: [\"-m\", mcp_server_time]", "# licence: MIT"]);
     // Some of what it needs is machine code, and its bytecode is for one Python.
     assert!(text.contains("\n  platform: linux/") && text.contains("\n  python: \"3."), "{text}");
-    let report = checked(&author, TIME, &[], &file);
+    let report = checked(&author, &printed, &[], &file);
     assert_eq!(report["trial"][0]["tools"].as_array().unwrap().len(), 2, "{report:#}");
 
     // A lock of somebody's own is used, and an edited one is not replaced unasked.
@@ -87,10 +87,9 @@ fn packages_get_recipes() {
     let again = || author.signer().args(["init", "clock", "--from", TIME, "--lock", &own]).limit(LIMIT);
     again().ok();
     let lock = author.path("servers/clock.lock.txt");
+    assert!(std::fs::read_to_string(&lock).unwrap().contains("--hash=sha256:"));
     std::fs::write(&lock, "# mine\n").unwrap();
     again().exits(1).says("clock.lock.txt is there already");
-    again().arg("--force").ok();
-    assert!(std::fs::read_to_string(&lock).unwrap().contains("--hash=sha256:"));
 }
 
 /// A folder that is a server, as people commit it.
@@ -112,19 +111,19 @@ fn tags_get_recipes() {
     let author = Author::new();
     // As pip writes it, and as recipes do.
     let typed = format!("git+{}@v1.2.0", repository.url());
-    let (file, text) = drafted(&author, &typed, &more);
+    let (file, text, printed) = drafted(&author, &typed, &more);
     assert_eq!(file, author.path("servers/notes.yaml"));
     has(&text, &["name: notes", "version: \"1.2.0\"", "description: \"Keeps notes.\"", "# licence: ISC"]);
     has(&text, &["  command: node", "  args: [\"${TREE}/server.js\"]", &format!("  commit: {commit}")]);
     has(&text, &[&format!("  url: \"git+{}#v1.2.0\"", repository.url())]);
-    let report = checked(&author, &typed, &more, &file);
+    let report = checked(&author, &printed, &more, &file);
     assert_eq!(report["trial"][0]["tools"][0]["name"], "note", "{report:#}");
     // A repository on this machine.
     std::fs::remove_file(&file).unwrap();
     let local = format!("git+file:{}@v1.2.0", git.root().join("notes.git").display());
-    let (file, text) = drafted(&author, &local, &[]);
+    let (file, text, printed) = drafted(&author, &local, &[]);
     has(&text, &["  url: \"git+file:notes.git#v1.2.0\"", &format!("  commit: {commit}")]);
-    checked(&author, &local, &[], &file);
+    checked(&author, &printed, &[], &file);
     // What is not there.
     let missing = typed.replace("@v1.2.0", "#v9");
     author.signer().args(["init", "--from", &missing]).args(&more).exits(1).says("there is no tag v9");
@@ -175,7 +174,7 @@ fn images_get_recipes() {
             format!("oci://{host}/team/everything@sha256:{sha256}"),
         ),
     ] {
-        let (file, text) = drafted(&author, &typed, &registry.options());
+        let (file, text, printed) = drafted(&author, &typed, &registry.options());
         assert_eq!(file, author.path("servers/everything.yaml"));
         // Whatever was typed, one manifest is pinned.
         has(&text, &[&format!("  url: \"{url}\""), &format!("  sha256: {sha256}")]);
@@ -185,7 +184,7 @@ fn images_get_recipes() {
         assert!(text.contains("# note: it asks to run as the user \"node\""), "{text}");
         if typed.ends_with(":2026.8.31") {
             has(&text, &["version: \"2026.8.31\""]);
-            let report = checked(&author, &typed, &registry.options(), &file);
+            let report = checked(&author, &printed, &registry.options(), &file);
             assert!(report["trial"][0]["tools"].as_array().unwrap().len() > 5, "{report:#}");
         }
         std::fs::remove_file(file).unwrap();

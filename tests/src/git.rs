@@ -5,7 +5,10 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::json;
+
 use crate::command::{Run, exit_within};
+use crate::lfs::LfsServer;
 use crate::scratch::{self, PATIENCE, Port, need, wait_for};
 use crate::tls::Authority;
 
@@ -15,7 +18,11 @@ pub struct GitHost {
     dir: tempfile::TempDir,
     port: Port,
     running: Vec<Child>,
+    lfs: LfsServer,
 }
+
+/// The user and password of a host that asks.
+pub const LOGIN: (&str, &str) = ("reader", "correct-horse");
 
 /// A bare repository of a [`GitHost`].
 #[derive(Debug)]
@@ -30,18 +37,38 @@ impl GitHost {
     /// # Panics
     /// If git, nginx, fcgiwrap or openssl is missing or does not do it.
     pub fn serve() -> Self {
+        Self::start(false)
+    }
+
+    /// The same for those who have [`LOGIN`].
+    ///
+    /// # Panics
+    /// As [`GitHost::serve`].
+    pub fn private() -> Self {
+        Self::start(true)
+    }
+
+    fn start(asks: bool) -> Self {
         let (dir, port) = (scratch::dir_for("git"), Port::reserve());
         let authority = Authority::make(dir.path());
         authority.issue("server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
         std::fs::create_dir(dir.path().join("repositories")).expect("own directory");
         let backend =
             Run::new(need("git", "git")).arg("--exec-path").ok().stdout.trim().to_owned() + "/git-http-backend";
-        std::fs::write(dir.path().join("nginx.conf"), configuration(dir.path(), port.number(), &backend))
-            .expect("own directory");
+        let root = dir.path().join("repositories");
+        let lfs = LfsServer::start(&root, format!("https://localhost:{}", port.number()));
+        let asks = asks.then(|| {
+            let file = dir.path().join("htpasswd");
+            let line = Run::new(need("htpasswd", "apache2-utils")).args(["-nbm", LOGIN.0, LOGIN.1]).ok().stdout;
+            std::fs::write(&file, line.trim()).expect("own directory");
+            format!("auth_basic git; auth_basic_user_file {};", file.display())
+        });
+        let text = configuration(dir.path(), port.number(), &backend, lfs.port(), &asks.unwrap_or_default());
+        std::fs::write(dir.path().join("nginx.conf"), text).expect("own directory");
         let socket = dir.path().join("cgi.sock");
         let mut cgi = Command::new(need("fcgiwrap", "fcgiwrap"));
         cgi.args(["-c", "4", "-s"]).arg(format!("unix:{}", socket.display()));
-        let mut host = Self { dir, port, running: vec![start(cgi)] };
+        let mut host = Self { dir, port, running: vec![start(cgi)], lfs };
         wait_for("fcgiwrap to listen", || std::os::unix::net::UnixStream::connect(&socket).ok());
         let mut nginx = Command::new(need("nginx", "nginx-light"));
         nginx.arg("-p").arg(host.dir.path()).arg("-c").arg(host.dir.path().join("nginx.conf"));
@@ -65,6 +92,20 @@ impl GitHost {
     /// The authority's certificate: what `--ca-file` names.
     pub fn authority(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
+    }
+
+    /// A file of logins with this password for this host.
+    pub fn logins(&self, password: &str) -> PathBuf {
+        let text = json!({"auths": {self.name(): {"username": LOGIN.0, "password": password}}}).to_string();
+        let path = self.dir.path().join("logins.json");
+        std::fs::write(&path, text).expect("own directory");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("own file");
+        path
+    }
+
+    /// Its Git LFS.
+    pub fn lfs(&self) -> &LfsServer {
+        &self.lfs
     }
 
     /// The folder of the repositories.
@@ -120,6 +161,12 @@ impl Repository {
     pub fn commit(&self, folder: &Path) -> String {
         self.git(["add", "-A", "-f", "."]).env("GIT_WORK_TREE", folder).dir(folder).ok();
         self.commit_index("a commit")
+    }
+
+    /// Puts a file into the store of Git LFS, as `git add` does where it is tracked; gives the pointer.
+    pub fn lfs_pointer(&self, name: &str, content: &[u8]) -> String {
+        need("git-lfs", "git-lfs");
+        self.git(["lfs", "clean", "--", name]).stdin(content).ok().stdout
     }
 
     /// Commits the index; gives the commit's id.
@@ -195,7 +242,7 @@ fn start(mut command: Command) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().to_string_lossy()))
 }
 
-fn configuration(dir: &Path, port: u16, backend: &str) -> String {
+fn configuration(dir: &Path, port: u16, backend: &str, lfs: u16, asks: &str) -> String {
     // Workers of a root master would become nobody and could not read a private directory.
     let user = if scratch::is_root() { "user root;\n" } else { "" };
     let dir = dir.display();
@@ -204,8 +251,9 @@ fn configuration(dir: &Path, port: u16, backend: &str) -> String {
          http {{\n  access_log off;\n  \
          client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n  \
          uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n  server {{\n    listen 127.0.0.1:{port} ssl;\n    \
-         server_name localhost;\n    ssl_certificate {dir}/server.pem;\n    ssl_certificate_key {dir}/server.key;\n    \
+         server_name localhost; {asks}\n    ssl_certificate {dir}/server.pem;\n    ssl_certificate_key {dir}/server.key;\n    \
          location /moved/ {{ rewrite ^/moved/(.*)$ https://localhost:{port}/$1 redirect; }}\n    \
+         location ~ /info/lfs/ {{ proxy_pass http://127.0.0.1:{lfs}; }}\n    \
          location / {{\n      fastcgi_pass unix:{dir}/cgi.sock;\n      fastcgi_param SCRIPT_FILENAME {backend};\n      \
          fastcgi_param GIT_PROJECT_ROOT {dir}/repositories;\n      fastcgi_param GIT_HTTP_EXPORT_ALL 1;\n      \
          fastcgi_param PATH_INFO $uri;\n      fastcgi_param QUERY_STRING $query_string;\n      \

@@ -32,6 +32,7 @@ pub mod history;
 pub mod host;
 pub mod hsm;
 pub mod kms;
+pub mod lfs;
 pub mod link;
 pub mod mcp;
 pub mod mcpb;

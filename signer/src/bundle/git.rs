@@ -6,6 +6,7 @@
 //! byte as it was committed, without `.git`. git connects by itself, so the address that was
 //! checked is pinned for it, redirects are refused, and its settings are ours alone.
 
+mod lfs;
 mod submodule;
 mod tag;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use url::{Host, Url};
 
 use super::workshop::{self, Job, Program, Workshop};
 use super::{Built, Order, SourceError, write};
-use crate::fetch::{self, FetchPolicy};
+use crate::fetch::{self, FetchError, FetchPolicy};
 
 use tree::{Entry, Listing};
 
@@ -74,7 +75,7 @@ impl GitError {
             }
             Self::NoTag(_) => "name a tag of the repository behind '#'",
             Self::Submodule { .. } => "ask for it: submodules: true in the recipe, or bundle --submodules",
-            Self::Lfs { .. } => "bundle a folder that has the content: git lfs pull, then mcpfs-signer bundle DIR",
+            Self::Lfs { .. } => "ask for it: lfs: true in the recipe, or bundle --lfs",
             Self::Signature { .. } => "have the tag signed by somebody whom the file names, with an SSH key",
             _ => return None,
         };
@@ -138,6 +139,8 @@ pub(super) struct Gathered {
     git: Git,
     commit: CommitId,
     entries: Vec<Entry>,
+    /// Where the content of Git LFS lies, by its digest.
+    store: PathBuf,
     notes: Vec<String>,
 }
 
@@ -165,6 +168,23 @@ impl Git {
             .variable("GIT_NO_LAZY_FETCH", "1")
     }
 
+    /// Writes the settings for this place.
+    fn set(&self, place: &Place) -> Result<(), SourceError> {
+        write(&self.settings, &settings(place, self.authorities.as_deref()))?;
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&self.settings, own).map_err(workshop::at(&self.settings))?;
+        Ok(())
+    }
+
+    /// The objects of these entries, in their order, as `cat-file --batch` prints them.
+    fn objects(&self, entries: &mut dyn Iterator<Item = &Entry>, workshop: &Workshop) -> Result<File, SourceError> {
+        let input = workshop.path("objects");
+        let list: String = entries.map(|entry| format!("{}\n", entry.object)).collect();
+        write(&input, &list)?;
+        let list = File::open(&input).map_err(workshop::at(&input))?;
+        Ok(workshop.run(Job { input: Some(list), ..self.job(&["cat-file", "--batch"]) })?)
+    }
+
     fn text(&self, workshop: &Workshop, job: Job<'_>) -> Result<String, SourceError> {
         let bytes = workshop.read(job, 64 << 20)?;
         String::from_utf8(bytes).map_err(|_| GitError::Odd("something that is not UTF-8".to_owned()).into())
@@ -184,18 +204,17 @@ pub(super) fn gather(
         true => {
             let path = fetch::folder_beneath(&repository.address, policy).map_err(allowed)?;
             program.sees.push(path.clone());
-            Place { address: path.to_string_lossy().into_owned(), pinned: None }
+            Place { address: path.to_string_lossy().into_owned(), pinned: None, login: None }
         }
         false => {
             let odd = || SourceError::NotASource(repository.address.clone());
             let url = Url::parse(&repository.address).map_err(|_| odd())?;
-            let addresses = fetch::resolve(&url, policy).map_err(allowed)?;
-            Place { address: url.to_string(), pinned: pinned_address(&url, &addresses) }
+            Place::remote(&url, policy).map_err(allowed)?
         }
     };
     let authorities = authorities(policy, workshop)?;
     let git = Git { program, folder: workshop.make("repository")?, settings: workshop.path("gitconfig"), authorities };
-    write(&git.settings, &settings(&place, git.authorities.as_deref()))?;
+    git.set(&place)?;
     let sha256 = pinned.is_some_and(|pinned| pinned.0.len() == 64);
     check_version(&git.text(workshop, git.job(&["version"]))?)?;
     let format = if sha256 { "--object-format=sha256" } else { "--object-format=sha1" };
@@ -203,7 +222,7 @@ pub(super) fn gather(
     let reference = format!("refs/tags/{}", repository.tag);
     let peeled = format!("{reference}^{{}}");
     let listed = git.job(&["ls-remote", "--quiet", "--", &place.address, &reference, &peeled]);
-    let listed = git.text(workshop, listed.network(place.is_remote()))?;
+    let listed = git.text(workshop, listed.network(place.is_remote())).map_err(|error| place.explain(error, policy))?;
     let moved = |found: &CommitId| match pinned {
         Some(pinned) if pinned != found => {
             Err(GitError::Moved { tag: repository.tag.clone(), pinned: pinned.clone(), found: found.clone() })
@@ -224,13 +243,17 @@ pub(super) fn gather(
     let signature = tag::signature(repository, &reference, &git, policy, workshop)?;
     let Listing { mut entries, links } = list(&git, &commit, policy, workshop)?;
     let mut notes = vec![format!("commit {commit}"), signature];
+    let store = workshop.make("lfs")?;
+    if order.lfs {
+        notes.extend(lfs::fetch(&git, &place, &mut entries, policy, workshop)?);
+    }
     if let Some(link) = links.first().filter(|_| !order.submodules) {
         return Err(GitError::Submodule { path: visible(&link.path) }.into());
     }
-    let (more, said) = submodule::fetch(&git, &place, &commit, links, policy, workshop)?;
+    let (more, said) = submodule::fetch(&git, (&place, &commit), links, order.lfs, policy, workshop)?;
     entries.extend(more);
     notes.extend(said);
-    Ok(Gathered { git, commit, entries, notes })
+    Ok(Gathered { git, commit, entries, store, notes })
 }
 
 /// What a commit that is here holds.
@@ -245,13 +268,8 @@ impl Gathered {
     }
 
     pub(super) fn build(&self, workshop: &Workshop, folder: PathBuf) -> Result<Built, SourceError> {
-        let input = workshop.path("objects");
-        let list: String = self.entries.iter().map(|entry| format!("{}\n", entry.object)).collect();
-        write(&input, &list)?;
-        let list = File::open(&input).map_err(workshop::at(&input))?;
-        let job = Job { input: Some(list), ..self.git.job(&["cat-file", "--batch"]) };
-        let objects = workshop.run(job)?;
-        tree::write(&self.entries, objects, &folder)?;
+        let objects = self.git.objects(&mut self.entries.iter(), workshop)?;
+        tree::write(&self.entries, objects, &folder, &self.store)?;
         let notes = self.notes.clone();
         Ok(Built { folder, launch: None, native: std::collections::BTreeSet::new(), notes })
     }
@@ -261,9 +279,30 @@ impl Gathered {
 struct Place {
     address: String,
     pinned: Option<String>,
+    /// The header that says who asks, and for which address.
+    login: Option<(String, String)>,
 }
 
 impl Place {
+    /// One that is reached over https, by a host that is listed.
+    fn remote(url: &Url, policy: &FetchPolicy) -> Result<Self, FetchError> {
+        let addresses = fetch::resolve(url, policy)?;
+        let header = policy.logins.basic(url)?;
+        let header = header.and_then(|header| header.to_str().ok().map(str::to_owned));
+        let login = header.map(|header| (format!("{}/", url.origin().ascii_serialization()), header));
+        Ok(Self { address: url.to_string(), pinned: pinned_address(url, &addresses), login })
+    }
+
+    /// git asks for a name where a host wants one; nobody answers it here.
+    fn explain(&self, error: SourceError, policy: &FetchPolicy) -> SourceError {
+        let asked = matches!(&error, SourceError::Tool(workshop::ToolError::Failed { said, .. })
+            if said.contains("could not read Username") || said.contains("Authentication failed"));
+        match Url::parse(&self.address) {
+            Ok(url) if asked => SourceError::Fetch(Box::new(policy.logins.wanted(&url))),
+            _ => error,
+        }
+    }
+
     fn is_remote(&self) -> bool {
         self.address.starts_with("https:")
     }
@@ -294,6 +333,10 @@ fn settings(place: &Place, authorities: Option<&Path>) -> String {
     }
     if let Some(file) = authorities {
         text.push_str(&format!("\tsslCAInfo = \"{}\"\n", file.display()));
+    }
+    if let Some((origin, header)) = &place.login {
+        // In a file of this workshop alone, and sent to this origin alone.
+        text.push_str(&format!("[http \"{origin}\"]\n\textraHeader = \"Authorization: {header}\"\n"));
     }
     text
 }

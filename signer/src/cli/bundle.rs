@@ -37,6 +37,9 @@ pub(super) struct Bundle {
     /// Of git: fetch submodules too, from hosts that are allowed
     #[arg(long)]
     submodules: bool,
+    /// Of git: fetch files of Git LFS too, from hosts that are allowed
+    #[arg(long)]
+    lfs: bool,
     /// Of npm and PyPI: where it is to run, any or such as linux/arm64 [default: this machine]
     #[arg(long)]
     platform: Option<Platform>,
@@ -93,6 +96,7 @@ fn source(cli: &Cli, args: &Bundle, url: &str, source: &Source) -> anyhow::Resul
         lock: lock.as_deref(),
         commit: args.commit.as_ref(),
         submodules: args.submodules,
+        lfs: args.lfs,
         python: args.python,
     };
     let mut gathered = bundle::gather(&order, &policy)?;
@@ -112,8 +116,10 @@ fn source(cli: &Cli, args: &Bundle, url: &str, source: &Source) -> anyhow::Resul
     let platform = if made.is_native { order.platform.clone() } else { Platform::any() };
     let lock = args.lock.as_ref().or(new_lock.as_ref());
     let mut recipe = lines(url, &made, &gathered, lock.map(PathBuf::as_path), &platform);
-    if args.submodules {
-        recipe.push_str("  submodules: true\n");
+    for (name, asked) in [("submodules", args.submodules), ("lfs", args.lfs)] {
+        if asked {
+            recipe.push_str(&format!("  {name}: true\n"));
+        }
     }
     let json = json!({
         "file": args.out,
@@ -122,6 +128,7 @@ fn source(cli: &Cli, args: &Bundle, url: &str, source: &Source) -> anyhow::Resul
         "platform": platform,
         "lock": lock,
         "submodules": args.submodules,
+        "lfs": args.lfs,
         "commit": gathered.commit().map(ToString::to_string),
         "python": gathered.python().map(|python| python.to_string()),
         "launch": made.built.launch,

@@ -65,7 +65,7 @@ pub(super) struct FetchArgs {
     /// Run npm, pip and git without a sandbox, where bubblewrap cannot make one
     #[arg(long)]
     no_sandbox: bool,
-    /// Logins of OCI registries, a file in the form of docker's config.json
+    /// Logins of OCI registries and git hosts, a file in the form of docker's config.json
     /// [default: the systemd credential mcpfs-registry-auth, or $MCPFS_REGISTRY_AUTH_FILE]
     #[arg(long, value_name = "FILE")]
     registry_auth: Option<PathBuf>,

@@ -24,6 +24,9 @@ pub(super) struct SourceArgs {
     /// Of git: fetch submodules too, from hosts that are allowed
     #[arg(long)]
     submodules: bool,
+    /// Of git: fetch files of Git LFS too, from hosts that are allowed
+    #[arg(long)]
+    lfs: bool,
 }
 
 impl SourceArgs {
@@ -34,11 +37,11 @@ impl SourceArgs {
         };
         let own = Wanted::default();
         let platform = self.platform.clone().unwrap_or(own.platform.clone());
-        Ok(Wanted { platform, python: self.python, submodules: self.submodules, lock, ..own })
+        Ok(Wanted { platform, python: self.python, submodules: self.submodules, lfs: self.lfs, lock, ..own })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.platform.is_none() && self.python.is_none() && self.lock.is_none() && !self.submodules
+        self.platform.is_none() && self.python.is_none() && self.lock.is_none() && !self.submodules && !self.lfs
     }
 }
 

@@ -25,11 +25,19 @@ pub(super) struct Ask {
     pub(super) accept: Option<&'static str>,
     /// Who asks. It goes to the origin of `url` alone and is dropped by a redirect to another.
     pub(super) authorization: Option<HeaderValue>,
+    /// What is posted; such a question is never redirected.
+    pub(super) body: Option<Body>,
+}
+
+/// What is posted.
+pub(super) struct Body {
+    pub(super) media_type: &'static str,
+    pub(super) bytes: String,
 }
 
 pub(super) fn fetch(url: Url, policy: &FetchPolicy, sink: &mut Sink<'_>) -> Result<(), FetchError> {
     within(policy, async {
-        let response = ask(Ask { url, accept: None, authorization: None }, policy).await?;
+        let response = ask(Ask { url, accept: None, authorization: None, body: None }, policy).await?;
         match response.status().as_u16() {
             200 => receive(response, policy.limit, &mut |bytes| sink.write(bytes)).await,
             other => Err(FetchError::Status(other)),
@@ -79,13 +87,19 @@ pub(super) async fn receive(
 
 /// The first answer that is no redirect, whatever its status.
 pub(super) async fn ask(ask: Ask, policy: &FetchPolicy) -> Result<Response, FetchError> {
-    let Ask { mut url, accept, mut authorization } = ask;
+    let Ask { mut url, accept, mut authorization, body } = ask;
     let origin = url.origin();
     for _ in 0..=REDIRECTS {
         let addresses = addresses(&url, policy).await?;
         let client = client(&url, &addresses, policy)?;
         // Identity only: the digest is of the file as it is stored.
-        let mut request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+        let mut request = match &body {
+            None => client.get(url.clone()),
+            Some(body) => {
+                client.post(url.clone()).header(header::CONTENT_TYPE, body.media_type).body(body.bytes.clone())
+            }
+        };
+        request = request.header(header::ACCEPT_ENCODING, "identity");
         if let Some(accept) = accept {
             request = request.header(header::ACCEPT, accept);
         }
@@ -98,6 +112,9 @@ pub(super) async fn ask(ask: Ask, policy: &FetchPolicy) -> Result<Response, Fetc
         let response = request.send().await.map_err(broken)?;
         if !response.status().is_redirection() {
             return Ok(response);
+        }
+        if body.is_some() {
+            return Err(FetchError::Redirects);
         }
         let place = response.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
         url = place.and_then(|place| url.join(place).ok()).ok_or(FetchError::Redirects)?;

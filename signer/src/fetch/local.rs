@@ -75,7 +75,8 @@ fn open(url: &str, policy: &FetchPolicy) -> Result<(File, PathBuf), FetchError> 
     Ok((file, path))
 }
 
-fn open_beneath(root: &File, below: &Path) -> io::Result<File> {
+/// Opens a file or folder by a path that must not lead out of `root`.
+pub(super) fn open_beneath(root: &File, below: &Path) -> io::Result<File> {
     let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
     // Non-blocking, so that a named pipe cannot hold the signer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;

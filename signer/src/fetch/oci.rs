@@ -28,6 +28,7 @@ use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, at, http};
 use crate::image::{ACCEPT, DOCUMENT_BYTES, Document, Manifest, Part};
 use crate::recipe::ArtefactSource;
 
+pub(super) use auth::is_private as may_carry_secrets;
 pub use auth::{BadLogins, Logins};
 
 /// Longest name of a repository, bytes (the protocol's own bound).

@@ -25,6 +25,8 @@ pub struct Wanted {
     pub python: Option<PythonVersion>,
     /// Whether submodules are fetched too.
     pub submodules: bool,
+    /// Whether files of Git LFS are fetched too.
+    pub lfs: bool,
     /// The text of a lockfile that is there already.
     pub lock: Option<String>,
     /// Whether a bundle is built once only, without comparing.
@@ -35,7 +37,7 @@ impl Default for Wanted {
     /// For this machine.
     fn default() -> Self {
         let platform = Platform::from_rust(std::env::consts::OS, std::env::consts::ARCH);
-        Self { platform, python: None, submodules: false, lock: None, once: false }
+        Self { platform, python: None, submodules: false, lfs: false, lock: None, once: false }
     }
 }
 
@@ -88,6 +90,7 @@ fn build(url: &str, wanted: &Wanted, policy: &FetchPolicy, folder: &Path) -> Res
         lock: wanted.lock.as_deref(),
         commit: None,
         submodules: wanted.submodules,
+        lfs: wanted.lfs,
         python: wanted.python,
     };
     let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;
@@ -109,9 +112,11 @@ fn build(url: &str, wanted: &Wanted, policy: &FetchPolicy, folder: &Path) -> Res
             return Err(FetchError::Source(SourceError::Differs { first: sha256, second: found }));
         }
     }
+    let git = matches!(named, Source::Git(_));
     let inputs = Inputs {
         commit: gathered.commit().cloned(),
-        submodules: wanted.submodules && matches!(named, Source::Git(_)),
+        submodules: wanted.submodules && git,
+        lfs: wanted.lfs && git,
         lock: None,
         python: gathered.python(),
     };

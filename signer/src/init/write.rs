@@ -95,6 +95,7 @@ impl Draft {
         let pins = [
             ("commit", inputs.commit.as_ref().map(ToString::to_string)),
             ("submodules", inputs.submodules.then(|| "true".to_owned())),
+            ("lfs", inputs.lfs.then(|| "true".to_owned())),
             ("lock", inputs.lock.as_deref().map(quoted)),
             ("python", inputs.python.map(|python| format!("\"{python}\""))),
         ];

@@ -29,7 +29,7 @@ pub(super) const RECIPE: &[&str] = &[
     "sandbox",
     "signature",
 ];
-pub(super) const ARTEFACT: &[&str] = &["url", "sha256", "platform", "commit", "submodules", "lock", "python"];
+pub(super) const ARTEFACT: &[&str] = &["url", "sha256", "platform", "commit", "submodules", "lfs", "lock", "python"];
 pub(super) const LAUNCH: &[&str] = &["command", "args", "env", "accept_args", "runtime", "workdir", "platform"];
 pub(super) const CREDENTIAL: &[&str] = &["env", "file", "ref", "scope"];
 pub(super) const SANDBOX: &[&str] = &["network", "read", "write"];
@@ -176,17 +176,22 @@ fn artefact(reading: &mut Reading, node: &Node, field: &str) -> Option<Named> {
     let commit = optional(&fields, "commit", reading, Reading::parsed::<CommitId>);
     let lock = optional(&fields, "lock", reading, lockfile);
     let python = optional(&fields, "python", reading, Reading::parsed::<PythonVersion>);
-    let submodules = optional(&fields, "submodules", reading, |reading, node, field| match &node.value {
+    let submodules = optional(&fields, "submodules", reading, truth) == Some(true);
+    let lfs = optional(&fields, "lfs", reading, truth) == Some(true);
+    let inputs = Inputs { commit, submodules, lfs, lock, python };
+    let url = url?;
+    inputs_fit(reading, node, field, &url, &inputs, &fields);
+    Some((ArtefactSource { platform: Platform::any(), url, sha256: sha256?, inputs }, platform))
+}
+
+fn truth(reading: &mut Reading, node: &Node, field: &str) -> Option<bool> {
+    match &node.value {
         Value::Bool(wanted) => Some(*wanted),
         other => {
             reading.problem(node.at, field, format!("expected true or false, found {}", other.kind()));
             None
         }
-    });
-    let inputs = Inputs { commit, submodules: submodules == Some(true), lock, python };
-    let url = url?;
-    inputs_fit(reading, node, field, &url, &inputs, &fields);
-    Some((ArtefactSource { platform: Platform::any(), url, sha256: sha256?, inputs }, platform))
+    }
 }
 
 /// A path of plain names below the recipe's folder.
@@ -223,8 +228,10 @@ fn inputs_fit(reading: &mut Reading, node: &Node, field: &str, url: &str, inputs
             "the version of Python, such as \"3.11\"",
         ),
     ];
-    if let Some(node) = fields.optional("submodules").filter(|_| !git) {
-        reading.problem(node.at, field, "submodules does not belong to an artefact of this kind");
+    for name in ["submodules", "lfs"] {
+        if let Some(node) = fields.optional(name).filter(|_| !git) {
+            reading.problem(node.at, field, format!("{name} does not belong to an artefact of this kind"));
+        }
     }
     for (name, needed, given, what) in wanted {
         let there = fields.optional(name);

@@ -8,10 +8,10 @@ use mcpfs_trust::text::visible;
 use url::Url;
 
 use super::tree::{Entry, Link, Listing};
-use super::{CommitId, Git, GitError, Place, settings};
+use super::{CommitId, Git, GitError, Place};
+use crate::bundle::SourceError;
 use crate::bundle::workshop::Workshop;
-use crate::bundle::{SourceError, write};
-use crate::fetch::{self, FetchPolicy};
+use crate::fetch::FetchPolicy;
 
 /// Most submodules, and submodules within each other.
 const SUBMODULES: usize = 64;
@@ -30,13 +30,13 @@ struct Open {
 /// the paths of their links, and one line about each.
 pub(super) fn fetch(
     git: &Git,
-    place: &Place,
-    commit: &CommitId,
+    (place, commit): (&Place, &CommitId),
     links: Vec<Link>,
+    lfs: bool,
     policy: &FetchPolicy,
     workshop: &Workshop,
 ) -> Result<(Vec<Entry>, Vec<String>), SourceError> {
-    let (mut entries, mut notes) = (Vec::new(), Vec::new());
+    let (mut entries, mut notes, mut count) = (Vec::new(), Vec::new(), 0);
     let open = |links: Vec<Link>, address: &str, commit: &CommitId, depth| -> Vec<Open> {
         let open = |link| Open { link, address: address.to_owned(), commit: commit.clone(), depth };
         links.into_iter().map(open).collect()
@@ -45,21 +45,24 @@ pub(super) fn fetch(
     while let Some(next) = waiting.pop() {
         let shown = visible(&next.link.path);
         let refuse = |problem| GitError::Entry { path: shown.clone(), problem };
-        if notes.len() >= SUBMODULES || next.depth > DEPTH {
+        if count >= SUBMODULES || next.depth > DEPTH {
             return Err(refuse("is one submodule too many").into());
         }
+        count += 1;
         let address =
             address(git, &next, workshop)?.ok_or_else(|| refuse("is a submodule without a https: address"))?;
         let url = Url::parse(&address).map_err(|_| refuse("is a submodule without a https: address"))?;
-        let addresses = fetch::resolve(&url, policy).map_err(|error| SourceError::Fetch(Box::new(error)))?;
-        let place = Place { address: url.to_string(), pinned: super::pinned_address(&url, &addresses) };
-        write(&git.settings, &settings(&place, git.authorities.as_deref()))?;
+        let place = Place::remote(&url, policy).map_err(|error| SourceError::Fetch(Box::new(error)))?;
+        git.set(&place)?;
         let fetched =
             ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"];
         let fetched = git.job(&fetched).arguments(["--", &place.address, next.link.commit.as_str()]);
-        workshop.run(fetched.network(true))?;
-        let listed = super::list(git, &next.link.commit, policy, workshop)?.below(&next.link.path);
+        workshop.run(fetched.network(true)).map_err(|error| place.explain(error.into(), policy))?;
+        let mut listed = super::list(git, &next.link.commit, policy, workshop)?.below(&next.link.path);
         notes.push(format!("{shown} is the submodule {} of {}", next.link.commit, visible(&place.address)));
+        if lfs {
+            notes.extend(super::lfs::fetch(git, &place, &mut listed.entries, policy, workshop)?);
+        }
         entries.extend(listed.entries);
         // Their links lie below the path already; .gitmodules names them without it.
         let links = listed.links.into_iter().map(|link| Link { above: next.link.path.clone(), ..link }).collect();

@@ -78,7 +78,7 @@ fn the_checked_address_is_pinned_for_git() {
     let addresses = ["192.0.2.1:8443".parse().unwrap(), "[2001:db8::1]:8443".parse().unwrap()];
     let pinned = pinned_address(&url, &addresses);
     assert_eq!(pinned.as_deref(), Some("git.example.com:8443:192.0.2.1,[2001:db8::1]"));
-    let settings = settings(&Place { address: url.to_string(), pinned }, None);
+    let settings = settings(&Place { address: url.to_string(), pinned, login: None }, None);
     assert!(settings.contains("curloptResolve = \"git.example.com:8443:192.0.2.1,[2001:db8::1]\""), "{settings}");
     assert!(settings.contains("followRedirects = false"));
     assert_eq!(pinned_address(&Url::parse("https://192.0.2.1/x").unwrap(), &addresses), None);

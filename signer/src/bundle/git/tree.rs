@@ -10,9 +10,10 @@ use mcpfs_trust::limits;
 use mcpfs_trust::name::check_file_name;
 use mcpfs_trust::text::visible;
 
-use super::{CommitId, GitError, odd};
+use super::{CommitId, GitError, lfs, odd};
 use crate::bundle::SourceError;
 use crate::bundle::workshop::at;
+use crate::fetch::Pointer;
 
 /// One file or link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(super) struct Entry {
     pub(super) kind: Kind,
     pub(super) object: String,
     pub(super) size: u64,
+    /// What stands in its place, if it is a pointer of Git LFS whose content was asked for.
+    pub(super) content: Option<Pointer>,
 }
 
 /// A submodule: a commit of another repository, at a path.
@@ -92,7 +95,7 @@ pub(super) fn entries(listed: &[u8], limit: u64) -> Result<Listing, GitError> {
         if total > limit || entries.len() >= limits::TREE_NODES {
             return Err(refuse("makes the commit larger than an artefact may be"));
         }
-        let entry = Entry { path: path.to_owned(), kind, object: object.to_owned(), size };
+        let entry = Entry { path: path.to_owned(), kind, object: object.to_owned(), size, content: None };
         if entries.insert(path.to_owned(), Some(entry)).is_some() {
             return Err(refuse("is there twice"));
         }
@@ -109,30 +112,41 @@ pub(super) fn entries(listed: &[u8], limit: u64) -> Result<Listing, GitError> {
     Ok(Listing { entries: entries.into_values().flatten().collect(), links })
 }
 
-/// What begins a pointer of Git LFS, and how long one is at most.
-const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
-const POINTER_BYTES: u64 = 1024;
-
-/// Puts the entries down, from the output of `cat-file --batch` in their order.
-pub(super) fn write(entries: &[Entry], objects: File, folder: &Path) -> Result<(), SourceError> {
-    let mut objects = BufReader::with_capacity(128 << 10, objects);
-    for entry in entries {
+/// Puts the entries down, from the output of `cat-file --batch` in their order; content of Git LFS
+/// lies in `store`.
+pub(super) fn write(entries: &[Entry], objects: File, folder: &Path, store: &Path) -> Result<(), SourceError> {
+    each(&mut entries.iter(), objects, &mut |entry, content| {
         let path = folder.join(&entry.path);
-        let mut header = String::new();
-        objects.by_ref().take(200).read_line(&mut header).map_err(at(&path))?;
-        if header.trim_end() != format!("{} blob {}", entry.object, entry.size) {
-            return Err(odd(&header).into());
-        }
         if let Some(above) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(at(&path))?;
         }
-        let content = &mut objects.by_ref().take(entry.size);
         match entry.kind {
-            Kind::Link => link(entry, content, &path)?,
-            Kind::File | Kind::Program => file(entry, content, &path)?,
+            Kind::Link => link(entry, content, &path),
+            Kind::File | Kind::Program => file(entry, content, &path, store),
         }
+    })
+}
+
+/// Calls `take` with each entry and the bytes of its object.
+pub(super) fn each<'a>(
+    entries: &mut dyn Iterator<Item = &'a Entry>,
+    objects: File,
+    take: &mut dyn FnMut(&'a Entry, &mut dyn io::Read) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    let mut objects = BufReader::with_capacity(128 << 10, objects);
+    for entry in entries {
+        let unread = at(Path::new(&entry.path));
+        let mut header = String::new();
+        objects.by_ref().take(200).read_line(&mut header).map_err(&unread)?;
+        if header.trim_end() != format!("{} blob {}", entry.object, entry.size) {
+            return Err(odd(&header).into());
+        }
+        let mut content = objects.by_ref().take(entry.size);
+        take(entry, &mut content)?;
+        // What was not of interest.
+        io::copy(&mut content, &mut io::sink()).map_err(&unread)?;
         let mut end = [0];
-        objects.read_exact(&mut end).map_err(at(&path))?;
+        objects.read_exact(&mut end).map_err(&unread)?;
         if end != *b"\n" {
             return Err(odd("an object that is longer than it says").into());
         }
@@ -140,27 +154,35 @@ pub(super) fn write(entries: &[Entry], objects: File, folder: &Path) -> Result<(
     Ok(())
 }
 
-fn file(entry: &Entry, content: &mut impl io::Read, path: &Path) -> Result<(), SourceError> {
+fn file(entry: &Entry, content: &mut dyn io::Read, path: &Path, store: &Path) -> Result<(), SourceError> {
     let mode = if entry.kind == Kind::Program { 0o755 } else { 0o644 };
     let mut file = File::options().write(true).create_new(true).mode(mode).open(path).map_err(at(path))?;
     let mut written = 0;
-    if entry.size < POINTER_BYTES {
+    if let Some(pointer) = &entry.content {
+        let from = store.join(pointer.sha256.to_string());
+        let mut stored = File::open(&from).map_err(at(&from))?;
+        // Its digest was that of the pointer when it came; the bundle's own says the rest.
+        io::copy(&mut stored, &mut file).map_err(at(path))?;
+        written = entry.size;
+    } else if entry.size < lfs::POINTER_BYTES {
         let mut bytes = Vec::new();
         content.read_to_end(&mut bytes).map_err(at(path))?;
-        if bytes.starts_with(POINTER) {
+        if lfs::is_pointer(&bytes) {
             return Err(GitError::Lfs { path: visible(&entry.path) }.into());
         }
         file.write_all(&bytes).map_err(at(path))?;
         written += bytes.len() as u64;
     }
-    written += io::copy(content, &mut file).map_err(at(path))?;
+    if entry.content.is_none() {
+        written += io::copy(content, &mut file).map_err(at(path))?;
+    }
     // Whatever the umask.
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
     fs::set_permissions(path, permissions).map_err(at(path))?;
     if written == entry.size { Ok(()) } else { Err(odd("an object that is shorter than it says").into()) }
 }
 
-fn link(entry: &Entry, content: &mut impl io::Read, path: &Path) -> Result<(), SourceError> {
+fn link(entry: &Entry, content: &mut dyn io::Read, path: &Path) -> Result<(), SourceError> {
     let mut target = Vec::new();
     content.take(limits::PATH_BYTES as u64 + 1).read_to_end(&mut target).map_err(at(path))?;
     let target = String::from_utf8(target).ok().filter(|target| target.len() as u64 == entry.size);

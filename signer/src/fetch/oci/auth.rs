@@ -151,6 +151,26 @@ impl Logins {
     fn for_url(&self, url: &Url) -> Option<&Login> {
         self.0.get(&host_and_port(url)?)
     }
+
+    /// The header for the login of this host, if there is one.
+    pub(crate) fn basic(&self, url: &Url) -> Result<Option<HeaderValue>, FetchError> {
+        let Some(login) = self.for_url(url) else { return Ok(None) };
+        if !is_private(url) {
+            let origin = url.origin().ascii_serialization();
+            return Err(FetchError::Login(format!("no login is sent to {origin}: the connection is not encrypted")));
+        }
+        secret(&format!("Basic {}", STANDARD.encode(format!("{}:{}", login.user, login.password)))).map(Some)
+    }
+
+    /// What to say of a host that wants a login, or another one.
+    pub(crate) fn wanted(&self, url: &Url) -> FetchError {
+        let host = host_and_port(url).unwrap_or_default();
+        let host = host.strip_suffix(":443").unwrap_or(&host);
+        FetchError::Login(match self.for_url(url) {
+            Some(_) => format!("{host} refuses the login that it has here"),
+            None => format!("{host} wants a login: name a file of logins (--registry-auth) with an entry for it"),
+        })
+    }
 }
 
 impl RawLogin {
@@ -180,7 +200,7 @@ fn host_and_port(url: &Url) -> Option<String> {
 }
 
 /// Whether nobody on the way can read what is sent there.
-fn is_private(url: &Url) -> bool {
+pub(crate) fn is_private(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -204,7 +224,7 @@ impl<'a> Session<'a> {
 
     /// Asks; if the registry wants to know who, says it and asks once more.
     pub(super) async fn ask(&mut self, url: &Url, accept: Option<&'static str>) -> Result<Response, FetchError> {
-        let question = |authorization| Ask { url: url.clone(), accept, authorization };
+        let question = |authorization| Ask { url: url.clone(), accept, authorization, body: None };
         let response = http::ask(question(self.authorization.clone()), self.policy).await?;
         // A redirect's target that says so is not the registry, and knows no login of ours.
         if response.status() != 401 || response.url().origin() != url.origin() {
@@ -220,20 +240,9 @@ impl<'a> Session<'a> {
         self.authorization = Some(authorization.clone());
         let response = http::ask(question(Some(authorization)), self.policy).await?;
         match response.status().as_u16() {
-            401 | 403 => Err(FetchError::Login(match self.policy.logins.for_url(url) {
-                Some(_) => {
-                    format!("{} refuses the login that it has here", bounded(&url.origin().ascii_serialization()))
-                }
-                None => self.wanted(url),
-            })),
+            401 | 403 => Err(self.policy.logins.wanted(url)),
             _ => Ok(response),
         }
-    }
-
-    fn wanted(&self, url: &Url) -> String {
-        let host = host_and_port(url).unwrap_or_default();
-        let host = host.strip_suffix(":443").unwrap_or(&host);
-        format!("{host} wants a login: name a file of logins (--registry-auth) with an entry for it")
     }
 
     async fn answer(&self, url: &Url, challenges: &[String]) -> Result<HeaderValue, FetchError> {
@@ -242,7 +251,7 @@ impl<'a> Session<'a> {
             return self.token(bearer).await;
         }
         if parsed.iter().any(|one| one.is("basic")) {
-            return self.basic(url)?.ok_or_else(|| FetchError::Login(self.wanted(url)));
+            return self.basic(url)?.ok_or_else(|| self.policy.logins.wanted(url));
         }
         let origin = url.origin().ascii_serialization();
         Err(FetchError::Login(format!("{origin} wants to know who asks, in a way that is not known here")))
@@ -250,12 +259,7 @@ impl<'a> Session<'a> {
 
     /// The header for this host's own login, if there is one.
     pub(super) fn basic(&self, url: &Url) -> Result<Option<HeaderValue>, FetchError> {
-        let Some(login) = self.policy.logins.for_url(url) else { return Ok(None) };
-        if !is_private(url) {
-            let origin = url.origin().ascii_serialization();
-            return Err(FetchError::Login(format!("no login is sent to {origin}: the connection is not encrypted")));
-        }
-        secret(&format!("Basic {}", STANDARD.encode(format!("{}:{}", login.user, login.password)))).map(Some)
+        self.policy.logins.basic(url)
     }
 
     async fn token(&self, challenge: &Challenge) -> Result<HeaderValue, FetchError> {
@@ -275,16 +279,12 @@ impl<'a> Session<'a> {
             .extend_pairs(service.map(|service| ("service", service)))
             .append_pair("scope", &self.scope);
         let authorization = self.basic(&realm)?;
-        let known = authorization.is_some();
-        let response = http::ask(Ask { url: realm.clone(), accept: None, authorization }, self.policy).await?;
-        match (response.status().as_u16(), known) {
-            (200, _) => {}
-            (401 | 403, true) => {
-                let origin = realm.origin().ascii_serialization();
-                return Err(FetchError::Login(format!("{origin} refuses the login that it has here")));
-            }
-            (401 | 403, false) => return Err(FetchError::Login(self.wanted(&realm))),
-            (other, _) => return Err(FetchError::Login(format!("the token service answered {other}"))),
+        let response =
+            http::ask(Ask { url: realm.clone(), accept: None, authorization, body: None }, self.policy).await?;
+        match response.status().as_u16() {
+            200 => {}
+            401 | 403 => return Err(self.policy.logins.wanted(&realm)),
+            other => return Err(FetchError::Login(format!("the token service answered {other}"))),
         }
         let mut bytes = Vec::new();
         http::receive(response, TOKEN_BYTES, &mut |piece| {
