@@ -7,7 +7,7 @@ use mcpfs_tests::registry::{RELEASE_KEY, Registry};
 use mcpfs_tests::scratch::{copy_dir, repository};
 use mcpfs_tests::servers;
 use mcpfs_tests::suite::Suite;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::recipe_of;
 
@@ -82,7 +82,8 @@ fn planted_code_is_found_waived_and_bound() {
     let record = beside("staging").join("check.json");
     let whole = std::fs::read_to_string(&record).unwrap();
     let mut without: Value = serde_json::from_str(&whole).unwrap();
-    without["observations"] = json!([]);
+    // Not an empty list, which is no form of the record.
+    without.as_object_mut().unwrap().remove("observations");
     std::fs::write(&record, without.to_string()).unwrap();
     publish().exits(1);
     std::fs::write(&record, whole).unwrap();
