@@ -15,7 +15,7 @@ help:
 	@echo 'make yara        build and test mcpfs-yara, the engine for patterns (twenty minutes)'
 	@echo 'make release     all programs, optimised: target/release and target/yara/release'
 	@echo 'make bench       measure against the native file system'
-	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer)'
+	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer; FUZZ_TARGETS=signer/tar for one)'
 	@echo 'make setup       only install what the tests need'
 
 demo:
@@ -38,6 +38,7 @@ test:
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path signer/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path signer/yara/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
@@ -45,6 +46,7 @@ check:
 fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml
+	$(CARGO) fmt --manifest-path signer/fuzz/Cargo.toml
 	$(CARGO) fmt --manifest-path signer/yara/Cargo.toml
 
 # The engine is no part of the workspace, so that nobody waits for it who does not need it: its own
@@ -73,16 +75,19 @@ bench:
 # Coverage feedback needs flags of the nightly compiler; RUSTC_BOOTSTRAP asks the pinned one for
 # them. What a run finds goes to a folder below target; the committed corpus is only read.
 CARGO_FUZZ = $(CURDIR)/target/tools/bin/cargo-fuzz
-FUZZ_TARGETS = $(basename $(notdir $(wildcard trust/fuzz/fuzz_targets/*.rs)))
+FUZZ_CRATES = trust signer
+FUZZ_TARGETS = $(foreach crate,$(FUZZ_CRATES),$(patsubst %.rs,$(crate)/%,$(notdir $(wildcard $(crate)/fuzz/fuzz_targets/*.rs))))
 SECONDS ?= 30
 
 $(CARGO_FUZZ):
+	@tests/setup fuzz
 	$(CARGO) install cargo-fuzz --locked --root target/tools
 
 fuzz: $(CARGO_FUZZ)
 	@for target in $(FUZZ_TARGETS); do \
+	  crate=$${target%/*} name=$${target#*/}; \
 	  mkdir -p target/fuzz/corpus/$$target target/fuzz/artifacts/$$target; \
-	  (cd trust && RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR='$(CURDIR)/target/fuzz' $(CARGO_FUZZ) run $$target \
-	    '$(CURDIR)/target/fuzz/corpus/'$$target fuzz/corpus/$$target -- \
-	    -artifact_prefix='$(CURDIR)/target/fuzz/artifacts/'$$target/ -max_total_time=$(SECONDS)) || exit 1; \
+	  (cd $$crate && RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR='$(CURDIR)/target/fuzz' $(CARGO_FUZZ) run $$name \
+	    '$(CURDIR)/target/fuzz/corpus/'$$target fuzz/corpus/$$name -- \
+	    -artifact_prefix='$(CURDIR)/target/fuzz/artifacts/'$$target/ -max_total_time=$(SECONDS) -timeout=30) || exit 1; \
 	done

@@ -14,6 +14,8 @@ mod aws;
 pub mod bundle;
 pub mod check;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
 pub mod deps;
 pub mod descriptors;
 pub mod details;

@@ -85,6 +85,16 @@ impl fmt::Display for Package {
     }
 }
 
+/// The lock of `package` (`NAME@VERSION`) as it is passed on, once it was read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn lock_anew(text: &str, package: &str, target: &Target) -> Result<String, String> {
+    let package = Package::parse(package).ok_or("not NAME@VERSION")?;
+    let lock = Lock::read(text, &package).map_err(|error| error.to_string())?;
+    let wanted = lock.wanted(target);
+    let _ = lock.installed_text(&wanted);
+    Ok(lock.text())
+}
+
 fn is_name(name: &str) -> bool {
     let part = |part: &str| {
         let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);

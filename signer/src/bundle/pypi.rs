@@ -97,6 +97,14 @@ impl fmt::Display for Project {
     }
 }
 
+/// The lock of `project` (`NAME==VERSION`) as it is passed on, once it was read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn lock_anew(text: &str, project: &str) -> Result<String, String> {
+    let project = Project::parse(project).ok_or("not NAME==VERSION")?;
+    let lock = Lock::read(text, &project).map_err(|error| error.to_string())?;
+    Ok(lock.text())
+}
+
 /// The one spelling of a name (PEP 503).
 pub fn normal(name: &str) -> String {
     let mut normal = String::with_capacity(name.len());

@@ -139,7 +139,7 @@ pub struct Compatibility {
 
 /// Reads the manifest of an unpacked zip, if it has one, and makes a binary bundle's program
 /// executable. The error says what is wrong with the manifest.
-pub(super) fn read(archive: &mut Archive) -> Option<Result<Manifest, String>> {
+pub(crate) fn read(archive: &mut Archive) -> Option<Result<Manifest, String>> {
     let bytes = match file(&archive.entries, &archive.spool)? {
         Ok(bytes) => bytes,
         Err(problem) => return Some(Err(problem)),
