@@ -187,9 +187,14 @@ impl Supervisor {
             }
             // Last, so that what it said before it ended was heard.
             if end && !door && !line {
-                return Ok(if self.is_unmounted() { Ended::Unmounted } else { Ended::Died });
+                return Ok(self.ended());
             }
         }
+    }
+
+    /// Why a worker has ended by itself.
+    fn ended(&self) -> Ended {
+        if self.is_unmounted() { Ended::Unmounted } else { Ended::Died }
     }
 
     /// Until when the worker must have said something.
@@ -221,9 +226,7 @@ impl Supervisor {
                 None
             }
             // It has ended, or is about to: its process tells.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Some(Ended::Died).filter(|_| !self.is_unmounted()).or(Some(Ended::Unmounted))
-            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(self.ended()),
             Err(error) => Some(nonsense(worker, &error.to_string())),
         }
     }
@@ -233,8 +236,7 @@ impl Supervisor {
         let [_, _, door] = worker.descriptors();
         let (question, with) = match wire::receive(door) {
             Ok(question) => question,
-            // The line tells of its end.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some(self.ended())),
             Err(error) => return Ok(Some(nonsense(worker, &error.to_string()))),
         };
         let answered = match (question, with.as_slice()) {
