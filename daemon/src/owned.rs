@@ -113,9 +113,6 @@ fn open_checked(
     }
     check(&real, &metadata)?;
     further(&real, &metadata)?;
-    for holder in [named.parent(), real.parent()].into_iter().flatten() {
-        check(holder, &holder.metadata().map_err(unreadable)?)?;
-    }
     // Who can write a directory on the way can put something else in the place of what is looked
     // up there: of the file, of a directory, of a link anywhere in a chain of links.
     for step in steps {
@@ -126,6 +123,9 @@ fn open_checked(
         } else if step.is_link {
             check_owner(&step.path, &step.path.symlink_metadata().map_err(unreadable)?)?;
         }
+    }
+    for holder in [named.parent(), real.parent()].into_iter().flatten() {
+        check(holder, &holder.metadata().map_err(unreadable)?)?;
     }
     Ok(file)
 }
