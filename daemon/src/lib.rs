@@ -26,6 +26,7 @@
 //! lookup or an uncached open to a task; the audit is one thread behind a bounded channel;
 //! disk work of the cache runs in `spawn_blocking`. The runtime handle is passed in.
 
+mod announce;
 pub mod audit;
 pub mod caller;
 pub mod cli;

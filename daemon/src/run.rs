@@ -12,7 +12,7 @@
 //! one line that says that the mount is served. A fork in this process was rejected: threads
 //! and runtimes do not survive it.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -44,7 +44,7 @@ use crate::supervisor::wire::Message;
 use crate::supervisor::{self, Settings, SupervisorError, User, WorkerCommand};
 use crate::worker::confine::{Reach, confine};
 use crate::worker::{Link, Wish};
-use crate::{control, fs, words};
+use crate::{announce, control, fs};
 
 /// How long "served" waits for the first look at the site.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -209,8 +209,8 @@ fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Fa
     };
     match supervisor::run(settings) {
         Ok(()) => Ok(()),
-        // It has said why.
-        Err(SupervisorError::NeverServed { status }) => {
+        // One that ended by itself has said why; one that was killed could not.
+        Err(SupervisorError::NeverServed { status }) if status.code().is_some() => {
             Err(Failure { exit: exit_of(status.code()), message: String::new() })
         }
         Err(error) => Err(refused(with_cause(&error))),
@@ -305,10 +305,17 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
     let audit = audit.await.map_err(|error| refused(&error))?;
     let audit = audit.map_err(|error| of_the_worker(&error, &config.state))?;
     let mut background = JoinSet::new();
+    let handed = place.link.is_some();
     let served = start(config, runtime, audit.clone(), place, ends, &mut background).await;
     // What still follows the site would find the audit closed, and complain of that.
     background.shutdown().await;
     // What is recorded must be on disk before this process is gone.
+    if handed && served.is_ok() {
+        // Whoever has asked and got no answer yet gets it from the next worker, so nothing here may
+        // come apart and answer with an error: no thread, no task, no queue.
+        drop(tokio::task::spawn_blocking(move || audit.leave()).await);
+        std::process::exit(0);
+    }
     drop(tokio::task::spawn_blocking(move || audit.close()).await);
     served
 }
@@ -393,7 +400,10 @@ async fn start(
     if link.as_ref().is_none_or(|link| link.generation() == 1) {
         drop(timeout(FIRST_LOOK, daemon.registry.first_look()).await);
     }
-    announce(&daemon, link.as_deref());
+    announce::served(&daemon, link.as_deref());
+    if let Some(link) = &link {
+        background.spawn(announce::follow(daemon.clone(), Arc::clone(link)));
+    }
     tokio::select! {
         () = ends.follow(&daemon) => {}
         () = session.ended() => if link.is_none() { tracing::warn!("somebody unmounted it") },
@@ -498,31 +508,6 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
         })
     }
-}
-
-/// The one line that says that it is served.
-fn announce(daemon: &Daemon, link: Option<&Link>) {
-    let snapshot = daemon.registry.snapshot();
-    let refused = snapshot.servers.values().filter(|server| server.selected.is_err()).count();
-    let head = snapshot.head.as_ref().map_or_else(|| "no head yet".to_owned(), |head| format!("head {}", head.version));
-    let trouble = match &snapshot.refreshed.outcome {
-        Ok(()) => String::new(),
-        Err(refusal) => format!(" · {refusal}"),
-    };
-    let line = format!(
-        "{} mounted at {} · {head} · {}, {refused} refused · reads {}{trouble}",
-        snapshot.registry,
-        daemon.mount.at.display(),
-        words::count((snapshot.servers.len() - refused) as u64, "server"),
-        daemon.mount.reads,
-    );
-    tracing::info!("{line}");
-    if let Some(link) = link {
-        return link.tell(&Message::Ready(line));
-    }
-    // Whoever started us may be gone; the mount is there all the same.
-    let mut out = std::io::stdout();
-    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
 }
 
 async fn stop(session: Session) -> Result<(), Failure> {

@@ -56,6 +56,7 @@ mod signer;
 mod simple_client;
 mod sources;
 mod store;
+mod systemd;
 mod takeover;
 mod tls;
 mod told;
@@ -109,6 +110,7 @@ fn main() -> ExitCode {
     kinds::register(&mut suite);
     store::register(&mut suite);
     words::register(&mut suite);
+    systemd::register(&mut suite);
     takeover::register(&mut suite);
     zoo::register(&mut suite);
     keeping::register(&mut suite);

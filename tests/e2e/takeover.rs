@@ -37,7 +37,7 @@ fn kill(pid: u32, signal: Signal) {
 }
 
 /// Opens, reads and compares files of a tree until it is told to stop; how many.
-fn compare(tree: &Path, source: &Path, files: &[String], over: &AtomicBool, seed: usize) -> u64 {
+pub(crate) fn compare(tree: &Path, source: &Path, files: &[String], over: &AtomicBool, seed: usize) -> u64 {
     let mut done = 0;
     for turn in seed.. {
         if over.load(Ordering::Relaxed) {

@@ -34,6 +34,7 @@ pub mod hsm;
 pub mod kms;
 pub mod lfs;
 pub mod link;
+pub mod machine;
 pub mod mcp;
 pub mod mcpb;
 pub mod moto;

@@ -182,6 +182,15 @@ impl Audit {
         }
     }
 
+    /// Writes all that was sent and all that was counted, and from then on answers nobody: for a
+    /// process that ends next and whose callers another one answers. An error would be the answer.
+    pub fn leave(&self) {
+        let left = self.ask_blocking(Message::Leave);
+        if let Err(error) = left {
+            tracing::error!(%error, "the audit was not left in order");
+        }
+    }
+
     async fn ask<T: Send + 'static>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, AuditError> {
         let (answer, answered) = oneshot::channel();
         // A sender that stopped waiting is told nothing; its row stands.

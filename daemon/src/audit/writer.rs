@@ -37,6 +37,8 @@ pub(super) enum Message {
     Describe(BootFacts, Reply<()>),
     /// Write all that waits, and end.
     Close,
+    /// The same, but whoever sends something later waits until this process has ended.
+    Leave(Reply<()>),
 }
 
 /// The thread's state.
@@ -51,7 +53,7 @@ impl Writer {
     /// Serves until `Close` comes or all senders are gone; then drains the queue.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>, clock: &tokio::runtime::Runtime) {
         let mut waiting = Vec::with_capacity(GROUP);
-        loop {
+        let left = loop {
             let now = Instant::now();
             let pause = self.folding.next().map_or(IDLE, |next| next.saturating_duration_since(now).min(IDLE));
             let took =
@@ -59,9 +61,17 @@ impl Writer {
             if took.is_err() {
                 self.tend();
             }
-            let open = self.group(&mut waiting) && !matches!(took, Ok(0));
-            if !open {
-                break;
+            match self.group(&mut waiting) {
+                GoOn::Yes if !matches!(took, Ok(0)) => {}
+                GoOn::Left(reply) => break Some(reply),
+                _ => break None,
+            }
+        };
+        if let Some(reply) = left {
+            self.finish();
+            reply(Ok(()));
+            loop {
+                std::thread::park();
             }
         }
         // Nobody can send any more; what is in the queue was sent in time.
@@ -74,8 +84,8 @@ impl Writer {
     }
 
     /// Handles the messages that were taken, in order; says whether to go on.
-    fn group(&mut self, waiting: &mut Vec<Message>) -> bool {
-        let mut go_on = true;
+    fn group(&mut self, waiting: &mut Vec<Message>) -> GoOn {
+        let mut go_on = GoOn::Yes;
         let mut group = Group::default();
         let now = Instant::now();
         for event in self.folding.due(Some(now)) {
@@ -94,7 +104,8 @@ impl Writer {
                     let described = self.attempt(|store| store.describe(facts.clone()));
                     reply(described);
                 }
-                Message::Close => go_on = false,
+                Message::Close => go_on = GoOn::No,
+                Message::Leave(reply) => go_on = GoOn::Left(reply),
             }
         }
         self.commit(group);
@@ -179,6 +190,13 @@ impl Writer {
         self.commit(group);
         self.store.close();
     }
+}
+
+/// What comes after a group.
+enum GoOn {
+    Yes,
+    No,
+    Left(Reply<()>),
 }
 
 /// The rows of one transaction and who waits for them.

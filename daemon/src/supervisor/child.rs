@@ -15,6 +15,8 @@ use super::wire::{self, Message};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end a killed one. It waits for a disk at worst.
 const KILLED: Duration = Duration::from_secs(60);
+/// How long this process may be silent itself while it waits for a worker's end.
+const TURN: Duration = Duration::from_secs(1);
 
 /// How a worker is started: this program again, or in a test another one.
 #[derive(Debug, Clone)]
@@ -85,15 +87,16 @@ impl Worker {
         wire::send(&self.door, message, with)
     }
 
-    /// Ends it at once, and returns when it is dead.
+    /// Ends it at once, and returns when it is dead. Meanwhile, as in all that waits here, `alive` is
+    /// called every second: this process has not hung up itself.
     ///
     /// # Errors
     /// If it could not be seen to end: then nothing may take its place.
-    pub(super) fn kill(&mut self) -> io::Result<ExitStatus> {
+    pub(super) fn kill(&mut self, alive: impl FnMut()) -> io::Result<ExitStatus> {
         // ESRCH: it has ended by itself.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         // A stopped process dies of SIGKILL as well.
-        if !self.ended_within(KILLED) {
+        if !self.ended_within(KILLED, alive) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it was killed and does not end: a disk that hangs?"));
         }
         self.child.wait()
@@ -103,32 +106,35 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Self::kill`].
-    pub(super) fn stop(&mut self) -> io::Result<ExitStatus> {
+    pub(super) fn stop(&mut self, alive: impl FnMut()) -> io::Result<ExitStatus> {
         self.tell(&Message::Stop);
-        self.join()
+        self.join(alive)
     }
 
     /// Waits for it to end by itself, and kills it if it does not.
     ///
     /// # Errors
     /// As [`Self::kill`].
-    pub(super) fn join(&mut self) -> io::Result<ExitStatus> {
-        match self.ended_within(PATIENCE) {
+    pub(super) fn join(&mut self, mut alive: impl FnMut()) -> io::Result<ExitStatus> {
+        match self.ended_within(PATIENCE, &mut alive) {
             true => self.child.wait(),
             false => {
                 tracing::warn!(pid = self.id(), "the worker does not end; killing it");
-                self.kill()
+                self.kill(alive)
             }
         }
     }
 
-    fn ended_within(&self, patience: Duration) -> bool {
+    fn ended_within(&self, patience: Duration, mut alive: impl FnMut()) -> bool {
         let end = Instant::now() + patience;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            alive();
+            let whole = end.saturating_duration_since(Instant::now());
+            let left = whole.min(TURN);
             let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
+                Ok(0) if whole > TURN => {}
                 Ok(found) => return found > 0,
                 Err(_) => return false,
             }

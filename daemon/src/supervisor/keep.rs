@@ -129,12 +129,14 @@ impl Supervisor {
                 .map_err(failed("starting the worker failed"))?;
             tracing::debug!(pid = worker.id(), generation, "the worker starts");
             let ended = self.watch(&mut worker);
-            let kill = |worker: &mut Worker| worker.kill().map_err(failed("the worker cannot be ended"));
+            let service = &mut self.service;
+            let mut kill =
+                |worker: &mut Worker| worker.kill(|| service.alive()).map_err(failed("the worker cannot be ended"));
             match ended {
                 Ok(Ended::Asked) => return self.stop(&mut worker),
                 Ok(Ended::Unmounted) => {
                     tracing::warn!("somebody unmounted it");
-                    worker.join().map_err(failed("the worker cannot be ended"))?;
+                    worker.join(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
                     self.service.forget();
                     return Ok(());
                 }
@@ -311,12 +313,12 @@ impl Supervisor {
     fn stop(&mut self, worker: &mut Worker) -> Result<(), SupervisorError> {
         self.service.stopping();
         if self.service.keeps {
-            worker.stop().map_err(failed("the worker cannot be ended"))?;
+            worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
             return Ok(());
         }
         let unmounted = self.session.as_ref().map(|session| session.point().unmount()).transpose();
         // Unmounted and used by nobody, it ends the worker; used by somebody, it needs a word.
-        worker.stop().map_err(failed("the worker cannot be ended"))?;
+        worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
         drop(std::fs::remove_file(self.settings.rundir.join("control.sock")));
         unmounted.map(drop).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
     }

@@ -1,0 +1,387 @@
+//! The real unit under real systemd: what it starts, keeps, replaces and takes away. Root only.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use mcpfs_tests::binaries::bin;
+use mcpfs_tests::command::Run;
+use mcpfs_tests::machine::Machine;
+use mcpfs_tests::mcp::McpClient;
+use mcpfs_tests::registry::{Registry, files_below};
+use mcpfs_tests::scratch::{copy_dir, is_root, need, repository, wait_for};
+use mcpfs_tests::suite::Suite;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::takeover::compare;
+
+pub(crate) fn register(suite: &mut Suite) {
+    if !is_root() {
+        return;
+    }
+    suite.plain("systemd::it_starts_reloads_and_stops", it_starts_reloads_and_stops);
+    suite.plain("systemd::nobody_notices_what_happens_to_it", nobody_notices_what_happens_to_it);
+    suite.plain("systemd::what_a_lost_store_leaves_is_cleared", what_a_lost_store_leaves_is_cleared);
+    suite.plain("systemd::trust_credentials_and_registries", trust_credentials_and_registries);
+    suite.plain("systemd::the_units_are_sound", the_units_are_sound);
+}
+
+const UNIT: &str = "mcpfs.service";
+const TOKEN: &str = "a-token-that-only-root-reads";
+
+/// A machine with mcpfs installed as a package would, and a web server with the registry's site.
+struct Installed {
+    machine: Machine,
+    registry: Arc<Registry>,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let registry = Registry::shared();
+        let machine = Machine::boot(|root| fill(root, &registry));
+        machine.sh("systemd-sysusers && systemd-tmpfiles --create /usr/lib/tmpfiles.d/mcpfs.conf").ok();
+        Self { machine, registry }
+    }
+
+    fn started() -> Self {
+        let installed = Self::new();
+        let started = installed.machine.run("systemctl").args(["enable", "--now", UNIT, "mcpfs-trust.path"]).run();
+        assert!(started.code == 0, "{started}\n{}", installed.journal());
+        installed
+    }
+
+    fn main_pid(&self) -> u32 {
+        self.machine.property(UNIT, "MainPID").parse().unwrap()
+    }
+
+    /// The worker's number, as this machine numbers it, and the supervisor's.
+    fn processes(&self) -> (u32, u32) {
+        let supervisor = self.machine.outside(self.main_pid());
+        let children = format!("/proc/{supervisor}/task/{supervisor}/children");
+        let worker =
+            wait_for("a worker", || fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok());
+        (worker, supervisor)
+    }
+
+    /// Its number, as soon as a process other than `before` is ready.
+    fn another_than(&self, before: u32) -> u32 {
+        wait_for("another supervisor", || {
+            let ready = self.machine.property(UNIT, "ActiveState") == "active";
+            Some(self.main_pid()).filter(|&pid| ready && pid != 0 && pid != before)
+        })
+    }
+
+    fn session(&self) -> McpClient {
+        let mut session = McpClient::start_with(self.machine.command("/mcp/hello/run"));
+        assert_eq!(session.initialize()["serverInfo"]["version"], "1.1.0");
+        session
+    }
+
+    fn journal(&self) -> String {
+        self.machine.journal(UNIT)
+    }
+
+    fn mcpfs<const N: usize>(&self, args: [&str; N]) -> Run {
+        self.machine.run("mcpfs").args(args)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the journal\n{}", self.machine.journal("mcpfs*"));
+        }
+    }
+}
+
+fn write(file: &Path, text: &str) {
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, text).unwrap();
+}
+
+fn fill(root: &Path, registry: &Registry) {
+    let units = repository().join("systemd");
+    for unit in ["mcpfs.service", "mcpfs@.service", "mcpfs-trust.path", "mcpfs-trust.service"] {
+        let text = fs::read_to_string(units.join(unit)).unwrap();
+        write(&root.join("usr/lib/systemd/system").join(unit), &text);
+    }
+    for (kind, place) in [("sysusers", "usr/lib/sysusers.d"), ("tmpfiles", "usr/lib/tmpfiles.d")] {
+        let text = fs::read_to_string(units.join(format!("mcpfs.{kind}"))).unwrap();
+        write(&root.join(place).join("mcpfs.conf"), &text);
+    }
+    fs::create_dir_all(root.join("usr/bin")).unwrap();
+    install(&root.join("usr/bin/mcpfs"));
+    fs::create_dir(root.join("srv")).unwrap();
+    copy_dir(&registry.site(), &root.join("srv/site"));
+    let site = |port: u16, more: &str| {
+        format!("server {{ listen 127.0.0.1:{port}; root /srv/site; default_type application/octet-stream; {more} }}\n")
+    };
+    let closed = format!("if ($http_authorization != \"Bearer {TOKEN}\") {{ return 401; }}");
+    write(&root.join("etc/nginx/sites-enabled/default"), &(site(80, "") + &site(81, &closed)));
+    configure(&root.join("etc/mcpfs"), "http://127.0.0.1/", "");
+    fs::copy(registry.trust(), root.join("etc/mcpfs/trust.json")).unwrap();
+}
+
+fn configure(etc: &Path, url: &str, more: &str) {
+    let text = format!(
+        "{more}\n[policy]\nsandbox = \"off\"\nallow_root = true\n\n[registry]\nurl = \"{url}\"\nrefresh = \"1h\"\n"
+    );
+    write(&etc.join("mcpfs.toml"), &text);
+}
+
+/// As a package does: a new file under the old name.
+fn install(at: &Path) {
+    let new = at.with_extension("new");
+    // A debug build is ten times larger than what it takes to run it.
+    Run::new(need("strip", "binutils")).arg("-o").arg(&new).arg(bin("mcpfs")).ok();
+    fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::rename(new, at).unwrap();
+}
+
+fn kill(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// Ends the readers, also when what they were to notice fails.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Does things to the service, one after the other, while others read, launch and talk: none of them may fail.
+fn under_load(on: &Installed, things: &[(&str, &dyn Fn())]) {
+    let (tree, source) = (on.machine.path("/mcp/hello/1.1.0/tree"), on.registry.artefacts().join("hello-1.1.0"));
+    let files = files_below(&source);
+    let mut session = on.session();
+    let mounts = on.machine.mounts_at("/mcp");
+    assert_eq!(mounts.len(), 1);
+    // As long as this is open the kernel gives the mount's number to no other.
+    let held = fs::File::open(on.machine.path("/mcp")).unwrap();
+    let (over, launched) = (AtomicBool::new(false), AtomicU64::new(0));
+    let compared: u64 = std::thread::scope(|scope| {
+        let until = Until(&over);
+        let readers: Vec<_> = (0..2)
+            .map(|seed| {
+                let (tree, source, files, over) = (&tree, &source, &files, &over);
+                scope.spawn(move || compare(tree, source, files, over, seed))
+            })
+            .collect();
+        let launcher = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                drop(on.session());
+                launched.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for (name, thing) in things {
+            let before = launched.load(Ordering::Relaxed);
+            thing();
+            assert_eq!(session.call("echo", &json!({"message": name})), *name);
+            wait_for("a launch after it", || {
+                assert!(!launcher.is_finished(), "the launcher failed after {name}");
+                (launched.load(Ordering::Relaxed) > before + 1).then_some(())
+            });
+            assert_eq!(on.machine.mounts_at("/mcp"), mounts, "{name}: another mount\n{}", on.journal());
+        }
+        drop(until);
+        launcher.join().unwrap();
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+    });
+    assert!(compared > 0);
+    drop(held);
+    on.mcpfs(["status"]).ok().says("passthrough");
+    on.mcpfs(["audit", "verify"]).ok();
+}
+
+fn it_starts_reloads_and_stops() {
+    let on = Installed::started();
+    let status = on.machine.systemctl(["status", UNIT]).stdout;
+    let line = status.lines().find(|line| line.trim_start().starts_with("Status:"));
+    assert!(line.is_some_and(|line| line.contains("mounted at /mcp")), "{status}");
+    assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "5");
+    let (worker, supervisor) = on.processes();
+    // Under the unit's own filters the worker still walls itself in.
+    let confined = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(confined.contains(line), "{line}: {confined}");
+    }
+    assert!(!on.journal().contains("Landlock"), "{}", on.journal());
+    let may = fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
+    // SYS_ADMIN, SYS_PTRACE, SETPCAP, SETUID, SETGID, KILL, DAC_READ_SEARCH, CHOWN: not one more than the unit says.
+    assert!(may.contains("CapEff:\t00000000002801e5") && may.contains("Seccomp:\t2"), "{may}");
+    under_load(
+        &on,
+        &[("reload", &|| {
+            on.machine.systemctl(["reload", UNIT]);
+        })],
+    );
+    assert_eq!(on.processes().1, supervisor);
+    // What it says of itself follows the registry.
+    let site = on.machine.path("/srv/site");
+    fs::rename(&site, on.machine.path("/srv/gone")).unwrap();
+    on.mcpfs(["refresh"]).exits(3);
+    let status = || on.machine.property(UNIT, "StatusText");
+    wait_for("the trouble in the status", || status().contains("Unreachable").then_some(()));
+    fs::rename(on.machine.path("/srv/gone"), &site).unwrap();
+    on.mcpfs(["refresh"]).ok();
+    wait_for("the status without it", || status().ends_with("reads passthrough").then_some(()));
+    on.machine.systemctl(["stop", UNIT]);
+    assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
+    assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "0");
+    assert_eq!(on.machine.property(UNIT, "Result"), "success");
+    assert_eq!(on.machine.run("pgrep").args(["-x", "mcpfs"]).exits(1).stdout, "");
+    // And again, from nothing.
+    on.machine.systemctl(["start", UNIT]);
+    on.session();
+}
+
+fn nobody_notices_what_happens_to_it() {
+    let on = Installed::new();
+    let soon = "[Service]\nWatchdogSec=4s\n";
+    write(&on.machine.path("/etc/systemd/system/mcpfs.service.d/watchdog.conf"), soon);
+    on.machine.systemctl(["daemon-reload"]);
+    on.machine.systemctl(["enable", "--now", UNIT]);
+    let worker_gone = |worker: u32| {
+        wait_for("another worker", || (on.processes().0 != worker).then_some(()));
+    };
+    under_load(
+        &on,
+        &[
+            ("kill the worker", &|| {
+                let (worker, _) = on.processes();
+                kill(worker, Signal::KILL);
+                worker_gone(worker);
+            }),
+            ("kill the supervisor", &|| {
+                // Oftener than systemd would restart a service without limits of its own.
+                for _ in 0..6 {
+                    let before = on.main_pid();
+                    kill(on.processes().1, Signal::KILL);
+                    on.another_than(before);
+                }
+            }),
+            ("stop the worker", &|| {
+                let (worker, _) = on.processes();
+                kill(worker, Signal::STOP);
+                worker_gone(worker);
+            }),
+            ("stop the supervisor", &|| {
+                let before = on.main_pid();
+                kill(on.processes().1, Signal::STOP);
+                on.another_than(before);
+            }),
+            ("restart", &|| {
+                let before = on.main_pid();
+                on.machine.systemctl(["restart", UNIT]);
+                on.another_than(before);
+            }),
+            ("upgrade", &|| {
+                let (before, program) = (on.main_pid(), on.machine.path("/usr/bin/mcpfs"));
+                install(&program);
+                on.machine.systemctl(["daemon-reload"]);
+                on.machine.systemctl(["restart", UNIT]);
+                on.another_than(before);
+                let runs = fs::metadata(format!("/proc/{}/exe", on.processes().1)).unwrap();
+                use std::os::unix::fs::MetadataExt;
+                assert_eq!(runs.ino(), program.metadata().unwrap().ino());
+            }),
+        ],
+    );
+    assert!(on.journal().contains("Watchdog timeout"), "{}", on.journal());
+    on.machine.systemctl(["stop", UNIT]);
+    assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
+}
+
+/// Everything of it is killed at once and systemd gives up: what was mounted is a ruin, and the next start clears it.
+fn what_a_lost_store_leaves_is_cleared() {
+    let on = Installed::new();
+    write(&on.machine.path("/etc/systemd/system/mcpfs.service.d/once.conf"), "[Service]\nRestart=no\n");
+    on.machine.systemctl(["daemon-reload"]);
+    on.machine.systemctl(["enable", "--now", UNIT]);
+    on.session();
+    on.machine.systemctl(["kill", "--signal=KILL", "--kill-whom=all", UNIT]);
+    wait_for("systemd to give up", || (on.machine.property(UNIT, "ActiveState") == "failed").then_some(()));
+    assert_eq!(on.machine.mounts_at("/mcp").len(), 1, "{}", on.journal());
+    wait_for("an error instead of a wait", || on.machine.path("/mcp/hello/run").metadata().err());
+    on.machine.systemctl(["start", UNIT]);
+    assert_eq!(on.machine.mounts_at("/mcp").len(), 1, "{}", on.journal());
+    assert!(on.journal().contains("clearing a stale mount"), "{}", on.journal());
+    on.session();
+}
+
+fn trust_credentials_and_registries() {
+    let on = Installed::started();
+    let looks = |path: &str| {
+        let ran = on.machine.run("stat").args(["--format", "%U:%G %a", path]).ok();
+        ran.stdout.trim().to_owned()
+    };
+    // By sysusers and tmpfiles.
+    assert_eq!(looks("/var/lib/mcpfs"), "mcpfs:mcpfs 700");
+    assert_eq!(looks("/var/cache/mcpfs"), "mcpfs:mcpfs 700");
+    let user = on.machine.run("getent").args(["passwd", "mcpfs"]).ok().stdout;
+    assert!(user.trim().ends_with(":/nonexistent:/usr/sbin/nologin"), "{user}");
+    // A trust root that cannot be believed is heard of at once, and changes nothing.
+    let trust = on.machine.path("/etc/mcpfs/trust.json");
+    let good = fs::read(&trust).unwrap();
+    fs::write(trust.with_extension("new"), "{").unwrap();
+    fs::rename(trust.with_extension("new"), &trust).unwrap();
+    wait_for("a reload by the path unit", || on.journal().contains("trust.json").then_some(()));
+    on.session();
+    fs::write(&trust, good).unwrap();
+    // A second registry, by the template, whose site wants a token that only systemd hands out.
+    let lab = on.machine.path("/etc/mcpfs/lab");
+    let places = "rundir = \"/run/mcpfs-lab\"\nstate = \"/var/lib/mcpfs-lab\"\n[mount]\nat = \"/lab\"\n[cache]\n\
+                  dir = \"/var/cache/mcpfs-lab\"\n";
+    configure(&lab, "http://127.0.0.1:81/", places);
+    let config = fs::read_to_string(lab.join("mcpfs.toml")).unwrap();
+    let config = config + "token_file = \"/run/credentials/mcpfs@lab.service/token\"\n";
+    fs::write(lab.join("mcpfs.toml"), config).unwrap();
+    fs::copy(on.registry.trust(), lab.join("trust.json")).unwrap();
+    let secret = on.machine.path("/etc/mcpfs/lab/token");
+    fs::write(&secret, TOKEN).unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    write(
+        &on.machine.path("/etc/systemd/system/mcpfs@lab.service.d/token.conf"),
+        "[Service]\nLoadCredential=token:/etc/mcpfs/lab/token\n",
+    );
+    on.machine.sh("mkdir -m 755 /lab && systemctl daemon-reload").ok();
+    let started = on.machine.run("systemctl").args(["enable", "--now", "mcpfs@lab.service"]).run();
+    let journal = on.machine.journal("mcpfs@lab.service");
+    assert!(started.code == 0, "{started}\n{journal}");
+    let run = McpClient::start_with(on.machine.command("/lab/hello/run")).initialize();
+    assert_eq!(run["serverInfo"]["version"], "1.1.0", "{journal}");
+    assert!(!journal.contains(TOKEN));
+    on.machine.systemctl(["restart", "mcpfs@lab.service"]);
+    on.machine.systemctl(["stop", "mcpfs@lab.service"]);
+    assert!(on.machine.mounts_at("/lab").is_empty() && !on.machine.mounts_at("/mcp").is_empty());
+    on.session();
+}
+
+fn the_units_are_sound() {
+    let on = Installed::started();
+    for unit in ["mcpfs.service", "mcpfs@lab.service", "mcpfs-trust.path", "mcpfs-trust.service"] {
+        // It only warns.
+        let said = on.machine.run("systemd-analyze").args(["verify", "--man=no", unit]).ok().text();
+        let ours: Vec<&str> = said.lines().filter(|line| line.contains("mcpfs")).collect();
+        assert_eq!(ours, Vec::<&str>::new());
+    }
+    let said = on.machine.run("systemd-analyze").args(["security", "--no-pager", UNIT]).ok().stdout;
+    let figure = said.lines().find_map(|line| line.split_once("Overall exposure level for mcpfs.service: "));
+    let figure = figure.unwrap_or_else(|| panic!("no figure in {said}")).1;
+    let figure = figure.split(' ').next().unwrap();
+    let readme = fs::read_to_string(repository().join("systemd/README.md")).unwrap();
+    assert!(readme.contains(&format!("exposure {figure} ")), "systemd/README.md does not say {figure}: {said}");
+    // The template is the same unit but for its names.
+    let units = repository().join("systemd");
+    let body = |unit: &str| {
+        let text = fs::read_to_string(units.join(unit)).unwrap();
+        text[text.find("FileDescriptorStoreMax").unwrap()..]
+            .replace("RuntimeDirectory=mcpfs-%i", "RuntimeDirectory=mcpfs")
+    };
+    assert_eq!(body("mcpfs@.service"), body("mcpfs.service"));
+}
