@@ -235,23 +235,11 @@ fn work(global: &Global, config: Config) -> Result<(), Failure> {
     };
     let (link, listener) = Link::welcome().map_err(by_hand)?;
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
-    confine(&user, &reach(&config)).map_err(|error| Failure::new(Exit::Refused, &error))?;
+    confine(&user, &Reach::of(&config)).map_err(|error| Failure::new(Exit::Refused, &error))?;
     let link = Arc::new(link);
     crate::caller::ask_supervisor(Arc::clone(&link));
     let at = std::path::absolute(&config.mount.at).map_err(|error| Failure::new(Exit::Usage, &error))?;
     on_runtime(config, Place::Handed { at, link, listener })
-}
-
-/// The files of the host that a worker under this configuration reads and writes.
-fn reach(config: &Config) -> Reach {
-    let mut reach = Reach::host();
-    let files = [Some(&config.file), Some(&config.trust), config.registry.ca_file.as_ref()];
-    // Directories, since such files are replaced by others of their name.
-    reach.reads.extend(files.into_iter().flatten().filter_map(|file| file.parent()).map(Path::to_owned));
-    reach.reads.extend(config.registry.mirrors.iter().filter_map(|mirror| mirror.to_file_path().ok()));
-    reach.reads.push(config.rundir.clone());
-    reach.writes = vec![config.state.clone(), config.cache.dir.clone(), config.rundir.join("content")];
-    reach
 }
 
 /// All of it in one process, by an ordinary user.

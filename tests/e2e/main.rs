@@ -30,6 +30,7 @@ mod flip;
 mod git_tags;
 mod host;
 mod hostile;
+mod hostile_worker;
 mod keeping;
 mod keys;
 mod kinds;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
     mirrors::register(&mut suite);
     host::register(&mut suite);
     hostile::register(&mut suite);
+    hostile_worker::register(&mut suite);
     attacks::register(&mut suite);
     audit::register(&mut suite);
     flip::register(&mut suite);

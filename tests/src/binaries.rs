@@ -26,6 +26,19 @@ pub fn bin(name: &str) -> PathBuf {
     built.get(name).unwrap_or_else(|| panic!("the workspace builds no program called {name}")).clone()
 }
 
+/// The test program `name` of the crates' examples, which `cargo test` builds.
+///
+/// # Panics
+/// If it is not there.
+pub fn example(name: &str) -> PathBuf {
+    // Beside the programs, or beside this test's own directory `deps`.
+    let here = std::env::current_exe().expect("a program has a file");
+    let own = here.ancestors().nth(2).map(|dir| dir.join("examples").join(name));
+    let beside = std::env::var_os("MCPFS_BIN_DIR").map(|dir| Path::new(&dir).join("examples").join(name));
+    let found = beside.into_iter().chain(own).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("no example {name}: cargo build --workspace --examples"))
+}
+
 fn build() -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let ran = Run::new(cargo)

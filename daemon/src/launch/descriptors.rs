@@ -10,7 +10,7 @@
 use std::io;
 
 /// Marks everything above stderr close-on-exec.
-pub(super) fn close_on_exec() -> io::Result<()> {
+pub(crate) fn close_on_exec() -> io::Result<()> {
     let open: Vec<libc::c_int> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|&number| number > libc::STDERR_FILENO)

@@ -18,7 +18,7 @@
 //! Nothing is ever written on stdout, which belongs to the protocol of the server. A refusal
 //! is one line on stderr, where MCP hosts show it, and exit status 77.
 
-mod descriptors;
+pub(crate) mod descriptors;
 mod environment;
 mod identity;
 mod launcher;

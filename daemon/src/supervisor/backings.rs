@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use fuser::BackingId;
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 /// Ids at most: as many files as a busy host has open, many times over.
@@ -101,7 +101,7 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Backings {
     /// The cache's directory without links, and its device.
-    cache: (PathBuf, u64),
+    cache: (PathBuf, (u32, u32)),
     /// The worker's user.
     user: u32,
     table: File,
@@ -115,10 +115,14 @@ impl Backings {
     pub(super) fn new(cache: &Path, user: u32, tables: Option<(OwnedFd, OwnedFd)>) -> io::Result<Self> {
         let (table, counts) = match tables {
             Some(tables) => tables,
-            None => (memory("mcpfs-backings")?, memory("mcpfs-counts")?),
+            None => (
+                memory("mcpfs-backings", RECORD * u64::from(CELLS))?,
+                memory("mcpfs-counts", COUNT * u64::from(CELLS))?,
+            ),
         };
         let cache = cache.canonicalize()?;
-        let device = cache.metadata()?.dev();
+        let device = about(File::open(&cache)?)?;
+        let device = (device.stx_dev_major, device.stx_dev_minor);
         let table = File::from(table);
         let known: BTreeMap<u64, Record> = read(&table)?.into_iter().map(|record| (record.ino, record)).collect();
         let used: BTreeSet<u32> = known.values().map(|record| record.cell).collect();
@@ -126,15 +130,19 @@ impl Backings {
         Ok(Self { cache: (cache, device), user, table, counts, known, free })
     }
 
-    /// The tables, for a successor and for systemd.
+    /// The tables, for systemd.
     pub(super) fn tables(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.table.as_fd(), self.counts.as_fd())
     }
 
-    /// The table for the worker, who may only read it.
-    pub(super) fn readable(&self) -> io::Result<OwnedFd> {
-        let path = format!("/proc/self/fd/{}", self.table.as_raw_fd());
-        Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    /// The tables for the worker, who may only read the first. Opened anew, since flags such as
+    /// O_APPEND are everybody's who shares one opening.
+    pub(super) fn shared(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        let again = |file: &dyn AsRawFd, access| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())
+        };
+        Ok((again(&self.table, OFlags::RDONLY)?, again(&self.counts, OFlags::RDWR)?))
     }
 
     /// An id for `ino` and `file`.
@@ -178,28 +186,39 @@ impl Backings {
     fn check(&self, file: &OwnedFd) -> Result<(u64, u64), Errno> {
         let flags = rustix::fs::fcntl_getfl(file)?;
         let readable = (flags & (OFlags::RWMODE | OFlags::PATH)) == OFlags::RDONLY;
-        let found = rustix::fs::fstat(file)?;
-        let regular = rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::RegularFile;
+        let found = about(file)?;
+        let mode = found.stx_mode.into();
+        let regular = rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::RegularFile;
+        let device = (found.stx_dev_major, found.stx_dev_minor);
         let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
-        let ours = found.st_uid == self.user && found.st_dev == self.cache.1 && path.starts_with(&self.cache.0);
+        let ours = found.stx_uid == self.user && device == self.cache.1 && path.starts_with(&self.cache.0);
         match readable && regular && ours {
-            true => Ok((found.st_dev, found.st_ino)),
+            true => Ok((rustix::fs::makedev(device.0, device.1), found.stx_ino)),
             false => Err(Errno::PERM),
         }
     }
 }
 
-/// A memory file that only root can open anew: the worker has what it was handed, opened as it was.
-fn memory(name: &str) -> io::Result<OwnedFd> {
-    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+/// What is known of a file without asking whoever serves it: on a FUSE mount that might be one who
+/// never answers, and this process would wait for ever.
+fn about(file: impl AsFd) -> Result<Statx, Errno> {
+    rustix::fs::statx(file, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)
+}
+
+/// A memory file of one size for ever that only root can open anew: the worker has what it was
+/// handed, opened as it was.
+fn memory(name: &str, size: u64) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::ftruncate(&file, size)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use std::os::unix::fs::{OpenOptionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 
     use super::*;
 
@@ -255,6 +274,13 @@ mod tests {
         assert_eq!(again.known.values().copied().collect::<Vec<_>>(), [two, one]);
         assert!(!again.free.contains(&0) && !again.free.contains(&5) && again.free.contains(&1));
         assert_eq!((counts.get(5), counts.get(0), counts.get(CELLS)), (2, 0, 0));
-        assert_eq!(read(&File::from(again.readable().unwrap())).unwrap(), [one, two]);
+        let (table, shared) = again.shared().unwrap();
+        assert_eq!(read(&File::from(table.try_clone().unwrap())).unwrap(), [one, two]);
+        assert!(rustix::io::write(&table, b"x").is_err(), "the worker only reads it");
+        rustix::fs::fcntl_setfl(&shared, OFlags::APPEND).unwrap();
+        counts.set(4, 1).unwrap();
+        assert_eq!(counts.get(4), 1, "another opening's flags");
+        assert!(rustix::fs::ftruncate(&shared, 1 << 40).is_err() && rustix::fs::ftruncate(&shared, 0).is_err());
+        assert!(rustix::fs::fcntl_add_seals(&shared, SealFlags::WRITE).is_err());
     }
 }

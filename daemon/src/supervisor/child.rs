@@ -18,6 +18,9 @@ const KILLED: Duration = Duration::from_secs(60);
 /// How long this process may be silent itself while it waits for a worker's end.
 const TURN: Duration = Duration::from_secs(1);
 
+/// Messages on the line within a second: one is usual.
+const TALK: u32 = 100;
+
 /// How a worker is started: this program again, or in a test another one.
 #[derive(Debug, Clone)]
 pub struct WorkerCommand {
@@ -34,6 +37,10 @@ pub(super) struct Worker {
     pidfd: OwnedFd,
     line: OwnedFd,
     door: OwnedFd,
+    /// Messages on the line within the second that began then.
+    said: (Instant, u32),
+    /// When it first said something.
+    pub(super) first: Option<Instant>,
     /// When it last said something.
     pub(super) heard: Instant,
     /// Since when it serves.
@@ -57,7 +64,10 @@ impl Worker {
                 wire::send(&line, &Message::Welcome { generation }, &[asking.as_fd(), listener]).map(|()| pidfd)
             });
         match started {
-            Ok(pidfd) => Ok(Self { child, pidfd, line, door, heard: Instant::now(), serves: None }),
+            Ok(pidfd) => {
+                let now = Instant::now();
+                Ok(Self { child, pidfd, line, door, said: (now, 0), first: None, heard: now, serves: None })
+            }
             Err(error) => {
                 child.kill()?;
                 child.wait()?;
@@ -73,6 +83,18 @@ impl Worker {
     /// What is to be waited for: its end, the line, the door.
     pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [self.pidfd.as_fd(), self.line.as_fd(), self.door.as_fd()]
+    }
+
+    /// Notes that it said something on the line; false if it talks more than any use could need,
+    /// since all of that goes on to systemd.
+    pub(super) fn speaks(&mut self) -> bool {
+        self.heard = Instant::now();
+        self.first.get_or_insert(self.heard);
+        if self.heard.duration_since(self.said.0) >= Duration::from_secs(1) {
+            self.said = (self.heard, 0);
+        }
+        self.said.1 += 1;
+        self.said.1 <= TALK
     }
 
     /// Tells it something; a worker that cannot be told is soon found dead or silent.

@@ -26,6 +26,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long a first worker may say nothing before it serves. It begins to speak when it has opened
 /// what it needs, which may have to be mended first.
 const FIRST: Duration = Duration::from_secs(60);
+/// How long it may take from its first word until it serves; a look at the site is part of it.
+const PREPARES: Duration = Duration::from_secs(180);
 /// A worker that dies earlier than this after it began to serve may have died of a request.
 const EARLY: Duration = Duration::from_secs(2);
 /// Early deaths in a row after which what waits is refused instead of sent again.
@@ -125,6 +127,7 @@ impl Supervisor {
                     self.started
                 }
             };
+            self.mend_socket()?;
             let mut worker = Worker::start(&self.settings.worker, generation, self.listener.as_fd())
                 .map_err(failed("starting the worker failed"))?;
             tracing::debug!(pid = worker.id(), generation, "the worker starts");
@@ -165,7 +168,7 @@ impl Supervisor {
                         Ok(Ended::Died)
                     }
                     (None, Some(_)) => Err(outage(format!("none was ready within {} s", OUTAGE.as_secs()))),
-                    (None, None) => Err(outage(format!("the first was not ready within {} s", FIRST.as_secs()))),
+                    (None, None) => Err(outage("the first was not ready in time".to_owned())),
                 };
             }
             let sleep = self.service.period().map_or(deadline - now, |period| period.min(deadline - now));
@@ -204,19 +207,29 @@ impl Supervisor {
         match (worker.serves, self.served) {
             (Some(_), _) => worker.heard + SILENCE,
             (None, Some(served)) => served + OUTAGE,
-            (None, None) => worker.heard + FIRST,
+            (None, None) => {
+                worker.first.map_or(worker.heard + FIRST, |first| (worker.heard + FIRST).min(first + PREPARES))
+            }
         }
     }
 
     fn on_the_line(&mut self, worker: &mut Worker) -> Option<Ended> {
         let [_, line, _] = worker.descriptors();
         match wire::receive(line) {
-            Ok((message, _)) => {
-                worker.heard = Instant::now();
+            Ok((message, with)) => {
+                if !with.is_empty() {
+                    wire::put_away(with);
+                    return Some(nonsense(worker, "descriptors on the line"));
+                }
+                if !worker.speaks() {
+                    return Some(nonsense(worker, "more messages than anybody could need"));
+                }
                 match message {
                     Message::Beat if worker.serves.is_some() => self.served = Some(worker.heard),
                     Message::Beat => {}
-                    Message::Ready(text) => {
+                    Message::Ready(text)
+                        if worker.serves.is_none() && self.session.as_ref().is_some_and(Session::is_agreed) =>
+                    {
                         worker.serves = Some(worker.heard);
                         self.served = Some(worker.heard);
                         self.announce(&text);
@@ -246,11 +259,10 @@ impl Supervisor {
                 self.mount()?;
                 let session = self.session.as_ref().ok_or(Errno::NODEV);
                 session.and_then(|session| {
-                    let table = self.backings.readable().map_err(|_| Errno::IO)?;
-                    let (_, counts) = self.backings.tables();
+                    let (table, counts) = self.backings.shared().map_err(|_| Errno::IO)?;
                     let (fuse, _) = session.descriptors();
                     let message = Message::Mounted(session.init().to_vec());
-                    worker.answer(&message, &[fuse, table.as_fd(), counts]).map_err(|_| Errno::IO)
+                    worker.answer(&message, &[fuse, table.as_fd(), counts.as_fd()]).map_err(|_| Errno::IO)
                 })
             }
             (Message::Init(reply), []) => match self.session.as_mut() {
@@ -276,22 +288,58 @@ impl Supervisor {
             (Message::Executable { pid }, []) => {
                 room::executable(pid).and_then(|path| worker.answer(&Message::Path(path), &[]).map_err(|_| Errno::IO))
             }
-            (other, _) => return Ok(Some(nonsense(worker, &format!("{other:?}")))),
+            (other, _) => {
+                let ended = nonsense(worker, &format!("{other:?} with {} descriptors", with.len()));
+                wire::put_away(with);
+                return Ok(Some(ended));
+            }
         };
-        if let Err(errno) = answered
-            && let Err(error) = worker.answer(&Message::No(errno.raw_os_error()), &[])
-        {
-            tracing::debug!(%error, "the worker does not hear an answer");
+        let Err(errno) = answered else { return Ok(None) };
+        if errno == Errno::PERM {
+            wire::put_away(with);
         }
-        Ok(None)
+        match worker.answer(&Message::No(errno.raw_os_error()), &[]) {
+            // It asks one thing after another and hears no answer.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(Some(nonsense(worker, "questions whose answers it does not hear")))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the worker does not hear an answer");
+                Ok(None)
+            }
+            Ok(()) => Ok(None),
+        }
+    }
+
+    /// Listens anew if a worker shut the control socket down, which nobody can take back.
+    fn mend_socket(&mut self) -> Result<(), SupervisorError> {
+        let mut asked = [PollFd::new(&self.listener, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let shut = poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::RDHUP);
+        if !shut {
+            return Ok(());
+        }
+        tracing::error!("a worker shut the control socket down; making another");
+        self.listener = crate::control::bind(&self.settings.rundir)
+            .map_err(failed(format!("making the control socket in {} failed", self.settings.rundir.display())))?;
+        self.service.forget();
+        if let Some(session) = &self.session {
+            self.store(session);
+        }
+        Ok(())
+    }
+
+    /// Gives systemd everything that a session is made of.
+    fn store(&self, session: &Session) {
+        let (fuse, record) = session.descriptors();
+        let (table, counts) = self.backings.tables();
+        self.service.store([self.listener.as_fd(), table, counts, record, fuse]);
     }
 
     fn mount(&mut self) -> Result<(), SupervisorError> {
         let Some(point) = self.point.take() else { return Ok(()) };
         let session = Session::mount(point, self.started)?;
-        let (fuse, record) = session.descriptors();
-        let (table, counts) = self.backings.tables();
-        self.service.store([self.listener.as_fd(), table, counts, record, fuse]);
+        self.store(&session);
         self.session = Some(session);
         Ok(())
     }

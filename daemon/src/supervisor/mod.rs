@@ -96,6 +96,8 @@ fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> SupervisorError 
 /// # Errors
 /// As [`SupervisorError`]; nothing stays mounted then.
 pub fn run(settings: Settings) -> Result<(), SupervisorError> {
+    // What whoever started this had open is not the worker's.
+    crate::launch::descriptors::close_on_exec().map_err(failed("looking at what is open failed"))?;
     let mut supervisor = Supervisor::new(settings)?;
     let outcome = supervisor.keep_serving();
     if outcome.is_err() {

@@ -90,6 +90,8 @@ impl Session {
     /// If it cannot be noted for the supervisor after this one.
     pub(super) fn next_generation(&mut self) -> io::Result<u64> {
         self.generation += 1;
+        // The flags of the device are everybody's who has it; a predecessor may have set O_NONBLOCK.
+        rustix::fs::fcntl_setfl(&self.fuse, rustix::fs::OFlags::RDWR)?;
         self.keep()?;
         Ok(self.generation)
     }
@@ -97,6 +99,11 @@ impl Session {
     /// Where it is mounted.
     pub(super) fn point(&self) -> &Mountpoint {
         &self.point
+    }
+
+    /// Whether a worker has agreed with the kernel on how it is served.
+    pub(super) fn is_agreed(&self) -> bool {
+        self.reply.is_some()
     }
 
     /// The kernel's INIT, for a worker.

@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 /// Bytes of every message.
@@ -140,9 +140,9 @@ impl Message {
             1 => Self::Welcome { generation: first },
             2 => Self::Reload,
             3 => Self::Stop,
-            4 => Self::Ready(String::from_utf8_lossy(text).into_owned()),
+            4 => Self::Ready(plain(text)),
             5 => Self::Beat,
-            6 => Self::Status(String::from_utf8_lossy(text).into_owned()),
+            6 => Self::Status(plain(text)),
             7 => Self::Reloaded,
             8 => Self::Init(text.try_into().ok()?),
             9 => Self::Back { ino: first },
@@ -159,6 +159,19 @@ impl Message {
             19 => Self::Opened,
             _ => return None,
         })
+    }
+}
+
+/// A text as one line: it goes to systemd, where the next line would be another statement, and to terminals.
+fn plain(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().map(|one| if one.is_control() { ' ' } else { one }).collect()
+}
+
+/// Closes what nobody asked for, in a thread of its own: closing a file of somebody's FUSE mount
+/// waits for that mount's server.
+pub(super) fn put_away(with: Vec<OwnedFd>) {
+    if !with.is_empty() {
+        drop(std::thread::Builder::new().name("put-away".to_owned()).spawn(move || drop(with)));
     }
 }
 
@@ -202,13 +215,16 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<(Message, Vec<OwnedFd>)> 
     let mut bytes = [0; BYTES + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
+    let (received, cut) = loop {
         let mut buffers = [IoSliceMut::new(&mut bytes)];
         match rustix::net::recvmsg(&socket, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Err(Errno::INTR) => {}
             // It ended before it had read everything.
-            Err(Errno::CONNRESET) => break 0,
-            other => break other?.bytes,
+            Err(Errno::CONNRESET) => break (0, false),
+            other => {
+                let found = other?;
+                break (found.bytes, found.flags.contains(ReturnFlags::CTRUNC));
+            }
         }
     };
     let mut with = vec![];
@@ -218,10 +234,16 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<(Message, Vec<OwnedFd>)> 
         }
     }
     if received == 0 {
+        put_away(with);
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let message = bytes.get(..received).and_then(Message::decode);
-    message.map(|message| (message, with)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    match bytes.get(..received).and_then(Message::decode) {
+        Some(message) if !cut && with.len() <= DESCRIPTORS => Ok((message, with)),
+        _ => {
+            put_away(with);
+            Err(io::ErrorKind::InvalidData.into())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -274,6 +296,25 @@ mod tests {
         let (here, there) = pair().unwrap();
         send(&here, &Message::Status("ü".repeat(TEXT)), &[]).unwrap();
         assert_eq!(receive(&there).unwrap().0, Message::Status("ü".repeat(TEXT / 2)));
+    }
+
+    #[test]
+    fn a_text_is_one_line() {
+        let (here, there) = pair().unwrap();
+        send(&here, &Message::Status("fine\nMAINPID=1\u{1b}[2J".to_owned()), &[]).unwrap();
+        assert_eq!(receive(&there).unwrap().0, Message::Status("fine MAINPID=1 [2J".to_owned()));
+    }
+
+    #[test]
+    fn more_descriptors_than_a_message_carries_are_nonsense() {
+        let (here, there) = pair().unwrap();
+        let many = vec![here.as_fd(); DESCRIPTORS + 1];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS + 1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&many)));
+        let beat = Message::Beat.encode();
+        rustix::net::sendmsg(&here, &[IoSlice::new(&beat)], &mut ancillary, SendFlags::empty()).unwrap();
+        assert_eq!(receive(&there).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

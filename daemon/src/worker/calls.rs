@@ -34,11 +34,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getppid,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_getcpu,
     libc::SYS_set_tid_address,
-    libc::SYS_prctl,
-    libc::SYS_tgkill,
     libc::SYS_restart_syscall,
     // Signals.
     libc::SYS_rt_sigaction,
@@ -64,7 +61,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getresgid,
     libc::SYS_getgroups,
     libc::SYS_getrusage,
-    libc::SYS_prlimit64,
     libc::SYS_sysinfo,
     libc::SYS_uname,
     libc::SYS_capget,
@@ -98,7 +94,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_umask,
     libc::SYS_fcntl,
     libc::SYS_flock,
-    libc::SYS_ioctl,
     libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_fsync,
@@ -179,11 +174,20 @@ const OLDER: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
-/// Families of addresses that a socket may be of. Netlink tells the C library which addresses there are.
-const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Families of addresses that a socket may be of.
+const FAMILIES: [libc::c_int; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
 
 /// The flags of clone(2) that make namespaces.
 const NAMESPACES: u64 = 0x7e02_0000;
+/// The flag that makes a thread and no process.
+const THREAD: u64 = libc::CLONE_THREAD as u64;
+
+/// What a thread may set of itself: its name, and names of its memory. Not its death signal, nor
+/// whether others may look into it.
+const PRCTL: [libc::c_int; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
+
+/// Requests that type into the terminal on which root may have started the supervisor.
+const TYPES: [u64; 2] = [0x5412, 0x541c];
 
 /// From now on no thread of this process, and none that it starts, makes another call.
 pub(super) fn restrict() -> io::Result<()> {
@@ -202,15 +206,31 @@ fn newer_clone() -> Result<BpfProgram, seccompiler::BackendError> {
 
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let first = |operator, value| SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, value);
-    let family = |family: libc::c_int| {
-        let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family.unsigned_abs().into())?;
-        SeccompRule::new(vec![is])
+    let dword = |argument, operator, value: libc::c_int| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.unsigned_abs().into())
     };
+    let family = |family: libc::c_int| SeccompRule::new(vec![dword(0, SeccompCmpOp::Eq, family)?]);
     let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
         ALLOWED.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
     rules.insert(libc::SYS_socket, FAMILIES.into_iter().map(family).collect::<Result<_, _>>()?);
-    let thread = SeccompRule::new(vec![first(SeccompCmpOp::MaskedEq(NAMESPACES), 0)?])?;
-    rules.insert(libc::SYS_clone, vec![thread]);
+    // Netlink tells the C library which addresses there are; it has other families as well.
+    let netlink = SeccompRule::new(vec![
+        dword(0, SeccompCmpOp::Eq, libc::AF_NETLINK)?,
+        dword(2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE)?,
+    ])?;
+    rules.entry(libc::SYS_socket).or_default().push(netlink);
+    // A process of its own would live on when the supervisor has killed this one, with all it holds.
+    let thread = first(SeccompCmpOp::MaskedEq(THREAD | NAMESPACES), THREAD)?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]);
+    let alone = |condition| Ok::<_, seccompiler::BackendError>(SeccompRule::new(vec![condition])?);
+    let own = PRCTL.iter().map(|what| alone(dword(0, SeccompCmpOp::Eq, *what)?));
+    rules.insert(libc::SYS_prctl, own.collect::<Result<_, _>>()?);
+    // Itself and nobody else of its user.
+    rules.insert(libc::SYS_prlimit64, vec![alone(dword(0, SeccompCmpOp::Eq, 0)?)?]);
+    rules.insert(libc::SYS_tgkill, vec![alone(dword(0, SeccompCmpOp::Eq, std::process::id().cast_signed())?)?]);
+    let request = |request| SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, request);
+    let harmless = TYPES.into_iter().map(request).collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(harmless)?]);
     let no = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     SeccompFilter::new(rules, no, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
 }

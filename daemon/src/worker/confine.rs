@@ -18,6 +18,7 @@ use rustix::thread::{
 };
 
 use super::calls;
+use crate::config::Config;
 use crate::supervisor::User;
 
 /// The newest Landlock whose rules are asked for; an older kernel gives what it has.
@@ -25,17 +26,29 @@ const LANDLOCK: ABI = ABI::V6;
 
 /// What a worker may touch.
 #[derive(Debug, Default)]
-pub(crate) struct Reach {
+pub struct Reach {
     /// Files and directories that it reads.
-    pub(crate) reads: Vec<PathBuf>,
+    reads: Vec<PathBuf>,
     /// Directories that are its own.
-    pub(crate) writes: Vec<PathBuf>,
+    writes: Vec<PathBuf>,
 }
 
 impl Reach {
+    /// The files of the host that a worker under this configuration reads and writes.
+    pub fn of(config: &Config) -> Self {
+        let mut reach = Self::host();
+        let files = [Some(&config.file), Some(&config.trust), config.registry.ca_file.as_ref()];
+        // Directories, since such files are replaced by others of their name.
+        reach.reads.extend(files.into_iter().flatten().filter_map(|file| file.parent()).map(Path::to_owned));
+        reach.reads.extend(config.registry.mirrors.iter().filter_map(|mirror| mirror.to_file_path().ok()));
+        reach.reads.push(config.rundir.clone());
+        reach.writes = vec![config.state.clone(), config.cache.dir.clone(), config.rundir.join("content")];
+        reach
+    }
+
     /// What every worker reads of the host: who asks (/proc), names of hosts and users, certificates,
     /// time zones, and the libraries that look names up.
-    pub(crate) fn host() -> Self {
+    fn host() -> Self {
         let reads =
             ["/proc", "/etc", "/run/systemd", "/usr", "/lib", "/lib64", "/sys/devices/system/cpu", "/var/lib/sss"];
         let devices = ["/dev/null", "/dev/urandom"];
@@ -47,7 +60,7 @@ impl Reach {
 ///
 /// # Errors
 /// Which step failed; then the process must end.
-pub(crate) fn confine(user: &User, reach: &Reach) -> io::Result<()> {
+pub fn confine(user: &User, reach: &Reach) -> io::Result<()> {
     let step = |what: &'static str| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
     // The bounding set first: it takes a capability to give capabilities up for good.
     drop_bounding_set().map_err(step("giving up the bounding set"))?;

@@ -11,7 +11,7 @@
 //! root, token and key. All of these come from the host itself.
 
 mod calls;
-pub(crate) mod confine;
+pub mod confine;
 mod link;
 
 pub use self::link::{Link, Wish};
