@@ -23,6 +23,7 @@ use crate::supervisor::User;
 
 Examples:
   mcpfs config check                       look for mistakes before a restart
+  mcpfs doctor                             what is wrong on this host, and the fix
   mcpfs mount                              mount what /etc/mcpfs/mcpfs.toml says, and return
   mcpfs ls --all                           names, versions, and why some are refused
   mcpfs explain /mcp/internal-postgres     who signed it, under which head
@@ -89,6 +90,15 @@ enum Command {
     /// Read the record of all decisions, and prove that nobody changed it.
     #[command(subcommand)]
     Audit(AuditQuestion),
+    /// Look for what stands in the way of a mount, and say the fix of each.
+    ///
+    /// Works with and without a running daemon, as root and as a user. Ends with 1 if something is
+    /// wrong; notes and what this user cannot see do not count.
+    #[command(after_help = "Examples:
+  mcpfs doctor                 everything, one line each
+  mcpfs doctor -q              only what is wrong
+  mcpfs doctor --json          for monitoring; the codes are in docs/operating.md")]
+    Doctor,
     /// Look at configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -156,6 +166,7 @@ pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
         Command::Pin(args) => ask(&global, |door| commands::pin::pin(door, &args)),
         Command::Unpin(args) => ask(&global, |door| commands::pin::unpin(door, &args)),
         Command::Refresh => ask(&global, commands::refresh::run),
+        Command::Doctor => commands::doctor::run(&global).into(),
         Command::Verify(args) => commands::verify::run(&global, &args).into(),
         Command::Audit(command) => audit(&global, &command),
         Command::Config(ConfigCommand::Check) => check_config(&global).into(),

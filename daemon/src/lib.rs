@@ -16,6 +16,7 @@
 //! | [`audit`], [`caller`] | who did what; the store that everything waits for |
 //! | `control`, `launch` | the socket, and `run` turned into a process |
 //! | [`supervisor`], [`worker`] | root's part and everybody else's; how one worker follows another |
+//! | [`doctor`] | what on a host stands in the way of all that |
 //! | `run`, `daemon` | the only wiring |
 //!
 //! Arrows point one way: `fs` → `registry`, `content`, `audit`; `registry` → `site`,
@@ -35,6 +36,7 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod daemon;
+pub mod doctor;
 pub mod errno;
 pub mod fs;
 pub mod launch;

@@ -24,6 +24,7 @@ mod configured;
 mod demo;
 mod desk;
 mod docs;
+mod doctor;
 mod errno;
 mod exposure;
 mod flip;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
     read::register(&mut suite);
     demo::register(&mut suite);
     docs::register(&mut suite);
+    doctor::register(&mut suite);
     readme::register(&mut suite);
     review::register(&mut suite);
     errno::register(&mut suite);

@@ -4,6 +4,7 @@
 //! codes are the same for all of them and stand here.
 
 pub mod audit;
+pub mod doctor;
 pub mod explain;
 pub mod ls;
 pub mod pin;
@@ -24,7 +25,7 @@ use crate::control::client::{self, ClientError};
 use crate::control::protocol::Request;
 
 /// The system's daemon, for users without a configuration of their own.
-const SYSTEM_FILE: &str = "/etc/mcpfs/mcpfs.toml";
+pub(crate) const SYSTEM_FILE: &str = "/etc/mcpfs/mcpfs.toml";
 const SYSTEM_RUNDIR: &str = "/run/mcpfs";
 
 /// What every command is given.

@@ -29,7 +29,9 @@ use std::io;
 use std::path::PathBuf;
 
 pub use backing::{Backed, Backing, Inherited, Reads};
-pub use mountinfo::{MountEntry, mounted_at};
+#[cfg(test)]
+pub(crate) use mountinfo::parse as parse_mountinfo;
+pub use mountinfo::{MountEntry, mounted, mounted_at};
 pub use point::Mountpoint;
 pub use session::{Options, Seat, Session, Stopped};
 

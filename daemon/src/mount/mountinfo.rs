@@ -19,6 +19,23 @@ pub struct MountEntry {
     pub kind: OsString,
     /// The mount's source, such as `/dev/sda1` or `mcpfs`.
     pub source: OsString,
+    /// Field 6 and the file system's own options, joined by a comma.
+    pub options: String,
+}
+
+impl MountEntry {
+    /// Whether it was mounted with this option.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|one| one == option)
+    }
+}
+
+/// Everything that is mounted in this process's namespace, in the order of mounting.
+///
+/// # Errors
+/// If `/proc/self/mountinfo` cannot be read.
+pub fn mounted() -> io::Result<Vec<MountEntry>> {
+    Ok(parse(&fs::read("/proc/self/mountinfo")?))
 }
 
 /// What lies on top at `at`, an absolute path without links; `None` if it is no mount point.
@@ -27,11 +44,11 @@ pub struct MountEntry {
 /// If `/proc/self/mountinfo` cannot be read.
 pub fn mounted_at(at: &Path) -> io::Result<Option<MountEntry>> {
     // Later lines cover earlier ones.
-    Ok(parse(&fs::read("/proc/self/mountinfo")?).into_iter().rfind(|entry| entry.at == at))
+    Ok(mounted()?.into_iter().rfind(|entry| entry.at == at))
 }
 
 /// The lines that can be understood; the kernel writes no others.
-fn parse(text: &[u8]) -> Vec<MountEntry> {
+pub(crate) fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
@@ -39,11 +56,16 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let at = PathBuf::from(unescape(fields.nth(1)?));
+    let own = String::from_utf8_lossy(fields.next()?).into_owned();
     // Any number of optional fields, then a hyphen.
     fields.find(|field| *field == b"-")?;
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
-    Some(MountEntry { device, at, kind, source })
+    let options = match fields.next() {
+        Some(more) => format!("{own},{}", String::from_utf8_lossy(more)),
+        None => own,
+    };
+    Some(MountEntry { device, at, kind, source, options })
 }
 
 /// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
@@ -84,6 +106,7 @@ mod tests {
         assert_eq!(entries.len(), 3);
         assert_eq!(entries[1].at, Path::new("/mcp a\\b"));
         assert_eq!((entries[1].kind.to_str(), entries[1].device.as_str()), (Some("fuse.mcpfs"), "0:52"));
+        assert!(entries[1].has("nosuid") && entries[1].has("user_id=0") && !entries[1].has("noexec"));
         assert_eq!((entries[2].at.as_path(), entries[2].source.to_str()), (Path::new("/no\ttab"), Some("/dev/sd a")));
     }
 
