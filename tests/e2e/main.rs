@@ -28,6 +28,7 @@ mod doctor;
 mod errno;
 mod exposure;
 mod flip;
+mod forms;
 mod git_tags;
 mod host;
 mod hostile;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
     attacks::register(&mut suite);
     audit::register(&mut suite);
     flip::register(&mut suite);
+    forms::register(&mut suite);
     clients::register(&mut suite);
     approvals::register(&mut suite);
     batches::register(&mut suite);
