@@ -249,7 +249,7 @@ fn get(
     if let (Some(named), Some(expected)) = (&policy.by_digest, expected) {
         let path = named.join(expected.to_string());
         let missing = |_| FetchError::Local(format!("no file with the digest {expected} is there"));
-        sink.copy(std::fs::File::open(&path).map_err(missing)?, &path)?;
+        sink.copy(crate::files::open_file(&path).map_err(missing)?, &path)?;
         return sink.finish();
     }
     match parsed.scheme() {

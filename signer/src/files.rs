@@ -66,6 +66,21 @@ impl<W: std::io::Write> std::io::Write for Hashing<W> {
     }
 }
 
+/// Opens a file of a folder that others may have written: whatever else lies there under its name, such
+/// as a pipe, is refused at once, since opening or reading that could take for ever.
+///
+/// # Errors
+/// If it cannot be opened or is no file.
+pub fn open_file(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "is not a file")),
+    }
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors

@@ -153,6 +153,7 @@ fn nothing_in_staging_is_trusted() {
     let place = Place::new();
     let recipe = place.recipe("");
     let alter = |what: &str, change: &dyn Fn(&Path)| {
+        let _none = fs::remove_dir_all(place.path("staging"));
         let staging = place.ingest(&recipe, "staging");
         let folder = place.path("staging");
         change(&folder);
@@ -196,6 +197,24 @@ fn nothing_in_staging_is_trusted() {
     alter("tree", &flip("trees"));
     alter("layout", &flip("layouts"));
     alter("chunks", &flip("chunks"));
+    // What opens without end, and what never ends.
+    let pipe = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    let first = |folder: &Path, below: &str| fs::read_dir(folder.join(below)).unwrap().next().unwrap().unwrap().path();
+    for name in ["staging.json", "recipe.yaml", "check.json", "findings.json"] {
+        alter(name, &|folder| pipe(&folder.join(name)));
+    }
+    for below in ["artefacts", "trees", "layouts", "chunks"] {
+        alter(below, &|folder| pipe(&first(folder, below)));
+        alter(below, &|folder| {
+            let path = first(folder, below);
+            fs::remove_file(&path).unwrap();
+            symlink("/dev/zero", path).unwrap();
+        });
+    }
     alter("no index", &|folder| fs::remove_file(folder.join("staging.json")).unwrap());
     // A whole other, valid artefact in place of the reviewed one.
     alter("another release", &|folder| {

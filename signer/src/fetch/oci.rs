@@ -135,7 +135,7 @@ fn copy(
     let take = |sha256: Digest, limit: u64| {
         let path = named.join(sha256.to_string());
         let missing = |_| FetchError::Local(format!("no file with the digest {sha256} is there"));
-        let file = fs::File::open(&path).map_err(missing)?;
+        let file = crate::files::open_file(&path).map_err(missing)?;
         let mut sink = Sink::new(folder, &source.url, Some(sha256), limit)?;
         sink.copy(file, &path)?;
         sink.finish()

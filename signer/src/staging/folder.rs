@@ -1,7 +1,7 @@
 //! A staging folder as it is written and read back. Its form is checked here, its truth in
 //! [`recheck`](super::recheck).
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Places, StagedArtefact, Staging, StagingError};
 use crate::check::{Answers, advisories};
+use crate::files;
 use crate::image::Part;
 use crate::policy::{self, Gate};
 use crate::recipe::Recipe;
@@ -183,7 +184,7 @@ fn chunk_in(folder: &Path, chunk: &Chunk) -> io::Result<Option<Vec<u8>>> {
 /// A file of at most `limit` bytes; of a longer one the reader gets one byte too many, and says so.
 fn bounded_read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    files::open_file(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

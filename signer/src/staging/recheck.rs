@@ -2,7 +2,6 @@
 //! artefacts.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 
 use mcpfs_trust::chunk::Chunk;
@@ -15,6 +14,7 @@ use super::folder::at;
 use super::{Places, StagedArtefact, Staging, StagingError};
 use crate::check::record::{CheckRecord, CheckedArtefact, RECORD_SCHEMA, Verdict};
 use crate::check::{self, Finding, Findings, Inventory, advisories};
+use crate::files;
 use crate::pack::{self, PackError};
 use crate::recipe::{ArtefactSource, Recipe};
 use crate::unpack;
@@ -126,7 +126,7 @@ impl Staging {
         findings: &mut Findings,
     ) -> Result<(Option<Launch>, Inventory), StagingError> {
         let differs = |what: &str| StagingError::Differs(format!("{what} for {}", staged.platform));
-        let mut file = File::open(&staged.file).map_err(at(&staged.file))?;
+        let mut file = files::open_file(&staged.file).map_err(at(&staged.file))?;
         let mut hasher = Hasher::new();
         let size = io::copy(&mut file, &mut hasher).map_err(at(&staged.file))?;
         if hasher.finish() != staged.sha256 || size != staged.size {

@@ -84,7 +84,7 @@ fn document(mut file: File) -> Result<Vec<u8>, UnpackError> {
 /// A part, hashed, at its start.
 fn open(folder: &Path, part: &Part) -> Result<File, UnpackError> {
     let missing = |error: io::Error| UnpackError::Part { sha256: part.sha256, problem: error.to_string() };
-    let mut file = File::open(folder.join(part.sha256.to_string())).map_err(missing)?;
+    let mut file = crate::files::open_file(&folder.join(part.sha256.to_string())).map_err(missing)?;
     let mut hasher = Hasher::new();
     let size = io::copy(&mut file, &mut hasher).map_err(missing)?;
     file.rewind().map_err(missing)?;

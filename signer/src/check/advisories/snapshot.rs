@@ -20,6 +20,7 @@ use super::super::dependencies::Ecosystem;
 use super::osv::{Advisory, Answer, Outline};
 use super::{Hit, Unclear, Wanted};
 use crate::fetch;
+use crate::files;
 use crate::unpack;
 
 /// Largest document, bytes. The longest that are published list ten thousands of versions.
@@ -77,7 +78,7 @@ impl Snapshot {
             }
             return Ok(snapshot);
         }
-        let snapshot = Self::hashed(File::open(path).map_err(unreadable)?)?;
+        let snapshot = Self::hashed(files::open_file(path).map_err(unreadable)?)?;
         if keep {
             let to = folder.join(snapshot.sha256.to_string());
             // A link where it can be one: a snapshot has hundreds of MiB, and signing hashes it again.
@@ -194,7 +195,7 @@ impl Reading {
 /// The kept snapshot with this digest.
 pub(super) fn kept(folder: &Path, sha256: &Digest) -> Result<Snapshot, String> {
     let path: PathBuf = folder.join(sha256.to_string());
-    let file = File::open(&path).map_err(|error| format!("snapshot {sha256} is not in staging: {error}"))?;
+    let file = files::open_file(&path).map_err(|error| format!("snapshot {sha256} is not in staging: {error}"))?;
     let snapshot = Snapshot::hashed(file)?;
     match snapshot.sha256 == *sha256 {
         true => Ok(snapshot),
