@@ -64,11 +64,15 @@ impl Gate {
     pub fn load(recipe: Option<&Path>, policy: Option<&Path>, waivers: Option<&Path>) -> Self {
         let beside =
             |name: &str| recipe.and_then(beside_servers).map(|folder| folder.join(name)).filter(|path| is_there(path));
-        let policy = policy.map(Path::to_owned).or_else(|| beside("policy.yaml"));
-        let waivers = waivers.map(Path::to_owned).or_else(|| beside("waivers.yaml"));
         let mut gate = Self::default();
-        for (file, is_policy) in [(policy, true), (waivers, false)] {
-            let Some(file) = file else { continue };
+        for (named, name, is_policy) in [(policy, "policy.yaml", true), (waivers, "waivers.yaml", false)] {
+            if named.is_none()
+                && let Some(other) = beside(&other_name(name))
+            {
+                let message = format!("is not read; call it {name}, or remove it");
+                gate.broken.push(at_start(&other.display().to_string(), message));
+            }
+            let Some(file) = named.map(Path::to_owned).or_else(|| beside(name)) else { continue };
             let shown = file.display().to_string();
             match (read(&file), is_policy) {
                 (Ok(text), true) => gate.set_policy(text, &shown),
@@ -185,6 +189,11 @@ impl Gate {
             waivers.value.apply(recipe, self.policy(), now, findings);
         }
     }
+}
+
+/// How people also write the name of such a file; as nothing reads it, it would look like no policy.
+pub(crate) fn other_name(name: &str) -> String {
+    name.replace(".yaml", ".yml")
 }
 
 /// The folder that holds `servers/`, if `recipe` lies in such a one.

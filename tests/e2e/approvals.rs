@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::desk::{Desk, head_version, statement, verify};
 
 pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("approvals::a_policy_that_is_called_otherwise", a_policy_that_is_called_otherwise);
     suite.plain("approvals::policy_and_waivers_need_them_too", policy_and_waivers_need_them_too);
     suite.plain("approvals::a_policy_may_need_more_of_them", a_policy_may_need_more_of_them);
     suite.plain("approvals::a_reviewed_history_begins_somewhere", a_reviewed_history_begins_somewhere);
@@ -286,4 +287,16 @@ fn a_listed_signature_is_one() {
     assert_eq!(attempts.as_object().unwrap().len(), 3, "{attempts}");
     let source = &statement(&registry.site(), "signed")["predicate"]["source"];
     assert_eq!((source.get("pull_request"), &source["approvals"]), (None, &json!(["security@example.com"])));
+}
+
+/// Nothing reads a `policy.yml`, which whoever wrote it does not know.
+fn a_policy_that_is_called_otherwise() {
+    let desk = Desk::new(Kind::Github);
+    let (registry, forge) = (&desk.registry, &desk.forge);
+    let signing = Signing::new(registry);
+    let dora = forge.clone_as("dora");
+    desk.change(&dora, "policy.yml", "reviewers: {minimum: 3}\n", &["sec"]);
+    desk.accept(&dora, "hello", "1.0.0", Merge::Squash);
+    signing.once(forge).exits(1).says("policy.yml of the branch is not read; call it policy.yaml");
+    assert_eq!(head_version(&registry.site()), 0);
 }

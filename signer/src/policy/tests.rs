@@ -239,6 +239,15 @@ fn a_broken_file_is_a_finding_and_never_passed_over() {
         assert!(checked.findings.to_string().contains("cannot be read"), "{}", checked.findings);
         assert!(checked.findings.has_errors());
     }
+    // Neither is one that would be overlooked.
+    for name in ["policy.yml", "waivers.yml"] {
+        let place = Place::new();
+        let path = place.recipe("");
+        fs::write(place.path(name), "reviewers: {minimum: 3}\n").unwrap();
+        let gate = Gate::load(Some(&path), None, None);
+        let found = check(&path, &CheckOptions { gate, ..place.options() }).unwrap().findings.to_string();
+        assert!(found.contains("is not read; call it ") && found.contains("[policy-file]"), "{found}");
+    }
     // Only beside a folder that is called servers.
     let elsewhere = place.path("policy.yaml").with_file_name("files").join("hello.yaml");
     assert!(Gate::load(Some(&elsewhere), None, None).is_empty());

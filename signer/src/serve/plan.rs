@@ -15,6 +15,7 @@ use mcpfs_trust::verify;
 use crate::bundle::LOCK_BYTES;
 use crate::files::{self, FileError};
 use crate::mirror::{Blob, GitError, Mirror};
+use crate::policy::other_name;
 use crate::recipe::Recipe;
 use crate::site::state::Published;
 use crate::site::{Site, SiteError};
@@ -36,6 +37,8 @@ pub enum PlanError {
     Site(#[from] SiteError),
     #[error("{path} of the branch is a link, no file, or too large; it must be a file, or absent")]
     NotAFile { path: String },
+    #[error("{found} of the branch is not read; call it {wanted}, or remove it")]
+    Misnamed { found: String, wanted: &'static str },
 }
 
 /// The tip's own files, in a folder that only this pass uses.
@@ -84,7 +87,12 @@ impl Tip {
         let servers = folder.path().join(SERVERS);
         std::fs::create_dir(&servers).map_err(FileError::write(&servers))?;
         let (mut recipes, mut beside, inside) = (Vec::new(), Vec::new(), format!("{SERVERS}/"));
-        for blob in mirror.files(commit, SERVERS, &BESIDE)? {
+        let misnamed = BESIDE.map(other_name);
+        let named: Vec<&str> = BESIDE.into_iter().chain(misnamed.iter().map(String::as_str)).collect();
+        for blob in mirror.files(commit, SERVERS, &named)? {
+            if let Some(index) = misnamed.iter().position(|name| *name == blob.path) {
+                return Err(PlanError::Misnamed { found: blob.path, wanted: BESIDE[index] });
+            }
             let recipe = blob.path.starts_with(&inside) && blob.path.ends_with(".yaml");
             if !recipe && !BESIDE.contains(&blob.path.as_str()) {
                 continue;
