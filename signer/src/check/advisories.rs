@@ -319,6 +319,13 @@ impl Answers {
                 }
             }
         }
+        if !self.is_empty() || policy.is_some() {
+            for (platform, _) in dependencies.iter().filter(|(_, inventory)| inventory.packages.is_empty()) {
+                let message = "lists no package, so nothing was asked; what is inside its files is not known";
+                let fix = "ship it with its lockfile or package metadata, or look at what it was built from";
+                found(&rules::ADVISORIES_NOTHING, &platform.to_string(), message.to_owned(), fix.to_owned());
+            }
+        }
         let at = |finding: Finding| finding.at(recipe.file(), Some(place));
         let (denied, others): (Vec<Hit>, Vec<Hit>) =
             self.vulnerabilities().into_iter().partition(|hit| Vulnerabilities::denies(policy, hit.level));

@@ -105,6 +105,8 @@ pub struct Inventory {
     unreadable: Vec<(String, String)>,
     /// Packages below `node_modules` that no lockfile names.
     unlisted: Vec<String>,
+    /// Packages that are not what their lockfile says, with how.
+    differs: Vec<(String, String)>,
 }
 
 impl Ecosystem {
@@ -178,7 +180,15 @@ impl Inventory {
         let (mut javascript, mut go) = (javascript::Files::default(), BTreeMap::<String, go::Files>::new());
         for id in (1..tree.len()).map(NodeId) {
             let Some(node) = tree.node(id) else { continue };
-            let Kind::File { size, .. } = node.kind else { continue };
+            let size = match node.kind {
+                Kind::File { size, .. } => size,
+                // What it leads to is loaded as packages, and not listed as such.
+                Kind::Link { .. } if node.name == "node_modules" => {
+                    inventory.unlisted.push(tree.path(id));
+                    continue;
+                }
+                _ => continue,
+            };
             if size >= 64 {
                 inventory.program(&tree.path(id), size, &mut |limit| content(id, limit));
             }
@@ -343,6 +353,11 @@ impl Inventory {
             &rules::DEPENDENCY_UNLISTED,
             "install with npm ci, and ship node_modules/.package-lock.json (or the lockfile of yarn or pnpm)",
             unlisted.collect(),
+        );
+        all(
+            &rules::DEPENDENCY_DIFFERS,
+            "install anew with npm ci; a list that names something else hides what is there",
+            self.differs.clone(),
         );
         let scripts = self.packages.iter().filter(|package| package.install_script);
         let scripts =

@@ -130,7 +130,7 @@ impl<'a> Report<'a> {
 
 fn text(checked: &Checked) -> String {
     let mut text = format!("{}\n", checked.findings);
-    for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
+    for (platform, inventory) in &checked.dependencies {
         let _ = writeln!(text, "dependencies ({platform}): {}", inventory.counts());
     }
     if let Some(known) = known(checked) {
@@ -216,6 +216,9 @@ fn lines(text: &mut String, mark: &str, list: &Paths) {
 impl Inventory {
     /// `93 npm packages, 2 pypi packages`
     fn counts(&self) -> String {
+        if self.packages.is_empty() {
+            return "the artefact lists none".to_owned();
+        }
         let count = |name| self.packages.iter().filter(|package| package.ecosystem == name).count();
         let counts = Ecosystem::ALL.map(|name| (count(name), name));
         let counts = counts.into_iter().filter(|(count, _)| *count > 0);

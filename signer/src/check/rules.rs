@@ -75,6 +75,7 @@ rules! {
     PUBLISHED = "published", Error, "The site that the release is compared with can be read and verifies.";
     DEPENDENCY_UNREADABLE = "dependency-unreadable", Warning, "Lockfiles and package metadata in the artefact can be read.";
     DEPENDENCY_UNLISTED = "dependency-unlisted", Warning, "Each package below node_modules stands in its lockfile.";
+    DEPENDENCY_DIFFERS = "dependency-differs", Warning, "Each package below node_modules is the one that its lockfile names there.";
     INSTALL_SCRIPT = "install-script", Warning, "No dependency runs a script when it is installed.";
     NATIVE_CODE = "native-code", Note, "The artefact holds no machine code.";
     CAPABILITY_NEW = "capability-new", Warning, "No package can do more than in the published version: network, exec, write, eval, native, environment.";
@@ -87,6 +88,7 @@ rules! {
     ADVISORIES_SNAPSHOT = "advisories-snapshot", Error, "A snapshot of advisories is pinned, readable, not empty and not too old.";
     ADVISORIES_UNKNOWN = "advisories-unknown", Error, "A look-up of advisories was answered, for every package.";
     ADVISORIES_UNCOVERED = "advisories-uncovered", Error, "Where advisories are asked, the packages of every ecosystem are asked about.";
+    ADVISORIES_NOTHING = "advisories-nothing", Warning, "Where advisories are asked, an artefact lists packages to ask about.";
     NATIVE_PLATFORM = "native-platform", Warning, "An artefact with machine code is for a named platform.";
     RUN_IMPOSSIBLE = "run-impossible", Error, "A trial that is asked for can be made here.";
     RUN_SKIPPED = "run-skipped", Warning, "Everything that a trial is asked for is tried.";

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::check::report::{Format, report};
 use crate::check::tests::{Place, now};
 use crate::check::{CheckOptions, Checked, check, ingest};
 use crate::policy::Gate;
@@ -101,6 +102,27 @@ fn a_vulnerable_package_is_refused() {
         )
         .is_empty()
     );
+}
+
+/// "None known" is not said of what nobody could ask about.
+#[test]
+fn an_artefact_that_lists_nothing_is_told() {
+    let nothing = "warning any: lists no package, so nothing was asked; what is inside its files is not known \
+                   [advisories-nothing]";
+    let place = Place::new();
+    let (path, digest) = zipped(&place, &[lodash()]);
+    let checked = check(&place.recipe(""), &options(&place, &path, Some(digest), "", "")).unwrap();
+    assert_eq!(said(&checked), [nothing]);
+    // Where nobody asked, no rule demands it, and the report says that there is no list.
+    let checked = check(&place.recipe(""), &place.options()).unwrap();
+    assert!(said(&checked).is_empty());
+    for (format, line) in [
+        (Format::Text, "dependencies (any): the artefact lists none"),
+        (Format::Markdown, "- **Dependencies:** `any` the artefact lists none"),
+    ] {
+        let text = report(format, "hello.yaml", &checked);
+        assert!(text.contains(line), "{text}");
+    }
 }
 
 #[test]

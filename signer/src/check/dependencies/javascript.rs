@@ -1,7 +1,9 @@
 //! Packages of npm, by the lockfiles of npm, Yarn and pnpm.
 //!
 //! npm's own lockfile names the folder of each package. Those of Yarn and pnpm name packages only, so a
-//! package that is installed stands in one if its `package.json` has a name and version that it lists.
+//! package that is installed stands in one if its `package.json` has a name and version that it lists. Where npm's lockfile
+//! and the package itself say different things, both are listed: whoever wrote the lockfile may want
+//! another version to be asked about than the one that is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +42,9 @@ struct Manifest {
     version: String,
     license: Option<serde_json::Value>,
 }
+
+/// Name and version that npm's lockfiles give for a folder.
+type Claims = BTreeMap<String, (String, String)>;
 
 /// Files that were found, by the folder of their project.
 #[derive(Debug, Default)]
@@ -89,11 +94,11 @@ impl Files {
 
 impl Inventory {
     pub(super) fn javascript(&mut self, files: Files, content: &mut Content<'_>) {
-        let mut listed: BTreeSet<String> = BTreeSet::new();
+        let (mut listed, mut claims) = (BTreeSet::<String>::new(), Claims::new());
         for (root, (_, path, id)) in &files.npm {
             let locked = content(*id, LOCKFILE_BYTES + 1).and_then(|bytes| lockfile(&bytes));
             match locked {
-                Ok(locked) => self.npm(root, locked, &mut listed),
+                Ok(locked) => self.npm(root, locked, &mut listed, &mut claims),
                 Err(reason) => self.unreadable.push((path.clone(), reason)),
             }
         }
@@ -108,21 +113,45 @@ impl Inventory {
                 Err(reason) => self.unreadable.push((path.clone(), reason)),
             }
         }
-        self.unlisted = files.installed.into_keys().filter(|folder| !listed.contains(folder)).collect();
+        self.compare(&claims, &files.installed, content);
+        self.unlisted.extend(files.installed.into_keys().filter(|folder| !listed.contains(folder)));
     }
 
-    fn npm(&mut self, root: &str, locked: Lockfile, listed: &mut BTreeSet<String>) {
+    fn npm(&mut self, root: &str, locked: Lockfile, listed: &mut BTreeSet<String>, claims: &mut Claims) {
         for (path, one) in locked.packages {
             // "" is the project itself; a link is listed where it leads to.
             let Some((_, last)) = path.rsplit_once("node_modules/") else { continue };
             if one.link {
                 continue;
             }
-            listed.insert(if root.is_empty() { path.clone() } else { format!("{root}/{path}") });
+            let folder = if root.is_empty() { path.clone() } else { format!("{root}/{path}") };
             let (name, version) = (one.name.as_deref().unwrap_or(last), one.version.as_deref().unwrap_or(UNKNOWN));
+            listed.insert(folder.clone());
+            claims.insert(folder, (name.to_owned(), version.to_owned()));
             let licence = one.license.as_ref().and_then(npm_licence).map(|text| bounded(&text));
             let install_script = one.has_install_script;
             self.add(&path, Ecosystem::Npm, (name, version), |package| Package { licence, install_script, ..package });
+        }
+    }
+
+    /// Packages that say of themselves that they are others than npm's lockfile names in their folders.
+    fn compare(&mut self, claims: &Claims, installed: &BTreeMap<String, NodeId>, content: &mut Content<'_>) {
+        for (folder, id) in installed {
+            let Some((name, version)) = claims.get(folder) else { continue };
+            let manifest = content(*id, MANIFEST_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let Some(Manifest { name: own, version: own_version, license }) = manifest else { continue };
+            if own == *name && plain(&own_version) == plain(version) {
+                continue;
+            }
+            let is = |name: &str, version: &str| format!("{} {}", bounded(name), bounded(version));
+            let message = format!(
+                "says that it is {}, and the lockfile that it is {}",
+                is(&own, &own_version),
+                is(name, version)
+            );
+            self.differs.push((folder.clone(), message));
+            let licence = license.as_ref().and_then(npm_licence).map(|text| bounded(&text));
+            self.add(folder, Ecosystem::Npm, (&own, &own_version), |package| Package { licence, ..package });
         }
     }
 
@@ -162,6 +191,12 @@ impl Inventory {
             self.add(path, Ecosystem::Npm, (&name, &version), |package| Package { licence, install_script, ..package });
         }
     }
+}
+
+/// A version without what npm leaves out of its lockfile.
+fn plain(version: &str) -> &str {
+    let version = version.trim().trim_start_matches(['v', '=']).trim_start();
+    version.split('+').next().unwrap_or(version)
 }
 
 /// `…/node_modules/x` or `…/node_modules/@scope/x`.

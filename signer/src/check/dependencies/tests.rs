@@ -199,3 +199,34 @@ fn a_program_that_cannot_be_read_is_told() {
     assert!(said[0].starts_with("bin/server: is an ELF file that cannot be read: "), "{said:?}");
     assert!(said[0].ends_with("[dependency-unreadable]"), "{said:?}");
 }
+
+/// A list of npm's that names another version than the one that is there would have that one asked about.
+#[test]
+fn a_lockfile_that_lies_hides_nothing() {
+    let place = place();
+    place.write("hello/node_modules/zod/package.json", br#"{"name": "zod", "version": "3.0.0"}"#, 0o644);
+    place.write("hello/node_modules/none/package.json", br#"{"name": "lodash", "version": "v1.0.0"}"#, 0o644);
+    // Only written otherwise.
+    place.write("hello/node_modules/@s/native/package.json", br#"{"name": "@s/native", "version": "v2.0.0+1"}"#, 0o644);
+    let said = said(&place, "");
+    let differs: Vec<&String> = said.iter().filter(|one| one.ends_with("[dependency-differs]")).collect();
+    assert_eq!(
+        differs,
+        [
+            "node_modules/none: says that it is lodash v1.0.0, and the lockfile that it is none 1.0.0 [dependency-differs]",
+            "node_modules/zod: says that it is zod 3.0.0, and the lockfile that it is zod 4.1.0 [dependency-differs]",
+        ]
+    );
+    let ids = ids(&place);
+    for listed in ["npm:lodash@v1.0.0", "npm:none@1.0.0", "npm:zod@3.0.0", "npm:zod@4.1.0"] {
+        assert!(ids.contains(&listed.to_owned()), "{listed}: {ids:?}");
+    }
+}
+
+#[test]
+fn a_link_called_node_modules_is_told() {
+    let place = Place::new();
+    place.write("hello/lib/deps/zod/package.json", br#"{"name": "zod", "version": "3.0.0"}"#, 0o644);
+    std::os::unix::fs::symlink("lib/deps", place.path("files/hello/node_modules")).unwrap();
+    assert!(said(&place, "").contains(&"node_modules: stands in no lockfile [dependency-unlisted]".to_owned()));
+}

@@ -34,7 +34,7 @@ pub(super) fn report(file: &str, checked: &Checked) -> String {
     if let Some(recipe) = &checked.recipe {
         signed(&mut page, recipe, checked.artefacts());
     }
-    for (platform, inventory) in checked.dependencies.iter().filter(|(_, one)| !one.packages.is_empty()) {
+    for (platform, inventory) in &checked.dependencies {
         page.line(&format!("- **Dependencies:** {} {}", code(platform.as_str()), inventory.counts()));
     }
     if let Some(known) = super::known(checked) {
