@@ -147,13 +147,13 @@ pub fn main() -> ExitCode {
         .init();
     let cli = Cli::parse();
     if let Err(error) = crate::descriptors::close_on_exec() {
-        eprintln!("mcpfs-signer: cannot keep open files from the programs it starts: {error}; is /proc mounted?");
+        tell!("mcpfs-signer: cannot keep open files from the programs it starts: {error}; is /proc mounted?");
         return ExitCode::from(1);
     }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mcpfs-signer: {error:#}");
+            tell!("mcpfs-signer: {error:#}");
             ExitCode::from(exit_code(&error))
         }
     }

@@ -211,6 +211,9 @@ fn files(
 
 fn entry(site: &Site, root: &TrustRoot, name: &ServerName) -> Result<Verified<Entry>, SiteError> {
     let published = site.published(root)?;
+    if published.head.is_none() {
+        return Err(SiteError::NothingPublished { place: site.place() });
+    }
     site.entry(&published, name)?.ok_or_else(|| SiteError::NoServer { name: name.clone() })
 }
 

@@ -10,6 +10,15 @@
 //! one door ([`key::sign`]) and publishes by [`site::publish`], which verifies the new state
 //! with `mcpfs-trust` as a host would before the head moves. Keys stay in their token; no
 //! code here writes key material.
+/// A line for people on stderr. That nobody reads it any more (`2>&1 | head`) must not end, half way, what
+/// it tells about: `eprintln` would.
+macro_rules! tell {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _nobody_reads = writeln!(std::io::stderr(), $($line)*);
+    }};
+}
+
 mod aws;
 pub mod bundle;
 pub mod check;

@@ -60,7 +60,7 @@ impl Progress {
         match &self.0 {
             // A terminal that went away is no reason to stop.
             Kind::Bars(bars) => drop(bars.println(line)),
-            Kind::Lines => eprintln!("{line}"),
+            Kind::Lines => tell!("{line}"),
             Kind::Silent => {}
         }
     }
@@ -92,7 +92,7 @@ impl Task {
                 Unit::Bytes => (format!("{} MiB", done >> 20), format!("{} MiB", self.total >> 20)),
                 Unit::Items => (done.to_string(), self.total.to_string()),
             };
-            eprintln!("{:<10} {done} of {total}", self.what);
+            tell!("{:<10} {done} of {total}", self.what);
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("words::a_source_is_exact_and_no_option", a_source_is_exact_and_no_option);
     suite.plain("words::a_host_is_asked_only_if_it_is_listed", a_host_is_asked_only_if_it_is_listed);
     suite.plain("words::of_a_command_that_is_wrong", of_a_command_that_is_wrong);
+    suite.plain("words::nobody_hears", nobody_hears);
 }
 
 fn bundle(quick: &Quick, source: &str) -> Run {
@@ -69,4 +70,30 @@ fn of_a_command_that_is_wrong() {
     let ran = quick.publishing("rebuild", "elsewhere").args(["--git", ".", "--log"]).arg(quick.path("site/log"));
     let ran = ran.env("GIT_CEILING_DIRECTORIES", "/").arg("--artefacts").arg(quick.path("artefacts")).exits(1);
     assert!(ran.stderr.contains("not a git repository") && !ran.stderr.contains("\\n"), "{ran}");
+}
+
+/// `2>&1 | head`: what it does is done to the end, although nobody reads what it says.
+fn nobody_hears() {
+    let quick = Quick::new();
+    let site = quick.site();
+    let recipe = quick.recipe("hello", "1.0.0", &[("a.txt", b"a")]);
+    // A pipe whose reader has ended.
+    let deaf = "exec 3> >(:); wait $!; exec \"$@\" >&3 2>&3";
+    let release = ["release", "--site", &site, "--head-key", "demo:head", "--key", "demo:release"];
+    Run::new(mcpfs_tests::scratch::need("bash", "bash"))
+        .args(["-c", deaf, "bash"])
+        .arg(mcpfs_tests::binaries::bin("mcpfs-signer"))
+        .args(release)
+        .arg("--trust")
+        .arg(quick.trust())
+        .arg("--file-root")
+        .arg(quick.path("artefacts"))
+        .arg(recipe)
+        .env("MCPFS_SIGNER_STATE", quick.path("state"))
+        .ok();
+    assert_eq!(quick.verify(&site).code, 0);
+    assert!(quick.path("site/index.html").exists(), "also what comes last");
+    // And what is not there is told as it is.
+    quick.looking(&["inspect", "hello"], "elsewhere").exits(1).says("holds no published site");
+    quick.looking(&["inspect", "head"], "s3:/bucket").exits(2).says("is not a site");
 }

@@ -108,10 +108,10 @@ fn source(cli: &Cli, args: &Bundle, url: &str, source: &Source) -> anyhow::Resul
     .with_context(|| not_written(&args.out))?;
     if let (Some(path), Some(text)) = (&new_lock, gathered.lock()) {
         files::write_durably(path, text.as_bytes(), false)?;
-        eprintln!("lock       {} (commit it beside the recipe)", path.display());
+        tell!("lock       {} (commit it beside the recipe)", path.display());
     }
     for note in made.built.notes.iter().chain(&made.built.native) {
-        eprintln!("note       {note}");
+        tell!("note       {note}");
     }
     let platform = if made.is_native { order.platform.clone() } else { Platform::any() };
     let lock = args.lock.as_ref().or(new_lock.as_ref());

@@ -33,7 +33,7 @@ pub(super) fn at_site(
         let (action, request) = (action.to_owned(), request.to_owned());
         let row = Row { time: Some(now), action, request, reason: Some(reason), ..Row::default() };
         if let Err(journal) = state.refuse(row) {
-            eprintln!("mcpfs-signer: this refusal could not be noted: {:#}", anyhow::Error::from(journal));
+            tell!("mcpfs-signer: this refusal could not be noted: {:#}", anyhow::Error::from(journal));
         }
     }
     result

@@ -39,11 +39,11 @@ pub(super) fn deps(cli: &Cli, args: &Deps) -> anyhow::Result<()> {
         Some(trust) => carriers(&site, &trust_cmd::read(trust)?, &args.package, args.all, &shown(cli))?,
         None => {
             let indexed = indexed(&site, &args.package)?;
-            eprintln!(
+            tell!(
                 "warning    this is the site's index, which is not signed; --trust FILE asks what the head vouches for"
             );
             for name in &indexed.unlisted {
-                eprintln!("warning    {name}: its packages are not all listed; --trust FILE reads its files");
+                tell!("warning    {name}: its packages are not all listed; --trust FILE reads its files");
             }
             indexed.found
         }

@@ -98,7 +98,7 @@ pub(super) fn keys(cli: &Cli, keyring: &mut Keyring, command: &Keys) -> anyhow::
             let facts = trust_cmd::generate(keyring, &uri, *algorithm)?;
             print_key(cli, &facts);
             if !cli.json {
-                eprintln!("Next: mcpfs-signer keys prove --key '{uri}', then mcpfs-signer trust init");
+                tell!("Next: mcpfs-signer keys prove --key '{uri}', then mcpfs-signer trust init");
             }
         }
         Keys::List { uri } => {
@@ -164,7 +164,7 @@ pub(super) fn trust(cli: &Cli, keyring: &mut Keyring, command: &Trust) -> anyhow
             let facts = json!({"file": args.out, "registry": root.registry, "version": root.version});
             print(cli, &facts, || trust_cmd::describe(&root));
             if !cli.json {
-                eprintln!(
+                tell!(
                     "Wrote {}. Next: put it on each host as /etc/mcpfs/trust.json, owned by root and writable by nobody \
                      else, by package or configuration management; then publish: mcpfs-signer release servers/NAME.yaml \
                      --site DIR --trust {}",

@@ -315,7 +315,7 @@ pub(super) fn origin(recipe: &Path, staging: &Staging) -> anyhow::Result<Origin>
         anyhow::bail!("{} is not the recipe that was checked; check it again", recipe.display());
     }
     if let Some(warning) = &origin.warning {
-        eprintln!("warning    {warning}");
+        tell!("warning    {warning}");
     }
     Ok(origin)
 }

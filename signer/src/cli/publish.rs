@@ -87,7 +87,7 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
         let options = args.how.options(&args.file, Some(registry), known, published)?;
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
-                eprintln!("{findings}");
+                tell!("{findings}");
                 return Err(ReleaseError::Findings { file, findings }.into());
             }
             other => other?,
@@ -116,7 +116,7 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
         let staging = staging?;
         staging.demand(&gate, args.record)?;
         if args.record.is_none() && !staging.record.observations.is_empty() {
-            eprintln!(
+            tell!(
                 "warning    the check's observations are taken on trust; if this folder was carried here, pin what check \
                  printed: --record SHA256"
             );
@@ -149,7 +149,7 @@ fn one_line(text: &str) -> Result<String, SiteError> {
 }
 
 pub(super) fn show_findings(findings: &Findings) {
-    eprintln!("{findings}");
+    tell!("{findings}");
 }
 
 pub(super) fn print_released(cli: &Cli, released: &Released, site: &SiteArgs) {

@@ -44,7 +44,7 @@ pub(super) fn serve(cli: &Cli, args: &Serve) -> anyhow::Result<()> {
     if let Some(tip) = args.accept_tip.as_ref().filter(|tip| !is_commit_id(tip)) {
         return Err(Usage(format!("{tip:?} is not a full commit id")).into());
     }
-    let (clock, say) = (|| now().ok(), |text: &str| eprintln!("mcpfs-signer: {text}"));
+    let (clock, say) = (|| now().ok(), |text: &str| tell!("mcpfs-signer: {text}"));
     match args.once || args.accept_tip.is_some() {
         true => serve::once(&args.config, clock, say, args.accept_tip.as_deref())?,
         false => serve::run(&args.config, clock, say)?,

@@ -44,7 +44,7 @@ struct Story {
 impl Story {
     fn line(&self, label: &str, text: &str) {
         let line = format!("{:5.1} {label:<9}{text}\n", self.started.elapsed().as_secs_f64());
-        if self.json { eprint!("{line}") } else { print_text(&line) }
+        if self.json { tell!("{}", line.trim_end()) } else { print_text(&line) }
     }
 }
 
@@ -59,13 +59,13 @@ pub(super) fn try_out(cli: &Cli, args: &Try) -> anyhow::Result<()> {
     let today = now()?;
     let (released, findings) = match tryout::publish(&place, &recipe, &options, today) {
         Err(TryError::Release(ReleaseError::Findings { file, findings })) => {
-            eprintln!("{findings}");
+            tell!("{findings}");
             return Err(ReleaseError::Findings { file, findings }.into());
         }
         other => other?,
     };
     if !findings.all().is_empty() {
-        eprintln!("{findings}");
+        tell!("{findings}");
     }
     story.line(
         "sign",

@@ -36,7 +36,8 @@ impl Address {
     /// `Address` for another scheme, or a bucket or prefix that cannot be one.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
         let Some(rest) = text.strip_prefix("s3://") else {
-            return match text.contains("://") || text.is_empty() {
+            // A slash too few would make a folder called "s3:".
+            return match text.contains("://") || text.starts_with("s3:") || text.is_empty() {
                 true => Err(StoreError::Address(text.to_owned())),
                 false => Ok(Self::Folder(text.into())),
             };
@@ -75,7 +76,17 @@ mod tests {
             assert_eq!(address.to_string(), shown);
         }
         assert_eq!(Address::parse("/srv/mcp").unwrap(), Address::Folder("/srv/mcp".into()));
-        for text in ["", "s3://", "s3:///x", "s3://b//x", "s3://b/../x", "s3://u:p@b/x", "https://example.com/"] {
+        for text in [
+            "",
+            "s3://",
+            "s3:///x",
+            "s3://b//x",
+            "s3://b/../x",
+            "s3://u:p@b/x",
+            "s3:/b",
+            "s3:b",
+            "https://example.com/",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }
