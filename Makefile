@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN = $(CURDIR)/target/debug
 DEMO = $(CURDIR)/target/demo
 
-.PHONY: help demo demo-clean test check fmt bench fuzz setup yara release
+.PHONY: help demo demo-clean test check fmt bench fuzz setup yara release package
 
 help:
 	@echo 'make demo        the whole story in about a minute, below target/demo'
@@ -14,6 +14,7 @@ help:
 	@echo 'make check       format, lints and documentation'
 	@echo 'make yara        build and test mcpfs-yara, the engine for patterns (twenty minutes)'
 	@echo 'make release     all programs, optimised: target/release and target/yara/release'
+	@echo 'make package     .deb and .rpm of the host'"'"'s side: target/packages'
 	@echo 'make bench       measure against the native file system'
 	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer; FUZZ_TARGETS=signer/tar for one)'
 	@echo 'make setup       only install what the tests need'
@@ -66,6 +67,13 @@ yara:
 release:
 	$(CARGO) build --release --locked -p mcpfs -p mcpfs-signer
 	$(YARA_CARGO) build --release --locked --manifest-path signer/yara/Cargo.toml
+
+# One layout for both; lintian's silence is part of it.
+package:
+	@tests/setup test
+	$(CARGO) build --release --locked -p mcpfs -p mcpfs-packaging
+	packaging/build target/release target/packages
+	lintian --allow-root --fail-on error,warning target/packages/*.deb
 
 bench:
 	@tests/setup bench

@@ -145,6 +145,11 @@ impl Global {
     }
 }
 
+/// The command line as a tree, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs `mcpfs` with these arguments.
 pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {

@@ -41,6 +41,7 @@ mod launch;
 mod launches;
 mod mirrors;
 mod oci;
+mod packages;
 mod pages;
 mod parts;
 mod patterns;
@@ -70,6 +71,7 @@ mod zoo;
 fn main() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
     let mut suite = Suite::new();
+    packages::register(&mut suite);
     pages::register(&mut suite);
     parts::register(&mut suite);
     policy::register(&mut suite);

@@ -1,8 +1,9 @@
 //! The real unit under real systemd: what it starts, keeps, replaces and takes away. Root only.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,6 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {
         return;
     }
+    suite.plain("systemd::a_machine_changes_nothing_outside", a_machine_changes_nothing_outside);
     suite.plain("systemd::it_starts_reloads_and_stops", it_starts_reloads_and_stops);
     suite.plain("systemd::nobody_notices_what_happens_to_it", nobody_notices_what_happens_to_it);
     suite.plain("systemd::what_a_lost_store_leaves_is_cleared", what_a_lost_store_leaves_is_cleared);
@@ -29,13 +31,13 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("systemd::the_units_are_sound", the_units_are_sound);
 }
 
-const UNIT: &str = "mcpfs.service";
+pub(crate) const UNIT: &str = "mcpfs.service";
 const TOKEN: &str = "a-token-that-only-root-reads";
 
 /// A machine with mcpfs installed as a package would, and a web server with the registry's site.
-struct Installed {
-    machine: Machine,
-    registry: Arc<Registry>,
+pub(crate) struct Installed {
+    pub(crate) machine: Machine,
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl Installed {
@@ -53,7 +55,7 @@ impl Installed {
         installed
     }
 
-    fn main_pid(&self) -> u32 {
+    pub(crate) fn main_pid(&self) -> u32 {
         self.machine.property(UNIT, "MainPID").parse().unwrap()
     }
 
@@ -67,24 +69,24 @@ impl Installed {
     }
 
     /// Its number, as soon as a process other than `before` is ready.
-    fn another_than(&self, before: u32) -> u32 {
+    pub(crate) fn another_than(&self, before: u32) -> u32 {
         wait_for("another supervisor", || {
             let ready = self.machine.property(UNIT, "ActiveState") == "active";
             Some(self.main_pid()).filter(|&pid| ready && pid != 0 && pid != before)
         })
     }
 
-    fn session(&self) -> McpClient {
+    pub(crate) fn session(&self) -> McpClient {
         let mut session = McpClient::start_with(self.machine.command("/mcp/hello/run"));
         assert_eq!(session.initialize()["serverInfo"]["version"], "1.1.0");
         session
     }
 
-    fn journal(&self) -> String {
+    pub(crate) fn journal(&self) -> String {
         self.machine.journal(UNIT)
     }
 
-    fn mcpfs<const N: usize>(&self, args: [&str; N]) -> Run {
+    pub(crate) fn mcpfs<const N: usize>(&self, args: [&str; N]) -> Run {
         self.machine.run("mcpfs").args(args)
     }
 }
@@ -97,7 +99,7 @@ impl Drop for Installed {
     }
 }
 
-fn write(file: &Path, text: &str) {
+pub(crate) fn write(file: &Path, text: &str) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(file, text).unwrap();
 }
@@ -114,6 +116,13 @@ fn fill(root: &Path, registry: &Registry) {
     }
     fs::create_dir_all(root.join("usr/bin")).unwrap();
     install(&root.join("usr/bin/mcpfs"));
+    serve_site(root, registry);
+    configure(&root.join("etc/mcpfs"), "http://127.0.0.1/", "");
+    fs::copy(registry.trust(), root.join("etc/mcpfs/trust.json")).unwrap();
+}
+
+/// A web server with the registry's site, on port 80, and on port 81 for those who have the token.
+pub(crate) fn serve_site(root: &Path, registry: &Registry) {
     fs::create_dir(root.join("srv")).unwrap();
     copy_dir(&registry.site(), &root.join("srv/site"));
     let site = |port: u16, more: &str| {
@@ -121,8 +130,6 @@ fn fill(root: &Path, registry: &Registry) {
     };
     let closed = format!("if ($http_authorization != \"Bearer {TOKEN}\") {{ return 401; }}");
     write(&root.join("etc/nginx/sites-enabled/default"), &(site(80, "") + &site(81, &closed)));
-    configure(&root.join("etc/mcpfs"), "http://127.0.0.1/", "");
-    fs::copy(registry.trust(), root.join("etc/mcpfs/trust.json")).unwrap();
 }
 
 fn configure(etc: &Path, url: &str, more: &str) {
@@ -155,7 +162,7 @@ impl Drop for Until<'_> {
 }
 
 /// Does things to the service, one after the other, while others read, launch and talk: none of them may fail.
-fn under_load(on: &Installed, things: &[(&str, &dyn Fn())]) {
+pub(crate) fn under_load(on: &Installed, things: &[(&str, &dyn Fn())]) {
     let (tree, source) = (on.machine.path("/mcp/hello/1.1.0/tree"), on.registry.artefacts().join("hello-1.1.0"));
     let files = files_below(&source);
     let mut session = on.session();
@@ -196,6 +203,47 @@ fn under_load(on: &Installed, things: &[(&str, &dyn Fn())]) {
     drop(held);
     on.mcpfs(["status"]).ok().says("passthrough");
     on.mcpfs(["audit", "verify"]).ok();
+}
+
+/// The kernel's settings that are not a namespace's own, and are no counters.
+fn settings() -> BTreeMap<PathBuf, String> {
+    fn walk(dir: &Path, into: &mut BTreeMap<PathBuf, String>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            match entry.file_type().unwrap().is_dir() {
+                true => walk(&path, into),
+                false => drop(fs::read_to_string(&path).map(|text| into.insert(path, text))),
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    for part in ["fs", "kernel", "vm", "user"] {
+        walk(&Path::new("/proc/sys").join(part), &mut found);
+    }
+    let counts = ["-nr", "-state", "_last_pid", "/pty/nr", "/random/", "/stat_refresh"];
+    found.retain(|path, _| !counts.iter().any(|word| path.to_string_lossy().contains(word)));
+    found
+}
+
+fn a_machine_changes_nothing_outside() {
+    let before = settings();
+    let machine = Machine::boot(|_| ());
+    let after = settings();
+    let other: Vec<_> = before.iter().filter(|(path, text)| after.get(*path) != Some(text)).collect();
+    assert!(other.is_empty() && before.len() == after.len(), "{other:?}");
+    assert!(before.contains_key(Path::new("/proc/sys/fs/protected_symlinks")));
+    for file in ["/proc/sys/fs/file-max", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/power/state"] {
+        let written = machine.sh(&format!("[ ! -e {file} ] || ! (: >>{file}) 2>/dev/null"));
+        written.ok();
+    }
+    let group = fs::read_to_string(format!("/proc/{}/cgroup", machine.outside(1))).unwrap();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
+    assert!(group.contains("mcpfs-tests-"), "{group}");
+    let init = machine.outside(1);
+    drop(machine);
+    assert!(!Path::new(&format!("/proc/{init}")).exists());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(" - overlay machine "), "{mounts}");
 }
 
 fn it_starts_reloads_and_stops() {

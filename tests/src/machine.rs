@@ -16,6 +16,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::command::{Ran, Run, exit_within};
 use crate::scratch::{self, PATIENCE, need, repository, wait_for};
 
@@ -157,9 +159,15 @@ impl Drop for Machine {
         if std::thread::panicking() && self.init != 0 {
             eprintln!("--- the machine's console\n{}", self.console());
         }
-        // With its first process all others of a machine end.
-        drop(self.outer.kill());
+        // With its first process all others of a machine end, and unshare then, which has waited for it.
+        match Pid::from_raw(self.init.cast_signed()) {
+            Some(init) => drop(kill_process(init, Signal::KILL)),
+            None => drop(self.outer.kill()),
+        }
         let ended = exit_within(&mut self.outer, PATIENCE).is_some();
+        if !ended {
+            drop(self.outer.kill());
+        }
         let gone = self.group.remove();
         if !std::thread::panicking() {
             assert!(ended && gone, "the machine did not end: {}", self.console());

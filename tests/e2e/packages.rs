@@ -1,0 +1,171 @@
+//! The packages: what is in them, and the .deb from its installation to its purge under real systemd. Root only.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use mcpfs_tests::binaries::bin;
+use mcpfs_tests::command::Run;
+use mcpfs_tests::machine::Machine;
+use mcpfs_tests::registry::{Registry, files_below};
+use mcpfs_tests::scratch::{self, is_root, need, repository};
+use mcpfs_tests::suite::Suite;
+
+use crate::systemd::{Installed, UNIT, serve_site, under_load, write};
+
+pub(crate) fn register(suite: &mut Suite) {
+    if !is_root() {
+        return;
+    }
+    suite.plain("packages::a_deb_is_installed_upgraded_and_purged", a_deb_is_installed_upgraded_and_purged);
+    suite.plain("packages::an_rpm_holds_the_same", an_rpm_holds_the_same);
+}
+
+/// Builds packages of what is tested here; the file of each kind.
+fn build(out: &Path, release: &str, kinds: &[&str]) -> Vec<PathBuf> {
+    need("rpmbuild", "rpm");
+    // Both programs lie in one folder.
+    assert_eq!(bin("mcpfs").parent(), bin("mcpfs-pages").parent());
+    let ran = Run::new(repository().join("packaging/build"))
+        .arg(bin("mcpfs").parent().unwrap())
+        .arg(out)
+        .args(kinds)
+        .env("RELEASE", release)
+        .env("COMPRESSION", "gzip")
+        .ok();
+    let files: Vec<PathBuf> = ran.stdout.lines().map(PathBuf::from).filter(|file| file.is_file()).collect();
+    assert_eq!(files.len(), kinds.len(), "{ran}");
+    files
+}
+
+fn a_deb_is_installed_upgraded_and_purged() {
+    let dir = scratch::dir();
+    let first = build(dir.path(), "1", &["deb"]).remove(0);
+    let second = build(dir.path(), "2", &["deb"]).remove(0);
+    let same = fs::read(&first).unwrap();
+    let said =
+        Run::new(need("lintian", "lintian")).args(["--allow-root", "--fail-on", "error,warning"]).arg(&first).ok();
+    assert_eq!(said.stdout.trim(), "", "{said}");
+    assert!(fs::read(build(dir.path(), "1", &["deb"]).remove(0)).unwrap() == same, "the same input, another package");
+
+    let registry = Registry::shared();
+    let machine = Machine::boot(|root| serve_site(root, &registry));
+    for (deb, name) in [(&first, "first.deb"), (&second, "second.deb")] {
+        fs::copy(deb, machine.path("/var/tmp").join(name)).unwrap();
+    }
+    let on = Installed { machine, registry };
+    let dpkg = |args: &[&str]| on.machine.run("dpkg").env("DEBIAN_FRONTEND", "noninteractive").args(args).ok();
+    dpkg(&["--install", "/var/tmp/first.deb"]);
+    // There, and at rest: nobody has said yet which registry.
+    assert_eq!(on.machine.property(UNIT, "ActiveState"), "inactive");
+    assert_eq!(on.machine.property(UNIT, "UnitFileState"), "disabled");
+    on.mcpfs(["config", "check"]).exits(2).says("url");
+    on.machine.sh("[ \"$(stat -c %U:%a /var/lib/mcpfs /var/cache/mcpfs | sort -u)\" = mcpfs:700 ] && [ -d /mcp ]").ok();
+
+    let etc = on.machine.path("/etc/mcpfs");
+    write(
+        &etc.join("conf.d/site.toml"),
+        "[registry]\nurl = \"http://127.0.0.1/\"\n[policy]\nsandbox = \"off\"\nallow_root = true\n",
+    );
+    fs::copy(on.registry.trust(), etc.join("trust.json")).unwrap();
+    let edited = fs::read_to_string(etc.join("mcpfs.toml")).unwrap() + "# Ours.\n";
+    fs::write(etc.join("mcpfs.toml"), &edited).unwrap();
+    // As the file itself says.
+    on.machine.sh("mcpfs config check && systemctl enable --now mcpfs.service mcpfs-trust.path").ok();
+    under_load(
+        &on,
+        &[("upgrade by dpkg", &|| {
+            let before = on.main_pid();
+            dpkg(&["--install", "/var/tmp/second.deb"]);
+            on.another_than(before);
+            let runs = fs::metadata(format!("/proc/{}/exe", on.machine.outside(on.main_pid()))).unwrap();
+            assert_eq!(runs.ino(), on.machine.path("/usr/bin/mcpfs").metadata().unwrap().ino());
+        })],
+    );
+    on.machine.run("dpkg-query").args(["--show", "--showformat", "${Version}", "mcpfs"]).ok().says("-2");
+    assert_eq!(fs::read_to_string(etc.join("mcpfs.toml")).unwrap(), edited);
+
+    dpkg(&["--remove", "mcpfs"]);
+    assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
+    assert_eq!(on.machine.run("pgrep").args(["-x", "mcpfs"]).exits(1).stdout, "");
+    assert!(on.machine.path("/var/lib/mcpfs/audit.db").exists(), "a removal keeps the audit");
+    dpkg(&["--install", "/var/tmp/second.deb"]);
+    on.machine.systemctl(["start", UNIT]);
+    on.session();
+    dpkg(&["--purge", "mcpfs"]);
+    for gone in ["/var/lib/mcpfs", "/var/cache/mcpfs", "/mcp", "/etc/mcpfs/mcpfs.toml", "/usr/bin/mcpfs"] {
+        assert!(on.machine.path(gone).symlink_metadata().is_err(), "{gone} is still there");
+    }
+    assert!(on.machine.mounts_at("/mcp").is_empty());
+    assert!(etc.join("trust.json").exists(), "what somebody else put there is not the package's to remove");
+    assert_eq!(on.machine.property(UNIT, "LoadState"), "not-found");
+    on.machine.sh("! find /etc/systemd -name 'mcpfs*' | grep .").ok();
+}
+
+fn an_rpm_holds_the_same() {
+    let dir = scratch::dir();
+    let mut files = build(dir.path(), "1", &["deb", "rpm"]);
+    let (rpm, deb) = (files.pop().unwrap(), files.pop().unwrap());
+    let query = |args: &[&str]| Run::new(need("rpm", "rpm")).args(args).arg(&rpm).ok().stdout;
+    let (from_rpm, from_deb) = (dir.path().join("rpm"), dir.path().join("deb"));
+    fs::create_dir(&from_rpm).unwrap();
+    let archive = Run::new(need("rpm2cpio", "rpm2cpio")).arg(&rpm).ok().stdout_bytes;
+    Run::new(need("cpio", "cpio")).args(["-id", "--quiet"]).dir(&from_rpm).stdin(archive).ok();
+    Run::new(need("dpkg-deb", "dpkg")).arg("--extract").arg(&deb).arg(&from_deb).ok();
+    // Where the two families keep the same thing.
+    let usual = |file: &String| -> Option<(String, String)> {
+        let place = file.replace("usr/share/zsh/site-functions", "usr/share/zsh/vendor-completions");
+        let place = place.strip_prefix("usr/lib/systemd/").map_or(place.clone(), |rest| format!("lib/systemd/{rest}"));
+        let own = ["usr/share/doc/mcpfs/CHANGELOG.md", "usr/share/licenses/mcpfs/LICENSE"];
+        (!own.contains(&file.as_str())).then(|| (file.clone(), place))
+    };
+    let inside: Vec<(String, String)> = files_below(&from_rpm).iter().filter_map(usual).collect();
+    for (file, place) in &inside {
+        assert!(fs::read(from_rpm.join(file)).unwrap() == fs::read(from_deb.join(place)).unwrap(), "{file}");
+    }
+    let places: BTreeSet<String> = inside.into_iter().map(|(_, place)| place).collect();
+    let own = ["changelog.gz", "changelog.Debian.gz", "copyright"].map(|name| format!("usr/share/doc/mcpfs/{name}"));
+    let of_deb = files_below(&from_deb).into_iter().filter(|file| !own.contains(file));
+    assert_eq!(of_deb.filter(|file| file != "usr/share/lintian/overrides/mcpfs").collect::<BTreeSet<_>>(), places);
+    assert_eq!(query(&["--query", "--configfiles", "--package"]).trim(), "/etc/mcpfs/mcpfs.toml");
+    let owners = query(&["--query", "--package", "--queryformat", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\\n]"]);
+    assert_eq!(owners.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["root:root"]));
+    assert!(query(&["--query", "--requires", "--package"]).lines().any(|line| line == "systemd"));
+
+    // Its scripts, where they would run.
+    let script = |tag: &str| query(&["--query", "--package", "--queryformat", &format!("%{{{tag}}}")]);
+    let registry = Registry::shared();
+    let machine = Machine::boot(|root| {
+        Run::new("cp").arg("-a").arg(from_rpm.join("usr")).arg(from_rpm.join("etc")).arg(root).ok();
+        serve_site(root, &registry);
+    });
+    let on = Installed { machine, registry };
+    let run = |tag: &str, left: &str| on.machine.run("sh").args(["-euc", &script(tag), "sh", left]).ok();
+    run("POSTIN", "1");
+    run("POSTTRANS", "1");
+    assert_eq!(on.machine.property(UNIT, "ActiveState"), "inactive");
+    let etc = on.machine.path("/etc/mcpfs");
+    write(
+        &etc.join("conf.d/site.toml"),
+        "[registry]\nurl = \"http://127.0.0.1/\"\n[policy]\nsandbox = \"off\"\nallow_root = true\n",
+    );
+    fs::copy(on.registry.trust(), etc.join("trust.json")).unwrap();
+    on.machine.systemctl(["enable", "--now", UNIT]);
+    under_load(
+        &on,
+        &[("upgrade by rpm", &|| {
+            let before = on.main_pid();
+            // In the order of an upgrade: the new one's, the old one's, and at the end.
+            run("POSTIN", "2");
+            run("PREUN", "1");
+            run("POSTUN", "1");
+            run("POSTTRANS", "2");
+            on.another_than(before);
+        })],
+    );
+    run("PREUN", "0");
+    assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
+    run("POSTUN", "0");
+    assert_eq!(on.machine.property(UNIT, "UnitFileState"), "disabled");
+}
