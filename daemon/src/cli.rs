@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{self, CommandError, Door};
-use crate::config::{self, Config};
+use crate::config::{self, CacheConfig, Config};
 use crate::daemon::refused;
 use crate::refusal::with_cause;
 use crate::refusal::{Exit, Refusal};
 use crate::run;
 use crate::site::Secrets;
 use crate::supervisor::User;
+use crate::words::size;
 
 /// Mounts a signed MCP registry at /mcp: only what verifies is readable, every access is recorded.
 #[derive(Debug, Parser)]
@@ -263,21 +264,33 @@ fn check_config(global: &Global) -> Exit {
         let facts = serde_json::json!({
             "config": config.file, "trust": config.trust, "registry": root.registry, "trust_version": root.version,
             "mirrors": mirrors, "mount": config.mount.at, "pins": config.pins.by_name.len(),
+            "cache": {"dir": config.cache.dir, "quota": config.cache.quota, "keep_free": config.cache.keep_free},
         });
         println!("{facts:#}");
     } else if global.quiet == 0 {
         println!(
-            "{}: ok\n  registry  {} (trust root version {}, {} keys)\n  site      {}\n  mount     {}\n  pins      {}",
+            "{}: ok\n  registry  {} (trust root version {}, {} keys)\n  site      {}\n  mount     {}\n  cache     {}\n  \
+             pins      {}",
             config.file.display(),
             root.registry,
             root.version,
             root.keys().count(),
             mirrors.join(", "),
             config.mount.at.display(),
+            cache_words(&config.cache),
             config.pins.by_name.len(),
         );
     }
     Exit::Ok
+}
+
+/// The cache's place and bounds in a line.
+fn cache_words(cache: &CacheConfig) -> String {
+    let free = match cache.keep_free {
+        Some(bytes) => size(bytes),
+        None => "a twentieth, at most 5 GiB,".to_owned(),
+    };
+    format!("{}, at most {}; {free} of its file system stays free", cache.dir.display(), size(cache.quota))
 }
 
 #[cfg(test)]

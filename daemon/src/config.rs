@@ -81,7 +81,8 @@ pub struct RegistryConfig {
     pub token_file: Option<PathBuf>,
     /// `client_certificate`: a file with a certificate and its key (PEM), for mutual TLS; mode 0600.
     pub client_certificate: Option<PathBuf>,
-    /// `proxy`: such as `http://proxy.example.com:3128`; the environment is not consulted.
+    /// `proxy`: such as `http://proxy.example.com:3128`; the environment is not consulted. With a login,
+    /// `http://user:password@…`, it stands in a file that others cannot read.
     pub proxy: Option<String>,
 }
 
@@ -110,6 +111,9 @@ pub struct CacheConfig {
     pub dir: PathBuf,
     /// `quota`: bytes, "20GiB"; at least 8 MiB.
     pub quota: u64,
+    /// `keep_free`: bytes of its file system that the cache leaves to others, "2GiB"; without it a
+    /// twentieth, at most 5 GiB. Below it nothing more is cached and what nobody uses is evicted.
+    pub keep_free: Option<u64>,
 }
 
 /// Deadlines; nothing waits past them.

@@ -68,7 +68,7 @@ impl Daemon {
     /// that is refused leaves the running one, with the new configuration. Either way the
     /// answer says so, and a row records it. The site, its mirrors among it, is the new one for
     /// everything that is fetched from then on. Where things are (mount point, rundir, state,
-    /// cache), the quota and the longest wait of an open are read at the start only; the log says
+    /// cache), the bounds of the cache and the longest wait of an open are read at the start only; the log says
     /// so.
     ///
     /// # Errors
@@ -101,6 +101,7 @@ impl Daemon {
             ("user", old.user != config.user),
             ("cache.dir", old.cache.dir != config.cache.dir),
             ("cache.quota", old.cache.quota != config.cache.quota),
+            ("cache.keep_free", old.cache.keep_free != config.cache.keep_free),
             ("network.object, as the longest wait of an open,", old.network.object != config.network.object),
         ] {
             if changed {

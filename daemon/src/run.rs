@@ -340,6 +340,7 @@ async fn start(
         .map_err(|refusal| Failure { exit: Exit::Usage, message: refusal.message })?;
     let settings = ContentSettings {
         quota: config.cache.quota,
+        keep_free: config.cache.keep_free,
         open_deadline: config.network.object,
         ..ContentSettings::new(&config.cache.dir, config.rundir.join("content"))
     };

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use mcpfs_tests::command::Run;
+use mcpfs_tests::disk::Disk;
 use mcpfs_tests::host::Reads;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
@@ -96,32 +97,6 @@ fn an_audit_that_cannot_be_written(reads: Reads) {
     assert_eq!(content.len(), 4096);
 }
 
-/// A disk of its own; gone on drop.
-struct Disk(std::path::PathBuf);
-
-impl Disk {
-    fn at(path: std::path::PathBuf, size: &str) -> Self {
-        Run::new("mount").args(["-t", "tmpfs", "-o"]).arg(format!("size={size},mode=700")).arg("none").arg(&path).ok();
-        Self(path)
-    }
-
-    fn remount(&self, how: &str) {
-        Run::new("mount").arg("-o").arg(format!("remount,{how}")).arg(&self.0).ok();
-    }
-
-    fn fill(&self, name: &str) {
-        let mut file = std::fs::File::create(self.0.join(name)).unwrap();
-        let block = vec![1_u8; 4096];
-        while std::io::Write::write_all(&mut file, &block).is_ok() {}
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        mcpfs_tests::mount::unmount(&self.0);
-    }
-}
-
 fn a_full_disk_below_the_audit() {
     let world = World::new(Reads::Cached);
     let disk = Disk::at(world.host.path("state"), "40m");
@@ -152,7 +127,7 @@ fn a_full_disk_below_the_audit() {
     // What runs goes on.
     assert_eq!(running.call("add", &json!({"a": 1, "b": 1})), "2");
     for name in ["first", "second"] {
-        std::fs::remove_file(disk.0.join(name)).unwrap();
+        std::fs::remove_file(disk.path().join(name)).unwrap();
     }
     wait_for("opens once there is room", || std::fs::read(&file).ok());
     drop(running);
@@ -175,7 +150,7 @@ fn a_full_cache(reads: Reads) {
 /// A file system that went read-only under the cache is a fault and not a lack of room.
 fn a_cache_that_cannot_be_written() {
     let world = World::new(Reads::Cached);
-    // It takes memory only as it fills; the cache leaves 512 MiB of its file system free.
+    // It takes memory only as it fills.
     let disk = Disk::at(world.host.path("cache"), "1g");
     let mount = Mount::start(&world.host);
     let tree = world.host.at("files/1.0.0/tree");

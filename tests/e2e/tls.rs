@@ -14,6 +14,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("tls::a_private_authority", a_private_authority);
     suite.plain("tls::a_client_certificate", a_client_certificate);
     suite.plain("tls::a_token", a_token);
+    suite.mounted("tls::a_token_is_exchanged", a_token_is_exchanged);
+    suite.mounted("tls::http2", http2);
 }
 
 /// A host of the shared registry that reads it here, with these lines under `[registry]`.
@@ -91,4 +93,35 @@ fn a_token() {
     // It is in no message, log or row.
     let log = std::fs::read_to_string(host.path("mount.log")).unwrap();
     assert!(!log.contains("s3cret"), "{log}");
+}
+
+/// The file is the operator's alone; as root the worker cannot even open it, and gets it from the supervisor.
+fn a_token_is_exchanged(reads: Reads) {
+    let registry = Registry::shared();
+    let mut site = TlsSite::serve(&registry.site(), Asks::Token("the-first"));
+    let host = host(&site, &registry, reads, "");
+    let token = host.path("etc/token");
+    std::fs::write(&token, "the-first\n").unwrap();
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+    let authority = site.authority().display().to_string();
+    set(&host, &format!("ca_file = {authority:?}\ntoken_file = {:?}\n", token.display().to_string()));
+    let mount = Mount::start(&host);
+    host.refresh();
+    site.restart(Asks::Token("the-second"));
+    assert!(host.mcpfs(["refresh"]).exits(3).stderr.contains("check token"));
+    std::fs::write(&token, "the-second\n").unwrap();
+    host.refresh().says("nothing new");
+    let large = std::fs::read(host.at("files/1.0.0/tree/large")).unwrap();
+    assert!(large == std::fs::read(registry.artefacts().join("files/large")).unwrap());
+    let log = mount.log();
+    assert!(!log.contains("the-first") && !log.contains("the-second"), "{log}");
+}
+
+fn http2(reads: Reads) {
+    let registry = Registry::shared();
+    let site = TlsSite::serve(&registry.site(), Asks::Nothing);
+    let host = host(&site, &registry, reads, "");
+    works(&host, &registry, &site);
+    let spoken = site.protocols();
+    assert!(!spoken.is_empty() && spoken.iter().all(|protocol| protocol == "HTTP/2.0"), "{spoken:?}");
 }

@@ -4,10 +4,9 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
-use crate::command::exit_within;
-use crate::scratch::{self, PATIENCE, Port, need, wait_for};
+use crate::scratch::{self, Port, wait_for};
 
 /// What the harness itself asks for.
 const MARK: &str = "/.mark-of-the-harness";
@@ -89,13 +88,7 @@ impl Site {
     /// Stops listening; connections are refused from now on.
     pub fn stop(&mut self) {
         let Some(mut child) = self.running.take() else { return };
-        let pid = rustix::process::Pid::from_child(&child);
-        // QUIT would wait for slow clients; these are the ones under test.
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("own child");
-        if exit_within(&mut child, PATIENCE).is_none() {
-            child.kill().expect("own child");
-            child.wait().expect("own child");
-        }
+        crate::nginx::stop(&mut child);
     }
 
     /// All requests answered so far.
@@ -134,32 +127,8 @@ impl Site {
     }
 
     fn start(&mut self, faults: &[Fault]) {
-        let dir = self.dir.path();
-        let conf = dir.join("nginx.conf");
-        std::fs::write(&conf, self.configuration(faults)).expect("own directory");
-        let child = Command::new(need("nginx", "nginx-light"))
-            .arg("-p")
-            .arg(dir)
-            .arg("-c")
-            .arg(&conf)
-            .arg("-e")
-            .arg(dir.join("error.log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("cannot start nginx");
-        let child = self.running.insert(child);
-        let port = self.port.number();
-        wait_for("nginx to listen", || {
-            let ended = child.try_wait().expect("own child");
-            assert!(
-                ended.is_none(),
-                "nginx ended: {}",
-                std::fs::read_to_string(dir.join("error.log")).unwrap_or_default()
-            );
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
-        });
+        let configuration = self.configuration(faults);
+        self.running = Some(crate::nginx::start(self.dir.path(), &configuration, self.port.number()));
     }
 
     fn configuration(&self, faults: &[Fault]) -> String {

@@ -3,12 +3,12 @@
 //! What only exists with TLS: an authority that the system does not know, clients with a
 //! certificate, and tokens, which are never sent in the clear.
 
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
-use crate::command::{Run, exit_within};
-use crate::scratch::{self, PATIENCE, Port, need, wait_for};
+use crate::command::Run;
+use crate::nginx;
+use crate::scratch::{self, Port, need};
 
 /// What the server asks of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub enum Asks {
 #[derive(Debug)]
 pub struct TlsSite {
     dir: tempfile::TempDir,
+    root: PathBuf,
     port: Port,
     running: Child,
 }
@@ -40,29 +41,16 @@ impl TlsSite {
         let authority = Authority::make(dir.path());
         authority.issue("server", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n");
         authority.issue("client", "extendedKeyUsage=clientAuth\n");
-        let conf = dir.path().join("nginx.conf");
-        std::fs::write(&conf, configuration(dir.path(), &root, port.number(), asks)).expect("own directory");
-        let running = Command::new(need("nginx", "nginx-light"))
-            .arg("-p")
-            .arg(dir.path())
-            .arg("-c")
-            .arg(&conf)
-            .arg("-e")
-            .arg(dir.path().join("error.log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("cannot start nginx");
-        let number = port.number();
-        let mut site = Self { dir, port, running };
-        wait_for("nginx to listen", || {
-            let ended = site.running.try_wait().expect("own child");
-            let log = || std::fs::read_to_string(site.dir.path().join("error.log")).unwrap_or_default();
-            assert!(ended.is_none(), "nginx ended: {}", log());
-            TcpStream::connect((Ipv4Addr::LOCALHOST, number)).ok()
-        });
-        site
+        let configuration = configuration(dir.path(), &root, port.number(), asks);
+        let running = nginx::start(dir.path(), &configuration, port.number());
+        Self { dir, root, port, running }
+    }
+
+    /// Starts again on the same port, and asks this.
+    pub fn restart(&mut self, asks: Asks) {
+        nginx::stop(&mut self.running);
+        let configuration = configuration(self.dir.path(), &self.root, self.port.number(), asks);
+        self.running = nginx::start(self.dir.path(), &configuration, self.port.number());
     }
 
     /// The base address, with a final slash.
@@ -84,6 +72,12 @@ impl TlsSite {
         both
     }
 
+    /// The protocols in which requests were answered.
+    pub fn protocols(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        log.lines().filter_map(|line| line.split(' ').nth(1).map(str::to_owned)).collect()
+    }
+
     /// How many requests for objects were answered with content.
     pub fn objects_served(&self) -> usize {
         let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
@@ -93,12 +87,7 @@ impl TlsSite {
 
 impl Drop for TlsSite {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.running);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        if exit_within(&mut self.running, PATIENCE).is_none() {
-            let _ = self.running.kill();
-            let _ = self.running.wait();
-        }
+        nginx::stop(&mut self.running);
     }
 }
 
@@ -164,10 +153,10 @@ fn configuration(dir: &Path, root: &Path, port: u16, asks: Asks) -> String {
     };
     format!(
         "{user}daemon off;\nworker_processes 1;\npid {dir}/nginx.pid;\nevents {{ worker_connections 512; }}\n\
-         http {{\n  log_format counted '$uri $status';\n  access_log {dir}/access.log counted;\n  \
+         http {{\n  log_format counted '$uri $server_protocol $status';\n  access_log {dir}/access.log counted;\n  \
          client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n  \
          uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n  types {{ application/json json; }}\n  \
-         default_type application/octet-stream;\n  server {{\n    listen 127.0.0.1:{port} ssl;\n    \
+         default_type application/octet-stream;\n  server {{\n    listen 127.0.0.1:{port} ssl http2;\n    \
          server_name localhost;\n    ssl_certificate {dir}/server.pem;\n    ssl_certificate_key {dir}/server.key;\n    \
          {asks}\n    root {root};\n  }}\n}}\n"
     )

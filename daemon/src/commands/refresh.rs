@@ -26,7 +26,11 @@ pub fn run(door: &Door) -> Result<String, CommandError> {
 
 fn text(refreshed: &Refreshed) -> String {
     match refreshed.head_version {
-        Some(version) => format!("head {version}\n"),
+        Some(version) if refreshed.before == Some(version) => format!("head {version}: nothing new\n"),
+        Some(version) => match refreshed.before {
+            Some(before) => format!("head {version}: new, it was {before}\n"),
+            None => format!("head {version}: the first one\n"),
+        },
         None => "no head accepted yet\n".to_owned(),
     }
 }

@@ -56,6 +56,14 @@ fn text(status: &Status) -> String {
         let (code, message) = (bounded(&reason.code), bounded(&reason.message));
         text += &format!("site: the last look, {} ago, failed: {code} ({message})\n", since(status.refreshed.unix()));
     }
+    if let Some(free) = status.cache_free.filter(|free| *free < status.cache_keep_free) {
+        text += &format!(
+            "cache: its file system has {} free, less than the {} of cache.keep_free: nothing more is cached; free \
+             space there, or lower it\n",
+            size(free),
+            size(status.cache_keep_free)
+        );
+    }
     if let Some(stop) = status.next_stop.as_ref().filter(|stop| stop.share >= crate::registry::STEPS[0]) {
         text += &format!(
             "stale: {} % of registry.max_stale is over: {} stops starting in {}, at {}; the last head that lists it \
@@ -113,6 +121,9 @@ mod tests {
             takeover: false,
             cache_bytes: 2_040_109_466,
             cache_quota: 20 << 30,
+            cache_free: Some(9 << 30),
+            cache_keep_free: 5 << 30,
+            in_flight: 0,
             audit_error: None,
             sandbox: "off".to_owned(),
         }
@@ -136,6 +147,7 @@ mod tests {
             refused: vec![RefusedName { name: "x".to_owned(), reason: reason("Revoked", "CVE\u{1b}[2J") }],
             refused_count: 2,
             audit_error: Some("disk full".to_owned()),
+            cache_free: Some(1 << 30),
             next_stop: status().next_stop.map(|stop| NextStop { share: 50, ..stop }),
             ..status()
         };
@@ -146,12 +158,17 @@ mod tests {
         assert_eq!(lines[1], "site: the last look, 14d 23h ago, failed: Unreachable (no route)");
         assert_eq!(
             lines[2],
+            "cache: its file system has 1.0 GiB free, less than the 5.0 GiB of cache.keep_free: nothing more is \
+             cached; free space there, or lower it"
+        );
+        assert_eq!(
+            lines[3],
             "stale: 50 % of registry.max_stale is over: hello stops starting in 15d 0h, at 2026-05-15T09:30:00Z; the \
              last head that lists it was signed 15d 0h ago"
         );
-        assert!(lines[3].starts_with("audit: disk full: "), "{text}");
-        assert_eq!(lines[4], "refused: x: Revoked (CVE\\u{1b}[2J)");
-        assert_eq!(lines[5], "and 1 more: mcpfs ls --all");
+        assert!(lines[4].starts_with("audit: disk full: "), "{text}");
+        assert_eq!(lines[5], "refused: x: Revoked (CVE\\u{1b}[2J)");
+        assert_eq!(lines[6], "and 1 more: mcpfs ls --all");
         let young = Status { head: None, servers: 1, ..status() };
         assert!(super::text(&young).contains(" · no head accepted yet · 1 server · "));
     }

@@ -70,6 +70,7 @@ enum WrittenReads {
 struct PartialCache {
     dir: Option<PathBuf>,
     quota: Option<Size>,
+    keep_free: Option<Size>,
 }
 
 #[derive(Deserialize, Default)]
@@ -185,8 +186,23 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
         let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
         invalid(line, explain(error.message()))
     };
-    let _: Partial = toml::from_str(text).map_err(explain)?;
+    let partial: Partial = toml::from_str(text).map_err(explain)?;
+    if partial.registry.proxy.as_deref().is_some_and(has_password) && others_read(path) {
+        let line = text.lines().position(|line| line.contains("proxy")).map_or(1, |at| at + 1);
+        let problem = "registry.proxy has a password, and others can read this file: chmod 640 it, with the group of \
+                       the user whom mcpfs runs as";
+        return Err(invalid(line, problem.to_owned()));
+    }
     toml::from_str(text).map_err(explain)
+}
+
+fn has_password(address: &str) -> bool {
+    url::Url::parse(address).is_ok_and(|url| url.password().is_some())
+}
+
+fn others_read(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
 /// Tables that are planned, and what holds without them: nobody may believe that they count.
@@ -282,6 +298,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         cache: CacheConfig {
             dir: cache.dir.unwrap_or(places.cache),
             quota: cache.quota.map_or(20 << 30, |size| size.0),
+            keep_free: cache.keep_free.map(|size| size.0),
         },
         network: NetworkConfig {
             connect: span(network.connect, 3),

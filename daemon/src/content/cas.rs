@@ -25,7 +25,7 @@
 //! locks between processes beyond one `flock` on the directory.
 
 mod draft;
-mod room;
+pub(super) mod room;
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
@@ -39,9 +39,10 @@ use std::time::Duration;
 
 use mcpfs_trust::digest::{Digest, Hasher};
 use mcpfs_trust::error::Code;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use self::room::Floor;
 use super::index::{Area, Index, Name};
 use super::verified::{FileKey, VerifiedLog};
 use super::{ContentError, ContentEvent, Events};
@@ -65,7 +66,8 @@ pub(super) struct Cas {
     /// Held while evicting, so that two do not take twice what is needed.
     evicting: Mutex<()>,
     quota: u64,
-    free_floor: u64,
+    /// Bytes and files of its file system that are left to others.
+    floor: Floor,
     events: Events,
     /// The file system has no O_TMPFILE, or /proc is missing.
     named_drafts: AtomicBool,
@@ -88,7 +90,7 @@ impl Cas {
         run: &Path,
         boot: &str,
         quota: u64,
-        free_floor: u64,
+        keep_free: Option<u64>,
         events: Events,
     ) -> Result<Self, ContentError> {
         let failed = |what| move |source| ContentError::Io { what, path: path.to_owned(), source };
@@ -98,18 +100,14 @@ impl Cas {
         if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
             return Err(ContentError::Unsafe { path: path.to_owned() });
         }
-        for part in ["metadata", "quarantine", "tmp"] {
-            directory(&path.join(part)).map_err(failed("create"))?;
-        }
-        for byte in 0..=255_u8 {
-            directory(&path.join(format!("files/{byte:02x}"))).map_err(failed("create"))?;
-        }
         let open = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
         crate::lock::exclusive(&root).map_err(|errno| match errno {
             Errno::WOULDBLOCK => ContentError::InUse { path: path.to_owned() },
             errno => failed("lock")(errno.into()),
         })?;
+        lay_out(&root).map_err(|errno| failed("create the directories of")(errno.into()))?;
+        let floor = Floor::of(&root, keep_free);
         for entry in std::fs::read_dir(path.join("tmp")).map_err(failed("read"))?.flatten() {
             std::fs::remove_file(entry.path()).map_err(failed("clear"))?;
         }
@@ -122,7 +120,7 @@ impl Cas {
             log: Mutex::new(log),
             evicting: Mutex::new(()),
             quota,
-            free_floor,
+            floor,
             events,
             named_drafts: AtomicBool::new(false),
             link_by_path: AtomicBool::new(false),
@@ -149,6 +147,12 @@ impl Cas {
 
     pub(super) fn usage(&self) -> (u64, usize) {
         self.index.usage()
+    }
+
+    /// Whether drafts have names below `tmp/`.
+    #[cfg(test)]
+    pub(super) fn name_drafts(&self, named: bool) {
+        self.named_drafts.store(named, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// What to ask, once, before an eviction that finds everything in use gives up.
@@ -200,9 +204,9 @@ impl Cas {
 
     /// Whether a file of that name is there, verified or not.
     pub(super) fn holds(&self, name: Name) -> bool {
-        self.index.holds(name).unwrap_or_else(|| {
-            rustix::fs::accessat(&self.root, place(name), rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
-        })
+        self.index
+            .holds(name)
+            .unwrap_or_else(|| rustix::fs::accessat(&self.root, place(name), Access::EXISTS, AtFlags::empty()).is_ok())
     }
 
     /// Hashes what is cached under that name. `None` if nothing is there any more, which is
@@ -265,6 +269,7 @@ impl Cas {
         }
         let directory = self.path.join("quarantine");
         let mut held = (0, self.stat_size(name));
+        self.restore();
         for entry in std::fs::read_dir(&directory).map_err(|error| self.broken("read", error))?.flatten() {
             held = (held.0 + 1, held.1 + entry.metadata().map_or(0, |metadata| metadata.len()));
         }
@@ -286,6 +291,27 @@ impl Cas {
         stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
     }
 
+    /// Makes the directories that somebody removed below a running daemon, and forgets what went
+    /// with them. Whether there were any.
+    fn restore(&self) -> bool {
+        match lay_out(&self.root) {
+            Ok(0) => false,
+            Ok(made) => {
+                tracing::warn!(made, "directories of the cache {} were gone; made again", self.path.display());
+                for (name, last_use) in self.index.names() {
+                    if rustix::fs::accessat(&self.root, place(name), Access::EXISTS, AtFlags::empty()).is_err() {
+                        self.index.missing(name, last_use);
+                    }
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "directories of the cache {} are gone", self.path.display());
+                false
+            }
+        }
+    }
+
     fn append(&self, records: &[u8]) {
         if let Err(error) = self.log.lock().unwrap_or_else(PoisonError::into_inner).append(records) {
             tracing::warn!(%error, "cannot note verified files; they will be hashed again after a restart");
@@ -295,12 +321,26 @@ impl Cas {
     /// What the file system says: it is full, or something is wrong with it.
     fn broken(&self, action: &str, error: io::Error) -> Refusal {
         let (code, advice) = match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => (Code::CacheFull, "free space or lower the quota"),
+            Some(libc::ENOSPC | libc::EDQUOT) => (Code::CacheFull, "free space or inodes there, or lower cache.quota"),
             Some(libc::EMFILE | libc::ENFILE) => (Code::CacheFault, "allow more open files"),
             _ => (Code::CacheFault, "check its directories and the disk below them"),
         };
         Refusal::new(code, format!("cannot {action} the cache {}: {error}; {advice}", self.path.display()))
     }
+}
+
+/// Makes what is missing of the cache's directories; how many there were.
+fn lay_out(root: &OwnedFd) -> Result<usize, Errno> {
+    let mut made = 0;
+    let parts = ["metadata", "quarantine", "tmp", "files"].map(str::to_owned);
+    for part in parts.into_iter().chain((0..=255_u8).map(|byte| format!("files/{byte:02x}"))) {
+        match rustix::fs::mkdirat(root, part, Mode::RWXU) {
+            Ok(()) => made += 1,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(made)
 }
 
 /// A file's path below the cache.

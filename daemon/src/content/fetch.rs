@@ -304,6 +304,9 @@ impl Fetcher {
             let mut batch = this.cas.batch(missing.iter().map(|(wanted, _)| on_disk(wanted.size)).sum())?;
             for (wanted, piece) in missing {
                 let name = (Area::Files, wanted.sha256);
+                if this.cas.is_scarce() {
+                    break;
+                }
                 // An opener may have stored it while this went on.
                 if !this.cas.holds(name)
                     && let Err(refusal) = batch.put(name, "file", part(&plain, &piece)?)

@@ -121,6 +121,11 @@ impl Index {
         self.walked.notify_all();
     }
 
+    /// Whether the walk has seen everything.
+    pub(super) fn is_walked(&self) -> bool {
+        self.lock().walked
+    }
+
     /// A file that hashed to its name. `reserved` says that its bytes were reserved.
     pub(super) fn verify(&self, name: Name, key: FileKey, reserved: bool) {
         let mut state = self.lock();
@@ -132,6 +137,11 @@ impl Index {
         if !reserved {
             state.used += slot.bytes;
         }
+    }
+
+    /// Everything held, and when it was last used.
+    pub(super) fn names(&self) -> Vec<(Name, Option<u64>)> {
+        self.lock().files.iter().map(|(name, slot)| (*name, Some(slot.used))).collect()
     }
 
     /// When the file was last used, for [`Index::missing`].

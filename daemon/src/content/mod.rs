@@ -44,7 +44,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mcpfs_trust::chunk::Chunk;
@@ -54,7 +54,7 @@ use mcpfs_trust::limits;
 use mcpfs_trust::tree::NodeId;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::refusal::Refusal;
 use crate::site::Site;
@@ -63,6 +63,26 @@ use fetch::Fetcher;
 use gate::Class;
 use index::Area;
 pub use release::ReleaseContent;
+
+/// How many bytes of a file system of `whole` bytes the cache leaves to others by default.
+pub fn keep_free(whole: u64) -> u64 {
+    cas::room::default_floor(whole)
+}
+
+/// How often the free space of the cache's file system is looked at when nothing is fetched.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Gives room back when others fill the file system, for as long as the cache is there.
+async fn relieve(cas: Weak<Cas>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let Some(cas) = cas.upgrade() else { return };
+        // What dies there has said so in the log; the next look comes all the same.
+        drop(tokio::task::spawn_blocking(move || cas.relieve()).await);
+    }
+}
 
 /// Settings of [`Content`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +93,9 @@ pub struct ContentSettings {
     pub run: PathBuf,
     /// Most bytes of the cache on disk, in whole blocks. Quarantine may have 64 MiB more.
     pub quota: u64,
-    /// Bytes of its file system that the cache leaves free for others.
-    pub free_floor: u64,
+    /// Bytes of its file system that the cache leaves free for others; by default a twentieth of
+    /// it, at most 5 GiB.
+    pub keep_free: Option<u64>,
     /// Most bytes of chunks in memory, stored and decoded, over all transfers.
     pub memory: u64,
     /// Most chunk transfers at once.
@@ -86,14 +107,14 @@ pub struct ContentSettings {
 }
 
 impl ContentSettings {
-    /// The defaults for these two directories: quota 8 GiB, floor 512 MiB, memory 64 MiB,
+    /// The defaults for these two directories: quota 8 GiB, memory 64 MiB,
     /// 16 transfers, prefetch up to 64 MiB, deadline 30 s.
     pub fn new(cache: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),
             run: run.into(),
             quota: 8 << 30,
-            free_floor: 512 << 20,
+            keep_free: None,
             memory: 64 << 20,
             transfers: 16,
             prefetch_limit: 64 << 20,
@@ -192,6 +213,10 @@ pub struct Usage {
     pub cached: u64,
     /// Its bound.
     pub quota: u64,
+    /// Free bytes of its file system, if that says so.
+    pub free: Option<u64>,
+    /// How many of them it leaves to others.
+    pub keep_free: u64,
     /// Files in the cache.
     pub files: usize,
     /// Bytes of chunks in memory.
@@ -231,12 +256,13 @@ impl Content {
             &settings.run,
             boot,
             settings.quota,
-            settings.free_floor,
+            settings.keep_free,
             events.clone(),
         )?);
         let fetcher = Fetcher::new(settings, site, runtime.clone(), events, cas);
         let walker = fetcher.clone();
         runtime.spawn_blocking(move || walker.cas.walk());
+        runtime.spawn(relieve(Arc::downgrade(&fetcher.cas)));
         Ok(Self(fetcher))
     }
 
@@ -316,7 +342,8 @@ impl Content {
     /// What is held now.
     pub fn usage(&self) -> Usage {
         let (cached, files) = self.0.cas.usage();
-        Usage { cached, quota: self.0.settings.quota, files, in_flight: self.0.gate.in_use() }
+        let (free, keep_free) = self.0.cas.free();
+        Usage { cached, quota: self.0.settings.quota, free, keep_free, files, in_flight: self.0.gate.in_use() }
     }
 
     async fn within_deadline<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {

@@ -42,6 +42,15 @@ pub struct Status {
     pub cache_bytes: u64,
     /// What it may hold, bytes.
     pub cache_quota: u64,
+    /// Free bytes of its file system; none if that does not say.
+    #[serde(default)]
+    pub cache_free: Option<u64>,
+    /// How many of them it leaves to others: `cache.keep_free`.
+    #[serde(default)]
+    pub cache_keep_free: u64,
+    /// Bytes of chunks in memory, on their way into the cache.
+    #[serde(default)]
+    pub in_flight: u64,
     /// Why the audit cannot be written, if it cannot.
     pub audit_error: Option<String>,
     /// `required` or `off`.
@@ -188,6 +197,9 @@ pub struct ProcessFacts {
 pub struct Refreshed {
     /// The accepted head's version.
     pub head_version: Option<u64>,
+    /// The one before the look.
+    #[serde(default)]
+    pub before: Option<u64>,
     /// Why the look at the site failed, if it did.
     pub error: Option<Reason>,
 }

@@ -303,6 +303,9 @@ impl Desk {
             takeover: self.daemon.mount.takeover,
             cache_bytes: cache.cached,
             cache_quota: cache.quota,
+            cache_free: cache.free,
+            cache_keep_free: cache.keep_free,
+            in_flight: cache.in_flight,
             audit_error: self.daemon.audit.health().failing,
             sandbox: match config.policy.sandbox {
                 SandboxPolicy::Required => "required",
@@ -323,6 +326,8 @@ impl Desk {
 
     async fn refresh(&self) -> Refreshed {
         let registry = self.daemon.registry.clone();
+        let version = || self.daemon.registry.snapshot().head.as_ref().map(|head| head.version);
+        let before = version();
         let looking = async move {
             let outcome = registry.refresh_now().await;
             registry.shown().await;
@@ -334,7 +339,7 @@ impl Desk {
             Ok(Err(refusal)) => Some(reason(&refusal)),
             Err(refused) => Some(Reason { code: refused.code, message: refused.message }),
         };
-        Refreshed { head_version: self.daemon.registry.snapshot().head.as_ref().map(|head| head.version), error }
+        Refreshed { head_version: version(), before, error }
     }
 
     /// A refusal in the words of the socket, with what to do about it.

@@ -244,7 +244,7 @@ async fn what_people_ask() {
     assert_eq!(explained.name, "hello");
 
     let refreshed: facts::Refreshed = host.ask(Request::Refresh {}).await.unwrap();
-    assert_eq!(refreshed, facts::Refreshed { head_version: Some(7), error: None });
+    assert_eq!(refreshed, facts::Refreshed { head_version: Some(7), before: Some(7), error: None });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use super::Subject;
 use super::finding::{Check, Finding};
 use crate::audit::AuditOptions;
 use crate::config::{Config, ReadsWanted, SandboxPolicy};
-use crate::content::ContentSettings;
+use crate::content::keep_free;
 use crate::mount::MountEntry;
 use crate::supervisor::User;
 use crate::words::size;
@@ -149,8 +149,9 @@ pub(super) fn cache(subject: &Subject) -> Vec<Finding> {
     if subject.is_near(dir)
         && let Some((free, whole)) = room(dir)
     {
+        let floor = subject.config.cache.keep_free.unwrap_or_else(|| keep_free(whole));
         let used = subject.status.as_ref().map_or(0, |status| status.cache_bytes);
-        findings.push(cache_space(free, ContentSettings::new("", "").free_floor, dir));
+        findings.push(cache_space(free, floor, dir));
         findings.push(cache_quota(subject.config.cache.quota, used, free, whole));
     }
     if let Some(mount) = subject.mount_of(dir) {
@@ -165,7 +166,7 @@ pub(super) fn cache_space(free: u64, floor: u64, dir: &Path) -> Finding {
         true => Finding::wrong(
             Check::CacheSpace,
             format!("{found}: below {} nothing new is fetched, and opens of it fail with ENOSPC", size(floor)),
-            "free some space there, or give `[cache] dir` another file system",
+            "free some space there, set `keep_free` under `[cache]` lower, or give `[cache] dir` another file system",
         ),
         false => Finding::ok(Check::CacheSpace, found),
     }

@@ -4,16 +4,17 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mcpfs_trust::error::{Code, bounded};
-use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, PRAGMA};
+use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, IF_NONE_MATCH, PRAGMA};
 use reqwest::{Client, Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::SiteError;
+use super::courtesy::{self, Kept};
 
 /// What one attempt asks for.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,8 @@ pub(super) struct Want<'a> {
     pub(super) what: &'static str,
     /// Ask caches on the way to fetch it anew.
     pub(super) fresh: bool,
+    /// Ask for it only if it is another one than last time.
+    pub(super) changed: bool,
 }
 
 /// What came.
@@ -33,6 +36,8 @@ pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     /// The server called it a web page.
     pub(super) html: bool,
+    /// By which the server knows it again.
+    pub(super) tag: Option<HeaderValue>,
 }
 
 /// Why an attempt brought nothing.
@@ -44,15 +49,17 @@ pub(super) struct Fault {
     pub(super) transient: bool,
     /// The server did not accept the bearer token.
     pub(super) unauthorised: bool,
+    /// How long the server wants to be left alone.
+    pub(super) rest: Option<Duration>,
 }
 
 impl Fault {
     pub(super) fn lasting(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), transient: false, unauthorised: false }
+        Self { code, detail: detail.into(), transient: false, unauthorised: false, rest: None }
     }
 
     fn passing(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), transient: true, unauthorised: false }
+        Self { code, detail: detail.into(), transient: true, unauthorised: false, rest: None }
     }
 }
 
@@ -62,6 +69,10 @@ pub(super) struct Mirror {
     place: Place,
     /// Asked after the others until then. Guarded for the moment of a copy.
     sulks_until: Mutex<Option<Instant>>,
+    /// Not asked before then, as it wished.
+    rests_until: Mutex<Option<Instant>>,
+    /// Its last answer of the kind that seldom changes.
+    kept: Mutex<Option<Kept>>,
 }
 
 #[derive(Debug)]
@@ -89,7 +100,7 @@ impl Mirror {
             }
             other => return Err(bad(&format!("{other:?} is none of https, http and file"))),
         };
-        Ok(Self { place, sulks_until: Mutex::new(None) })
+        Ok(Self { place, sulks_until: Mutex::new(None), rests_until: Mutex::new(None), kept: Mutex::new(None) })
     }
 
     /// Whether reading needs certificate authorities.
@@ -128,6 +139,27 @@ impl Mirror {
         *self.sulks_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
+    /// Until when the server wants to be left alone.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rest(&self, until: Option<Instant>) {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Remembers an answer that passed its check.
+    pub(super) fn keep(&self, kept: Kept) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+    }
+
+    fn kept(&self, want: Want<'_>) -> Option<Kept> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        kept.filter(|kept| {
+            want.changed && !want.fresh && kept.path == want.path && kept.bytes.len() as u64 <= want.limit
+        })
+    }
+
     /// One attempt. The caller sets the overall deadline by dropping it.
     pub(super) async fn read(
         &self,
@@ -138,7 +170,7 @@ impl Mirror {
         want: Want<'_>,
     ) -> Result<Body, Fault> {
         match &self.place {
-            Place::Web(base) => read_web(client, base, token, pace, want).await,
+            Place::Web(base) => read_web(client, base, token, pace, want, self.kept(want)).await,
             Place::Directory(root) => {
                 let file = root.join(want.path);
                 let (limit, what) = (want.limit, want.what);
@@ -186,6 +218,7 @@ async fn read_web(
     token: Option<HeaderValue>,
     mut pace: Pace,
     want: Want<'_>,
+    kept: Option<Kept>,
 ) -> Result<Body, Fault> {
     let url = base.join(want.path).map_err(|_| Fault::lasting(Code::Malformed, "makes no URL"))?;
     let mut request = client.get(url);
@@ -196,8 +229,14 @@ async fn read_web(
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, token);
     }
+    if let Some(kept) = &kept {
+        request = request.header(IF_NONE_MATCH, kept.tag.clone());
+    }
     let mut response = pace.keep(request.send()).await?.map_err(transport)?;
     let html = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    if let (StatusCode::NOT_MODIFIED, Some(kept)) = (response.status(), kept) {
+        return Ok(Body { bytes: kept.bytes.to_vec(), html: false, tag: Some(kept.tag) });
+    }
     if response.status() != StatusCode::OK {
         let fault = status(&response, html);
         // A web server that wants a certificate says so with a page, under a status that means nothing.
@@ -207,11 +246,14 @@ async fn read_web(
         }
         return Err(fault);
     }
+    let tag = courtesy::tag(response.headers());
     let too_large = || Fault::lasting(Code::SizeExceeded, format!("larger than {} bytes", want.limit));
     if response.content_length().is_some_and(|claimed| claimed > want.limit) {
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(want.limit.min(64 << 10) as usize);
+    // What was announced fits the limit; growing to it would take twice as much for a moment.
+    let expected = response.content_length().unwrap_or(want.limit.min(64 << 10));
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
     while let Some(piece) = pace.keep(response.chunk()).await?.map_err(transport)? {
         if (bytes.len() + piece.len()) as u64 > want.limit {
             return Err(too_large());
@@ -219,11 +261,14 @@ async fn read_web(
         bytes.extend_from_slice(&piece);
         pace.got += piece.len() as u64;
     }
-    Ok(Body { bytes, html })
+    Ok(Body { bytes, html, tag })
 }
 
 /// What to do where mutual TLS was not fulfilled.
 const CERTIFICATE_WANTED: &str = "wants a client certificate of yours: set registry.client_certificate to a file with one that it accepts and its key";
+
+/// What to do where a proxy asks who we are.
+const LOGIN_WANTED: &str = "the proxy wants a login (407): write registry.proxy = \"http://USER:PASSWORD@HOST:PORT\", in a file of conf.d that others cannot read";
 
 /// Whether the page of a refused request speaks of a client certificate: nginx's does, and names it either way
 /// ("No required SSL certificate was sent", "The SSL certificate error").
@@ -253,6 +298,10 @@ fn transport(error: reqwest::Error) -> Fault {
         }
         cause = inner.source();
     }
+    // Of a tunnel for TLS.
+    if text.contains("proxy authorization required") {
+        return Fault::lasting(Code::Unreachable, LOGIN_WANTED);
+    }
     // The alert of TLS 1.3 for it.
     if text.contains("CertificateRequired") {
         return Fault::lasting(Code::Unreachable, format!("the server {CERTIFICATE_WANTED}"));
@@ -261,6 +310,17 @@ fn transport(error: reqwest::Error) -> Fault {
 }
 
 fn status(response: &Response, html: bool) -> Fault {
+    let mut fault = status_alone(response, html);
+    if fault.transient {
+        fault.rest = courtesy::rest(response.headers(), SystemTime::now());
+    }
+    if let Some(rest) = fault.rest {
+        fault.detail = format!("{}, it asks to be left alone for {} s", fault.detail, rest.as_secs());
+    }
+    fault
+}
+
+fn status_alone(response: &Response, html: bool) -> Fault {
     let status = response.status();
     match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => {
@@ -272,6 +332,7 @@ fn status(response: &Response, html: bool) -> Fault {
             let unauthorised = status == StatusCode::UNAUTHORIZED;
             Fault { unauthorised, ..Fault::lasting(Code::Unreachable, detail) }
         }
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Fault::lasting(Code::Unreachable, LOGIN_WANTED),
         StatusCode::TOO_MANY_REQUESTS => Fault::passing(Code::Unreachable, "asked too often (429)"),
         _ if status.is_server_error() && status != StatusCode::NETWORK_AUTHENTICATION_REQUIRED => {
             Fault::passing(Code::Unreachable, format!("the server failed ({status})"))
@@ -303,5 +364,5 @@ fn read_file(path: &Path, limit: u64, what: &str) -> Result<Body, Fault> {
     if bytes.len() as u64 > limit {
         return Err(Fault::lasting(Code::SizeExceeded, format!("larger than {limit} bytes")));
     }
-    Ok(Body { bytes, html: false })
+    Ok(Body { bytes, html: false, tag: None })
 }

@@ -11,11 +11,13 @@
 //! Mirrors hold the same immutable files, so a failed *check* is as good a reason to ask the
 //! next one as a failed connection: the check is part of the read. A cache on the way may
 //! keep a torn copy, so a mirror whose bytes failed the check is asked once more with
-//! `Cache-Control: no-cache` before it counts as wrong.
+//! `Cache-Control: no-cache` before it counts as wrong. What servers ask of us (`Retry-After`,
+//! entity tags) is in [`courtesy`].
 //!
 //! Rejected: racing two mirrors (doubles everybody's load for the sake of the worst second),
 //! and Range requests (chunks are small enough, and plain objects pass through every cache).
 
+mod courtesy;
 mod mirror;
 mod settings;
 #[cfg(test)]
@@ -32,13 +34,14 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Certificate, Client, Identity, Proxy};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
 use crate::owned::{self, OwnedError};
 use crate::refusal::{Refusal, with_cause};
 use crate::supervisor::wire::Secret;
 use crate::worker::Link;
+use courtesy::Kept;
 use mirror::{Fault, Mirror, Pace, Want};
 pub use settings::SiteSettings;
 
@@ -233,9 +236,10 @@ impl Site {
             true => shared.settings.object_deadline,
             false => shared.settings.metadata_deadline,
         };
-        let want = Want { path, limit, what, fresh: false };
+        let want = Want { path, limit, what, fresh: false, changed: path == mcpfs_trust::site::HEAD };
         let mut faults = Faults::default();
-        match timeout_at(Instant::now() + allowed, shared.rounds(want, &check, &mut faults)).await {
+        let deadline = Instant::now() + allowed;
+        match timeout_at(deadline, shared.ask(want, deadline, &check, &mut faults)).await {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(faults.refusal(what)),
             Err(_) => {
@@ -252,10 +256,13 @@ struct Turn<'a> {
     mirror: &'a Mirror,
     tries: u32,
     fresh: bool,
+    /// Not before.
+    ready: Instant,
 }
 
 impl Shared {
-    async fn rounds<T, F, Checked>(&self, want: Want<'_>, check: &F, faults: &mut Faults) -> Option<T>
+    /// Asks mirror after mirror, whoever's turn is next, until one's answer passes the check.
+    async fn ask<T, F, Checked>(&self, want: Want<'_>, deadline: Instant, check: &F, faults: &mut Faults) -> Option<T>
     where
         F: Fn(Vec<u8>, String) -> Checked,
         Checked: Future<Output = Result<T, Refusal>>,
@@ -263,45 +270,73 @@ impl Shared {
         let tries = self.settings.retries + 1;
         let now = Instant::now();
         let (late, ready): (Vec<_>, Vec<_>) = self.mirrors.iter().partition(|mirror| mirror.sulks(now));
-        let mut turns: Vec<_> =
-            ready.into_iter().chain(late).map(|mirror| Turn { mirror, tries, fresh: false }).collect();
-        let mut pause = self.settings.backoff;
-        while !turns.is_empty() {
-            let mut again = Vec::new();
-            for turn in turns {
-                let Turn { mirror, tries, fresh } = turn;
-                let address = mirror.address(want.path);
-                match self.attempt(mirror, Want { fresh, ..want }).await {
-                    Ok(body) => match check(body.bytes, address.clone()).await {
+        let turns = ready.into_iter().chain(late);
+        let mut turns: Vec<_> = turns.map(|mirror| Turn { mirror, tries, fresh: false, ready: now }).collect();
+        // The first of the earliest.
+        while let Some(next) = (0..turns.len()).min_by_key(|index| turns[*index].ready) {
+            let Turn { mirror, tries, fresh, ready } = turns.remove(next);
+            let address = mirror.address(want.path);
+            let now = Instant::now();
+            let ready = ready.max(mirror.rests_until().unwrap_or(ready));
+            if ready >= deadline {
+                let seconds = (ready - now).as_secs().max(1);
+                faults.add_first(address, resting(seconds));
+                continue;
+            }
+            if ready > now {
+                // Another one may be earlier.
+                if turns.iter().any(|turn| turn.ready < ready) {
+                    turns.push(Turn { mirror, tries, fresh, ready });
+                    continue;
+                }
+                sleep_until(ready).await;
+            }
+            let fault = match self.attempt(mirror, Want { fresh, ..want }).await {
+                Ok(body) => {
+                    let kept = body.tag.filter(|_| want.changed).map(|tag| Kept {
+                        path: want.path.to_owned(),
+                        tag,
+                        bytes: body.bytes.as_slice().into(),
+                    });
+                    match check(body.bytes, address.clone()).await {
                         Ok(value) => {
                             mirror.sulk(None);
+                            mirror.rest(None);
+                            kept.into_iter().for_each(|kept| mirror.keep(kept));
                             return Some(value);
                         }
                         Err(refusal) => {
-                            faults.add(address, failed_check(refusal, body.html));
                             if !fresh {
-                                again.push(Turn { mirror, tries: 1, fresh: true });
+                                turns.push(Turn { mirror, tries: 1, fresh: true, ready: Instant::now() });
                             }
+                            failed_check(refusal, body.html)
                         }
-                    },
-                    Err(fault) => {
-                        if fault.transient || fault.code == Code::TooSlow {
-                            mirror.sulk(Some(Instant::now() + self.settings.sulk));
-                        }
-                        if fault.transient && tries > 1 {
-                            again.push(Turn { mirror, tries: tries - 1, fresh });
-                        }
-                        faults.add(address, fault);
                     }
                 }
-            }
-            turns = again;
-            if !turns.is_empty() && turns.iter().all(|turn| !turn.fresh) {
-                sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
-                pause *= 2;
-            }
+                Err(fault) => {
+                    let now = Instant::now();
+                    if fault.transient || fault.code == Code::TooSlow {
+                        mirror.sulk(Some(now + self.settings.sulk));
+                    }
+                    if let Some(rest) = fault.rest {
+                        mirror.rest(Some(now + rest));
+                    }
+                    if fault.transient && tries > 1 {
+                        let ready = now + self.pause(tries) + fault.rest.unwrap_or_default();
+                        turns.push(Turn { mirror, tries: tries - 1, fresh, ready });
+                    }
+                    fault
+                }
+            };
+            faults.add(address, fault);
         }
         None
+    }
+
+    /// How long to wait with so many tries left: doubled with each, and half of it is chance.
+    fn pause(&self, tries: u32) -> Duration {
+        let doubled = self.settings.retries.saturating_add(1).saturating_sub(tries).min(16);
+        self.settings.backoff.saturating_mul(1 << doubled).mul_f64(rand::random_range(0.5..1.5))
     }
 
     async fn attempt(&self, mirror: &Mirror, want: Want<'_>) -> Result<mirror::Body, Fault> {
@@ -342,6 +377,11 @@ impl Shared {
     }
 }
 
+fn resting(seconds: u64) -> Fault {
+    let detail = format!("asked to be left alone for {seconds} s more (Retry-After)");
+    Fault::lasting(Code::Unreachable, detail)
+}
+
 fn failed_check(refusal: Refusal, html: bool) -> Fault {
     if html && refusal.code == Code::DigestMismatch {
         let detail = "a web page, not registry data (captive portal or wrong address?)";
@@ -358,6 +398,13 @@ impl Faults {
     fn add(&mut self, address: String, fault: Fault) {
         self.0.retain(|(known, _)| *known != address);
         self.0.push((address, fault));
+    }
+
+    /// The same if nothing is known of that mirror yet.
+    fn add_first(&mut self, address: String, fault: Fault) {
+        if self.0.iter().all(|(known, _)| *known != address) {
+            self.0.push((address, fault));
+        }
     }
 
     /// One mirror with wrong bytes says more than another that did not answer.

@@ -3,7 +3,7 @@
 use mcpfs_trust::chunk;
 use mcpfs_trust::digest::Digest;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::toxic::{Toxic, Trouble};
 use super::*;
@@ -299,4 +299,65 @@ async fn all_clones_become_the_other_site() {
     assert_eq!(read(&clone).await.as_deref(), Ok(BODY));
     assert_eq!((old.count("head.json"), new.count("head.json")), (1, 1));
     assert_eq!(clone.mirrors().len(), 1);
+}
+
+/// A server that is overrun says when to come back: it is asked no sooner, and a read that cannot wait so long says so.
+#[tokio::test]
+async fn retry_after_is_honoured_within_the_deadline() {
+    let server = server().await;
+    let hour = SiteSettings { sulk: Duration::ZERO, ..settings(&[&server]) };
+    let site = Site::new(hour.clone(), Handle::current()).unwrap();
+    server.once("head.json", [Trouble::Later(429, 1), Trouble::Later(503, 1)]);
+    let began = Instant::now();
+    assert_eq!(read(&site).await.as_deref(), Ok(BODY));
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    // A year is a minute, so that nobody can silence a host; and longer than this read may take.
+    let brief = SiteSettings { metadata_deadline: Duration::from_secs(10), ..hour };
+    let site = Site::new(brief, Handle::current()).unwrap();
+    server.once("head.json", [Trouble::Later(503, 365 * 86_400)]);
+    let before = server.count("head.json");
+    let refused = read(&site).await.unwrap_err();
+    assert!(refused.message.contains("left alone for 60 s"), "{refused}");
+    let refused = read(&site).await.unwrap_err();
+    assert!(refused.message.contains("s more (Retry-After)"), "{refused}");
+    assert_eq!(server.count("head.json"), before + 1, "it was left alone");
+}
+
+/// Another mirror is asked at once, whatever the first one wishes.
+#[tokio::test]
+async fn a_resting_mirror_holds_nobody_up() {
+    let (busy, good) = (server().await, server().await);
+    busy.always("head.json", Trouble::Later(503, 3600));
+    let site = site(&[&busy, &good]);
+    for _ in 0..3 {
+        assert_eq!(timeout(PATIENCE, read(&site)).await.expect("at once").as_deref(), Ok(BODY));
+    }
+    assert_eq!((busy.count("head.json"), good.count("head.json")), (1, 3));
+}
+
+/// Each mirror is known by its own entity tags, and what a `304` stands for is checked like everything else.
+#[tokio::test]
+async fn what_did_not_change_is_not_sent_again() {
+    let server = server().await;
+    server.tag("head.json", "\"one\"");
+    let site = site(&[&server]);
+    for _ in 0..3 {
+        assert_eq!(read(&site).await.as_deref(), Ok(BODY));
+    }
+    let asked: Vec<_> = server.requests().iter().map(|r| r.head.contains("if-none-match: \"one\"")).collect();
+    assert_eq!(asked, [false, true, true]);
+    assert_eq!(server.not_modified(), 2);
+    // Who does not believe the bytes any more asks for them anew.
+    let refuse = |_| Err(chunk::expect("chunk", &Digest::EMPTY, BODY).unwrap_err());
+    let refused = site.get_checked::<()>("head.json", 1000, "head", refuse).await.unwrap_err();
+    assert_eq!(refused.code, Code::DigestMismatch);
+    let last = server.requests().pop().unwrap();
+    assert!(last.head.contains("no-cache") && !last.head.contains("if-none-match"), "{}", last.head);
+    // Nothing but the head is asked for in this way.
+    server.put("bin.json", BODY);
+    server.tag("bin.json", "\"two\"");
+    for _ in 0..2 {
+        site.get("bin.json", 1000, "bin").await.unwrap();
+    }
+    assert_eq!(server.not_modified(), 3);
 }

@@ -15,6 +15,8 @@ use tokio::task::AbortHandle;
 pub(crate) enum Trouble {
     /// An empty answer with that status.
     Status(u16),
+    /// The same with a wish to be left alone for so many seconds.
+    Later(u16, u64),
     /// Half of the body, then a TCP reset.
     Reset,
     /// Half of the body under the whole length, then an orderly close.
@@ -47,6 +49,8 @@ struct State {
     /// For every request of a path, and of all paths under "*".
     always: HashMap<String, Trouble>,
     requests: Vec<Request>,
+    tags: HashMap<String, String>,
+    not_modified: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -88,6 +92,16 @@ impl Toxic {
         self.state.lock().unwrap().always.insert(path.to_owned(), trouble);
     }
 
+    /// Serves the path with this entity tag from now on.
+    pub(crate) fn tag(&self, path: &str, tag: &str) {
+        self.state.lock().unwrap().tags.insert(path.to_owned(), tag.to_owned());
+    }
+
+    /// How many answers said that nothing changed.
+    pub(crate) fn not_modified(&self) -> usize {
+        self.state.lock().unwrap().not_modified
+    }
+
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock().unwrap();
         state.always.clear();
@@ -113,17 +127,33 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
     stream.set_nodelay(true).unwrap();
     let mut stream = BufReader::new(stream);
     while let Some((path, head)) = request(&mut stream).await {
-        let (body, trouble) = {
+        let (body, trouble, tag, known) = {
             let mut state = state.lock().unwrap();
+            let tag = state.tags.get(&path).cloned();
+            let known = tag.as_ref().is_some_and(|tag| head.contains(&format!("if-none-match: {tag}\r\n")));
             state.requests.push(Request { path: path.clone(), head });
+            state.not_modified += usize::from(known);
             let next = state.once.get_mut(&path).and_then(VecDeque::pop_front);
             let always = state.always.get(&path).or_else(|| state.always.get("*")).cloned();
-            (state.files.get(&path).cloned(), next.or(always))
+            (state.files.get(&path).cloned(), next.or(always), tag, known)
         };
         if matches!(trouble, Some(Trouble::Held)) {
             while !state.lock().unwrap().always.is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
+        }
+        if known {
+            if status(stream.get_mut(), 304, "").await.is_none() {
+                return;
+            }
+            continue;
+        }
+        if let (Some(tag), Some(body), None) = (tag, &body, &trouble) {
+            let head = format!("HTTP/1.1 200 OK\r\netag: {tag}\r\ncontent-length: {}\r\n\r\n", body.len());
+            if stream.get_mut().write_all(&[head.as_bytes(), body].concat()).await.is_err() {
+                return;
+            }
+            continue;
         }
         if answer(stream.get_mut(), body, trouble).await.is_none() {
             return;
@@ -150,6 +180,7 @@ async fn answer(stream: &mut TcpStream, body: Option<Vec<u8>>, trouble: Option<T
         None | Some(Trouble::Held) => whole(stream, length, "application/octet-stream", &body).await,
         // Web servers say it with a page.
         Some(Trouble::Status(code)) => status(stream, code, "content-type: text/html\r\n").await,
+        Some(Trouble::Later(code, seconds)) => status(stream, code, &format!("retry-after: {seconds}\r\n")).await,
         Some(Trouble::Redirect(to)) => status(stream, 302, &format!("location: {to}\r\n")).await,
         Some(Trouble::Html) => {
             let page = b"<!DOCTYPE html><title>Log in</title>";

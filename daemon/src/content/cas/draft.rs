@@ -61,16 +61,25 @@ impl Cas {
     pub(in crate::content) fn draft(&self) -> Result<Draft, Refusal> {
         let mode = Mode::from_raw_mode(0o444);
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let nameless = || rustix::fs::openat(&self.root, "tmp", flags | OFlags::TMPFILE, mode);
         if !self.named_drafts.load(Ordering::Relaxed) {
-            match rustix::fs::openat(&self.root, "tmp", flags | OFlags::TMPFILE, mode) {
+            let opened = match nameless() {
+                Err(Errno::NOENT) if self.restore() => nameless(),
+                done => done,
+            };
+            match opened {
                 Ok(fd) => return Ok(Draft { writer: fd.into(), name: None }),
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => self.named_drafts.store(true, Ordering::Relaxed),
                 Err(errno) => return Err(self.broken("write to", errno.into())),
             }
         }
         let name = format!("tmp/{}", self.drafts.fetch_add(1, Ordering::Relaxed));
-        let fd = rustix::fs::openat(&self.root, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode)
-            .map_err(|errno| self.broken("write to", errno.into()))?;
+        let named = || rustix::fs::openat(&self.root, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode);
+        let opened = match named() {
+            Err(Errno::NOENT) if self.restore() => named(),
+            done => done,
+        };
+        let fd = opened.map_err(|errno| self.broken("write to", errno.into()))?;
         Ok(Draft { writer: fd.into(), name: Some(DraftName { root: self.root.clone(), name }) })
     }
 
@@ -92,6 +101,13 @@ impl Cas {
     }
 
     fn link(&self, reader: &File, draft: Option<&DraftName>, name: Name) -> Result<(), Errno> {
+        match self.link_once(reader, draft, name) {
+            Err(Errno::NOENT) if self.restore() => self.link_once(reader, draft, name),
+            done => done,
+        }
+    }
+
+    fn link_once(&self, reader: &File, draft: Option<&DraftName>, name: Name) -> Result<(), Errno> {
         let to = place(name);
         if let Some(draft) = draft {
             return rustix::fs::renameat(&self.root, &*draft.name, &self.root, &to);

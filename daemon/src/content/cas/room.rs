@@ -1,60 +1,164 @@
-//! Room: the quota, the floor of free space, and what goes when there is too little.
+//! Room: the quota, what is left free for others, and what goes when there is too little.
 //!
-//! Eviction takes the least useful first and never what is kept or in use: a lease on the file
-//! says that nobody has it open, and holds off whoever wants to until it is gone.
+//! A file system runs out of bytes or of inodes; the floor is for both. Eviction takes the
+//! least useful first and never what is kept or in use: a lease on the file says that nobody
+//! has it open, and holds off whoever wants to until it is gone.
+//!
+//! Below the floor nothing is written, whoever took the room: the audit of this host may lie
+//! on the same file system, and an open that cannot be recorded is refused. What is cached
+//! stays readable.
 
+use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 
 use mcpfs_trust::error::Code;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::{Cas, place};
 use crate::content::lease;
 use crate::refusal::Refusal;
+use crate::words;
 
-/// Evicted beyond what is needed, as a share of the quota: a full cache sorts its index rarely.
+/// Evicted beyond what is needed, as a share of what is held: a full cache sorts its index rarely.
 const SLACK: u64 = 20;
+/// And files beyond what is needed: one for each transfer that may end meanwhile.
+const MORE_FILES: u64 = 16;
+/// How often room is made for one who asks: others may take it.
+const TURNS: u32 = 4;
+/// The floor without `cache.keep_free`: this share of the file system, and at most that.
+const SHARE: u64 = 20;
+const MOST_FREE: u64 = 5 << 30;
+/// Inodes left to others: enough for the files of a database and its journal.
+const INODES: u64 = 64;
+
+/// What is left free of a file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floor {
+    bytes: u64,
+    inodes: u64,
+}
+
+/// What is lacking.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Lack {
+    bytes: u64,
+    files: u64,
+}
+
+impl Lack {
+    const NONE: Self = Self { bytes: 0, files: 0 };
+
+    fn covered_by(self, freed: Self) -> bool {
+        freed.bytes >= self.bytes && freed.files >= self.files
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, files: self.files + other.files }
+    }
+}
+
+impl Floor {
+    /// `keep_free` bytes, or the default for the file system of `root`.
+    pub(super) fn of(root: &OwnedFd, keep_free: Option<u64>) -> Self {
+        let stat = rustix::fs::fstatvfs(root);
+        let whole = stat.as_ref().map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
+        let inodes = stat.as_ref().map_or(0, |stat| stat.f_files / SHARE);
+        Self { bytes: keep_free.unwrap_or_else(|| default_floor(whole)), inodes: inodes.min(INODES) }
+    }
+}
+
+/// What is left of a file system of so many bytes unless `cache.keep_free` says otherwise.
+pub(in crate::content) fn default_floor(whole: u64) -> u64 {
+    (whole / SHARE).min(MOST_FREE)
+}
+
+fn free_bytes(stat: &StatVfs) -> u64 {
+    stat.f_bavail.saturating_mul(stat.f_frsize)
+}
 
 impl Cas {
-    /// Reserves `bytes` within the quota and above the free-space floor.
+    /// Reserves `bytes` within the quota and above the floor.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), Refusal> {
-        if self.scarcity(bytes) == 0 && self.index.reserve(bytes).is_ok() {
+        if self.lack(bytes) == Lack::NONE && self.index.reserve(bytes).is_ok() {
             return Ok(());
         }
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        for last in [false, true] {
-            let scarce = self.scarcity(bytes);
+        for turn in 0..=TURNS {
+            let lack = self.lack(bytes);
             let missing = match self.index.reserve(bytes) {
-                Ok(()) if scarce == 0 => return Ok(()),
+                Ok(()) if lack == Lack::NONE => return Ok(()),
                 Ok(()) => {
                     self.index.release(bytes);
-                    scarce
+                    lack
                 }
-                Err(excess) => excess.max(scarce),
+                Err(excess) => Lack { bytes: excess.max(lack.bytes), ..lack },
             };
-            if !last && bytes <= self.quota {
-                let target = missing + self.quota / SLACK;
-                let freed = self.evict(target);
-                if freed < missing
-                    && let Some(let_go) = self.let_go.get()
-                {
-                    let_go();
-                    self.evict(target - freed);
-                }
+            if turn < TURNS && bytes <= self.quota {
+                self.free_up(missing);
             }
         }
-        let detail = format!("no room for {bytes} bytes in the cache {}", self.path.display());
-        let advice = "what is open or pinned is not evicted; raise the quota or free space on its file system";
-        Err(Refusal::new(Code::CacheFull, format!("{detail}: {advice}")))
+        let advice = "what is open or pinned is not evicted";
+        let path = self.path.display();
+        let lack = self.lack(bytes);
+        let detail = if lack.bytes > 0 {
+            let (free, floor) = (self.free().0.unwrap_or(0), words::size(self.floor.bytes));
+            let free = words::size(free);
+            format!("its file system has {free} free, and {floor} of it stay free (cache.keep_free); free space there")
+        } else if lack.files > 0 {
+            "its file system has no inodes left; remove files there".to_owned()
+        } else {
+            format!("cache.quota is {}; raise it", words::size(self.quota))
+        };
+        Err(Refusal::new(Code::CacheFull, format!("no room for {bytes} bytes in the cache {path}: {detail}; {advice}")))
     }
 
-    /// Removes what nobody uses, the least useful first, until `target` bytes are free. Returns
-    /// how many are.
-    fn evict(&self, target: u64) -> u64 {
-        let mut freed = 0;
+    /// Whether the file system is below the floor: nothing that nobody waits for is written then.
+    pub(in crate::content) fn is_scarce(&self) -> bool {
+        self.lack(0) != Lack::NONE
+    }
+
+    /// Evicts what nobody uses if the file system is below the floor.
+    pub(in crate::content) fn relieve(&self) {
+        if self.lack(0) == Lack::NONE || !self.index.is_walked() {
+            return;
+        }
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let lack = self.lack(0);
+        if lack == Lack::NONE || self.usage().1 == 0 {
+            return;
+        }
+        let freed = self.free_up(lack);
+        tracing::info!(freed.bytes, freed.files, "evicted: the cache's file system is below cache.keep_free");
+    }
+
+    /// Evicts at least `missing`, if that much can go, and some more.
+    fn free_up(&self, missing: Lack) -> Lack {
+        let (held, files) = self.usage();
+        let slack = Lack {
+            bytes: if missing.bytes > 0 { held / SLACK } else { 0 },
+            files: if missing.files > 0 { files as u64 / SLACK + MORE_FILES } else { 0 },
+        };
+        let target = missing.plus(slack);
+        let mut freed = self.evict(target);
+        if !missing.covered_by(freed)
+            && let Some(let_go) = self.let_go.get()
+        {
+            let_go();
+            let rest = Lack {
+                bytes: target.bytes.saturating_sub(freed.bytes),
+                files: target.files.saturating_sub(freed.files),
+            };
+            freed = freed.plus(self.evict(rest));
+        }
+        freed
+    }
+
+    /// Removes what nobody uses, the least useful first, until `target` is free. Returns what is.
+    fn evict(&self, target: Lack) -> Lack {
+        let mut freed = Lack::NONE;
         for name in self.index.candidates() {
-            if freed >= target {
+            if target.covered_by(freed) {
                 break;
             }
             let last_use = self.index.last_use(name);
@@ -68,17 +172,22 @@ impl Cas {
             };
             // The lease lasts until `file` is closed, so nobody opens it before it is gone.
             if lease::take(&file) && rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()).is_ok() {
-                freed += self.index.forget(name);
+                freed = freed.plus(Lack { bytes: self.index.forget(name), files: 1 });
             }
         }
         freed
     }
 
-    /// How many bytes the file system lacks to hold `bytes` more above the floor.
-    fn scarcity(&self, bytes: u64) -> u64 {
-        match rustix::fs::fstatvfs(&self.root) {
-            Ok(stat) => (self.free_floor + bytes).saturating_sub(stat.f_bavail.saturating_mul(stat.f_frsize)),
-            Err(_) => 0,
-        }
+    /// Free bytes of the file system, if it says so, and how many of them are left to others.
+    pub(in crate::content) fn free(&self) -> (Option<u64>, u64) {
+        (rustix::fs::fstatvfs(&self.root).ok().map(|stat| free_bytes(&stat)), self.floor.bytes)
+    }
+
+    /// What the file system lacks to hold `bytes` more above the floor.
+    fn lack(&self, bytes: u64) -> Lack {
+        let Ok(stat) = rustix::fs::fstatvfs(&self.root) else { return Lack::NONE };
+        // No inodes at all: a file system that makes them as it goes.
+        let files = if stat.f_files == 0 { 0 } else { self.floor.inodes.saturating_sub(stat.f_favail) };
+        Lack { bytes: self.floor.bytes.saturating_add(bytes).saturating_sub(free_bytes(&stat)), files }
     }
 }

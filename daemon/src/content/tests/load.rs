@@ -102,7 +102,7 @@ async fn what_cannot_fit_is_refused() {
     room.open("f/00").await.unwrap();
     assert_eq!(room.open("big").await.unwrap_err().code, Code::CacheFull);
     assert_eq!(room.open("f/00").await.unwrap().0, 0);
-    let room = Room::with(&contents, 8 << 10, |settings| settings.free_floor = u64::MAX / 2).await;
+    let room = Room::with(&contents, 8 << 10, |settings| settings.keep_free = Some(u64::MAX)).await;
     assert_eq!(room.open("f/00").await.unwrap_err().code, Code::CacheFull, "the file system's floor");
 }
 
@@ -115,9 +115,11 @@ async fn a_failing_disk_is_not_a_full_one() {
     let (files, tmp) = (room.cache().join("files"), room.cache().join("tmp"));
     for path in [&files, &tmp] {
         std::fs::rename(path, path.with_extension("away")).unwrap();
+        std::fs::write(path, "no directory").unwrap();
         let refused = room.open("f/01").await.unwrap_err();
         assert_eq!(refused.code, Code::CacheFault, "{refused}");
         assert!(refused.message.contains("check its directories"), "{refused}");
+        std::fs::remove_file(path).unwrap();
         std::fs::rename(path.with_extension("away"), path).unwrap();
     }
     room.open("f/01").await.unwrap();
@@ -128,4 +130,27 @@ async fn a_task_that_dies_is_a_fault() {
     let room = Room::new(&files(1, 10), 1024).await;
     let refused = room.content.0.blocking::<()>(|| panic!("on purpose")).await.unwrap_err();
     assert_eq!(refused.code, Code::CacheFault);
+}
+
+/// Somebody cleans up below a running daemon: that costs transfers and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_is_wiped_fills_again() {
+    let contents = files(20, 4000);
+    let room = Room::new(&contents, 4096).await;
+    for named_drafts in [false, true] {
+        room.content.0.cas.name_drafts(named_drafts);
+        for (path, bytes) in &contents {
+            assert_eq!(&room.open(path).await.unwrap().1, bytes);
+        }
+        room.settled().await;
+        for entry in std::fs::read_dir(room.cache()).unwrap() {
+            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        let (path, bytes) = &contents[7];
+        assert_eq!(&room.open(path).await.unwrap().1, bytes);
+        room.settled().await;
+        let usage = room.content.usage();
+        assert!(usage.files <= 2 && usage.cached <= 2 * 4096, "what went is not counted: {usage:?}");
+    }
+    assert!(room.cache().join("quarantine").is_dir());
 }
