@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN = $(CURDIR)/target/debug
 DEMO = $(CURDIR)/target/demo
 
-.PHONY: help demo demo-clean test check fmt bench fuzz setup yara release package
+.PHONY: help demo demo-clean test check fmt bench soak fuzz setup yara release package
 
 help:
 	@echo 'make demo        the whole story in about a minute, below target/demo'
@@ -16,6 +16,7 @@ help:
 	@echo 'make release     all programs, optimised: target/release and target/yara/release'
 	@echo 'make package     .deb and .rpm of the host'"'"'s side: target/packages'
 	@echo 'make bench       measure against the native file system'
+	@echo 'make soak        everything at once while everything goes wrong (as root; MINUTES=10)'
 	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer; FUZZ_TARGETS=signer/tar for one)'
 	@echo 'make setup       only install what the tests need'
 
@@ -79,6 +80,11 @@ bench:
 	@tests/setup bench
 	$(CARGO) build --release --workspace --bins
 	MCPFS_BIN_DIR='$(CURDIR)/target/release' target/release/mcpfs-bench
+
+soak:
+	@tests/setup test
+	$(CARGO) build --workspace --bins
+	MCPFS_BIN_DIR='$(BIN)' target/debug/mcpfs-soak
 
 # Coverage feedback needs flags of the nightly compiler; RUSTC_BOOTSTRAP asks the pinned one for
 # them. What a run finds goes to a folder below target; the committed corpus is only read.

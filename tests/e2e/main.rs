@@ -17,6 +17,7 @@ mod batches;
 mod branch;
 mod bundles;
 mod capabilities;
+mod chaos;
 mod check;
 mod clients;
 mod closed;
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
     host::register(&mut suite);
     hostile::register(&mut suite);
     hostile_worker::register(&mut suite);
+    chaos::register(&mut suite);
     attacks::register(&mut suite);
     audit::register(&mut suite);
     flip::register(&mut suite);

@@ -6,8 +6,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub enum Fault {
     Silence,
     /// Announces all and closes in the middle.
     Cut,
+    /// One byte is another one.
+    Corrupt,
+    /// Closes every connection before it says anything.
+    Refuse,
 }
 
 /// The server; stops on drop.
@@ -40,7 +44,7 @@ pub struct FaultyServer {
 struct Shared {
     root: PathBuf,
     path: String,
-    fault: Fault,
+    fault: Mutex<Option<Fault>>,
     stopping: AtomicBool,
     sent: AtomicU64,
 }
@@ -48,12 +52,26 @@ struct Shared {
 impl FaultyServer {
     /// Serves `root`; requests whose path starts with `path` meet the fault.
     pub fn over(root: &Path, path: &str, fault: Fault) -> Self {
+        Self::start(root, path, Some(fault))
+    }
+
+    /// Serves `root` well until it is told otherwise by [`Self::turn`].
+    pub fn healthy(root: &Path) -> Self {
+        Self::start(root, "", None)
+    }
+
+    /// From the next request on there is this fault, or none.
+    pub fn turn(&self, fault: Option<Fault>) {
+        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    fn start(root: &Path, path: &str, fault: Option<Fault>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free loopback port");
         let port = listener.local_addr().expect("bound").port();
         let shared = Arc::new(Shared {
             root: root.to_owned(),
             path: path.to_owned(),
-            fault,
+            fault: Mutex::new(fault),
             stopping: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         });
@@ -109,8 +127,9 @@ impl Shared {
             return write(&stream, b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
         let body = std::fs::read(self.root.join(&path));
-        if path.starts_with(&self.path) {
-            return self.misbehave(&stream, &body.unwrap_or_default());
+        let fault = *self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fault) = fault.filter(|_| path.starts_with(&self.path)) {
+            return self.misbehave(fault, &stream, &body.unwrap_or_default());
         }
         match body {
             Err(_) => write(&stream, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
@@ -121,8 +140,8 @@ impl Shared {
         }
     }
 
-    fn misbehave(&self, stream: &TcpStream, body: &[u8]) -> std::io::Result<()> {
-        match self.fault {
+    fn misbehave(&self, fault: Fault, stream: &TcpStream, body: &[u8]) -> std::io::Result<()> {
+        match fault {
             Fault::Drip => {
                 write(stream, head(body.len()).as_bytes())?;
                 for byte in body {
@@ -149,6 +168,15 @@ impl Shared {
             Fault::Silence => loop {
                 self.pause(Duration::from_secs(1))?;
             },
+            Fault::Refuse => Ok(()),
+            Fault::Corrupt => {
+                let mut other = body.to_vec();
+                if let Some(byte) = other.get_mut(body.len() / 2) {
+                    *byte ^= 1;
+                }
+                write(stream, head(other.len()).as_bytes())?;
+                self.send(stream, &other)
+            }
             Fault::Cut => {
                 write(stream, head(body.len().max(64)).as_bytes())?;
                 self.send(stream, &body[..body.len() / 2])

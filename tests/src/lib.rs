@@ -21,6 +21,7 @@ pub mod audit;
 pub mod author;
 pub mod bench;
 pub mod binaries;
+pub mod chaos;
 pub mod codehost;
 pub mod command;
 pub mod cutting;

@@ -222,7 +222,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     // A process of its own would live on when the supervisor has killed this one, with all it holds.
     let thread = first(SeccompCmpOp::MaskedEq(THREAD | NAMESPACES), THREAD)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]);
-    let alone = |condition| Ok::<_, seccompiler::BackendError>(SeccompRule::new(vec![condition])?);
+    let alone = |condition| SeccompRule::new(vec![condition]);
     let own = PRCTL.iter().map(|what| alone(dword(0, SeccompCmpOp::Eq, *what)?));
     rules.insert(libc::SYS_prctl, own.collect::<Result<_, _>>()?);
     // Itself and nobody else of its user.

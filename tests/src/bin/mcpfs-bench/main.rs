@@ -8,6 +8,7 @@
 
 mod mounted;
 mod publishing;
+mod takeover;
 
 use std::cell::LazyCell;
 
@@ -25,13 +26,15 @@ fn main() {
     // Only what is mounted needs it.
     let bench = &LazyCell::new(Bench::new);
     let mounted = |part: fn(&Bench) -> Vec<Figure>| -> Part<'_> { Box::new(move || part(bench)) };
-    let parts: [(&str, Part<'_>); 8] = [
+    let parts: [(&str, Part<'_>); 10] = [
         ("read", mounted(mounted::read)),
         ("warm", mounted(mounted::warm)),
         ("launch", mounted(mounted::launch)),
         ("cold", mounted(mounted::cold)),
         ("tree", mounted(mounted::tree)),
         ("memory", mounted(mounted::memory)),
+        ("takeover", Box::new(takeover::takeover)),
+        ("start", Box::new(takeover::start)),
         ("publish", Box::new(publishing::publish)),
         ("rebuild", Box::new(publishing::rebuild)),
     ];

@@ -1,0 +1,189 @@
+//! Who uses the mount, each in a thread.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{FILLER_BYTES, World, fillers};
+use crate::fixture;
+use crate::mcp::McpClient;
+use crate::registry::files_below;
+
+use super::tally::Tally;
+
+/// A file of the mount and what must be in it.
+pub(super) struct Known {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+fn said(path: &Path) -> impl Fn(io::Error) -> String + '_ {
+    move |error| format!("{}: {error}", path.display())
+}
+
+/// Every file of what all read.
+pub(super) fn known(world: &World) -> Vec<Known> {
+    let trees = [("hello-1.1.0", "hello/1.1.0"), ("files", "files/1.0.0")];
+    let of = |(directory, release): (&str, &str)| {
+        let (source, tree) = (world.source(directory), world.host.at(release).join("tree"));
+        let file =
+            |name: String| Known { path: tree.join(&name), bytes: std::fs::read(source.join(name)).expect("ours") };
+        files_below(&source).into_iter().filter(|name| source.join(name).is_file()).map(file).collect::<Vec<_>>()
+    };
+    trees.into_iter().flat_map(of).collect()
+}
+
+fn compare(known: &Known, tally: &Tally) {
+    let read = tally.operation("a read", || std::fs::read(&known.path).map_err(said(&known.path)));
+    if let Some(read) = read {
+        tally.same(&known.path.display().to_string(), &read, &known.bytes);
+    }
+}
+
+pub(super) fn read_all(all: &[Known], tally: &Tally) {
+    all.iter().for_each(|known| compare(known, tally));
+}
+
+/// Opens, reads, compares, lists and stats; and keeps one file open for long.
+pub(super) fn read(all: &[Known], tally: &Tally, seed: usize) {
+    let kept = all.iter().max_by_key(|known| known.bytes.len()).expect("files");
+    let open = File::open(&kept.path).expect("it was just read");
+    for turn in seed.. {
+        if tally.is_over() {
+            return;
+        }
+        let known = &all[(turn * 7919) % all.len()];
+        compare(known, tally);
+        let path = &known.path;
+        let parent = path.parent().expect("below the mount");
+        let listed = tally.operation("a listing", || {
+            let names = std::fs::read_dir(parent).and_then(|names| names.collect::<io::Result<Vec<_>>>());
+            names.map_err(said(parent))
+        });
+        if let Some(listed) = listed
+            && !listed.iter().any(|entry| entry.path() == *path)
+        {
+            tally.same(&format!("the listing of {}", parent.display()), b"", b"its file");
+        }
+        let missing = path.with_file_name("no-such-file");
+        tally.operation("a lookup", || match missing.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => Err(format!("{}: {other:?}", missing.display())),
+        });
+        let at = (turn * 65_537) % kept.bytes.len().saturating_sub(4096);
+        let mut part = vec![0; 4096];
+        if tally
+            .operation("a read of what is open", || open.read_exact_at(&mut part, at as u64).map_err(said(&kept.path)))
+            .is_some()
+        {
+            tally.same("what is open", &part, &kept.bytes[at..at + 4096]);
+        }
+    }
+}
+
+/// One session that goes on through everything.
+pub(super) fn converse(mut session: McpClient, tally: &Tally) {
+    while !tally.is_over() {
+        tally.operation("a call", || {
+            let answer = session.call("echo", &json!({"message": "still here"}));
+            if answer == "still here" { Ok(()) } else { Err(answer) }
+        });
+        tally.count("calls of the session");
+        tally.sleep(Duration::from_millis(20));
+    }
+    session.end();
+}
+
+pub(super) fn launch(world: &World, tally: &Tally) {
+    while !tally.is_over() {
+        tally.attempt("a launch", || {
+            let launched = catch_unwind(AssertUnwindSafe(|| {
+                let mut client = McpClient::start(&world.host.at("hello/run"));
+                let version = client.initialize()["serverInfo"]["version"].clone();
+                client.end();
+                version
+            }));
+            let version = launched.map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())?;
+            if version == "1.1.0" { Ok(()) } else { Err(version.to_string()) }
+        });
+        tally.count("launches");
+        tally.sleep(Duration::from_millis(200));
+    }
+}
+
+/// New releases, followed and read at once.
+pub(super) fn publish(world: &World, tally: &Tally) {
+    while !tally.is_over() {
+        let number = world.next_version();
+        let version = format!("1.0.{number}");
+        let bytes = fixture::bytes(number + 1_000, 300_000);
+        let recipe = world.quick.recipe("churn", &version, &[("data", &bytes)]);
+        world.quick.release(&recipe, &world.quick.site()).ok();
+        tally.count("releases");
+        let path = world.host.at(&format!("churn/{version}/tree/data"));
+        let followed = tally.attempt("a refresh", || {
+            let ran = world.host.mcpfs(["refresh"]).run();
+            if ran.code == 0 { Ok(()) } else { Err(ran.to_string()) }
+        });
+        if followed.is_some()
+            && let Some(read) = tally.attempt("a first read", || std::fs::read(&path).map_err(said(&path)))
+        {
+            tally.same(&path.display().to_string(), &read, &bytes);
+            tally.count("releases read");
+        }
+        tally.sleep(Duration::from_secs(1));
+    }
+}
+
+/// Reads more than the cache may hold, over and over.
+pub(super) fn fill(world: &World, tally: &Tally) {
+    for (name, seed) in fillers().collect::<Vec<_>>().into_iter().cycle() {
+        if tally.is_over() {
+            return;
+        }
+        let path = world.host.at(&format!("{name}/1.0.0/tree/data"));
+        if let Some(read) = tally.attempt("a large read", || std::fs::read(&path).map_err(said(&path))) {
+            tally.same(&name, &read, &fixture::bytes(seed, FILLER_BYTES));
+            tally.count("large reads");
+        }
+        tally.sleep(Duration::from_millis(300));
+    }
+}
+
+/// Alters a file of the cache that nobody has open, and reads it through the mount.
+pub(super) fn alter(world: &World, tally: &Tally) {
+    let bytes = fixture::bytes(99, FILLER_BYTES);
+    let path = world.host.at("victim/1.0.0/tree/data");
+    while !tally.is_over() {
+        let read = tally.attempt("a read of what was altered", || std::fs::read(&path).map_err(said(&path)));
+        if let Some(read) = read {
+            tally.same("what was altered", &read, &bytes);
+        }
+        if world.cached_files_of(&bytes).into_iter().any(|file| flip(&file).is_ok()) {
+            tally.count("cached files altered");
+        }
+        tally.sleep(Duration::from_millis(700));
+    }
+}
+
+fn flip(file: &Path) -> io::Result<()> {
+    std::fs::set_permissions(file, PermissionsExt::from_mode(0o644))?;
+    let open = File::options().read(true).write(true).open(file)?;
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, 4_000_000)?;
+    open.write_all_at(&[byte[0] ^ 1], 4_000_000)
+}
+
+impl World {
+    /// Files of the cache with this content; some may vanish meanwhile.
+    fn cached_files_of(&self, bytes: &[u8]) -> Vec<PathBuf> {
+        let found = crate::command::Run::new("find").arg(self.host.path("cache"));
+        let found = found.args(["-type", "f", "-size", &format!("{}c", bytes.len())]).run().stdout;
+        found.lines().map(PathBuf::from).filter(|file| std::fs::read(file).is_ok_and(|read| read == bytes)).collect()
+    }
+}
