@@ -33,6 +33,7 @@ mod flip;
 mod forms;
 mod git_tags;
 mod gone;
+mod half_done;
 mod host;
 mod hostile;
 mod hostile_worker;
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
     mirrors::register(&mut suite);
     host::register(&mut suite);
     hostile::register(&mut suite);
+    half_done::register(&mut suite);
     hostile_worker::register(&mut suite);
     chaos::register(&mut suite);
     attacks::register(&mut suite);
