@@ -17,6 +17,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ pub struct Config {
     pub pins: Pins,
     /// `[policy]`
     pub policy: Policy,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
+    /// `[log]`
+    pub log: LogConfig,
     /// `[runtimes]`: the names a recipe's `launch.command` may use, as absolute paths.
     /// `node` and `python3` are found by themselves in the usual directories of root.
     pub runtimes: BTreeMap<String, PathBuf>,
@@ -127,6 +132,33 @@ pub struct NetworkConfig {
     pub metadata: Duration,
     /// `object`: for one chunk, over all mirrors, "30s".
     pub object: Duration,
+}
+
+/// Numbers for monitoring; none go out by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// `textfile`: a file for node_exporter's textfile collector, ending in `.prom`, in a directory of the worker's own.
+    pub textfile: Option<PathBuf>,
+    /// `listen`: a loopback address that answers `GET /metrics`, "127.0.0.1:9911".
+    pub listen: Option<SocketAddr>,
+}
+
+/// The log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `format`: "text" or "json"; `--log-format` says otherwise.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// Which versions this host wants.

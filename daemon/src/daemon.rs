@@ -100,6 +100,8 @@ impl Daemon {
             ("state", old.state != config.state),
             ("user", old.user != config.user),
             ("cache.dir", old.cache.dir != config.cache.dir),
+            ("metrics", old.metrics != config.metrics),
+            ("log.format", old.log != config.log),
             ("cache.quota", old.cache.quota != config.cache.quota),
             ("cache.keep_free", old.cache.keep_free != config.cache.keep_free),
             ("network.object, as the longest wait of an open,", old.network.object != config.network.object),

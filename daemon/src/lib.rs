@@ -17,6 +17,7 @@
 //! | `control`, `launch` | the socket, and `run` turned into a process |
 //! | [`supervisor`], [`worker`] | root's part and everybody else's; how one worker follows another |
 //! | [`doctor`] | what on a host stands in the way of all that |
+//! | `metrics` | what monitoring is told |
 //! | `run`, `daemon` | the only wiring |
 //!
 //! Arrows point one way: `fs` → `registry`, `content`, `audit`; `registry` → `site`,
@@ -42,6 +43,7 @@ pub mod fs;
 pub mod launch;
 pub mod launched;
 mod lock;
+mod metrics;
 pub mod mount;
 pub mod owned;
 pub mod refusal;

@@ -13,7 +13,9 @@
 //! and runtimes do not survive it.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
+use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -29,12 +31,13 @@ use tokio::time::timeout;
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
 use crate::caller::Caller;
 use crate::cli::Global;
-use crate::config::{Config, ReadsWanted};
+use crate::config::{Config, LogFormat, ReadsWanted};
 use crate::content::{Content, ContentEvent, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Pulse;
 use crate::fs::Vfs;
 use crate::launched::Launches;
+use crate::metrics::{self, COUNTS};
 use crate::mount::{Mountpoint, Seat, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::{Opened, State};
@@ -62,6 +65,9 @@ pub struct MountArgs {
     /// Mount here instead of where the configuration says.
     #[arg(long, value_name = "DIR")]
     pub at: Option<PathBuf>,
+    /// How the log is written, instead of what the configuration says.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// Leave the mount to systemd's descriptor store when this process ends (for the unit).
     #[arg(long, requires = "foreground")]
     pub keep_mount: bool,
@@ -94,7 +100,9 @@ impl From<Refusal> for Failure {
 
 /// Mounts, and serves or leaves a process behind that does.
 pub fn mount(global: &Global, args: &MountArgs) -> Exit {
-    let outcome = load(global, args).and_then(|config| match args.foreground {
+    let loaded = load(global, args);
+    let as_json = args.foreground && loaded.as_ref().is_ok_and(|config| config.log.format == LogFormat::Json);
+    let outcome = loaded.and_then(|config| match args.foreground {
         _ if args.worker => work(global, config),
         true if rustix::process::geteuid().is_root() => supervise(global, args, config),
         true => serve(global, args, config),
@@ -103,7 +111,9 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
     match outcome {
         Ok(()) => Exit::Ok,
         Err(failure) => {
-            if !failure.message.is_empty() {
+            if as_json && !failure.message.is_empty() {
+                tracing::error!("{}", failure.message);
+            } else if !failure.message.is_empty() {
                 eprintln!("mcpfs: {}", failure.message);
             }
             failure.exit
@@ -116,6 +126,9 @@ fn load(global: &Global, args: &MountArgs) -> Result<Config, Failure> {
     let mut config = Config::load(&file).map_err(|error| Failure::new(Exit::Usage, &error))?;
     if let Some(at) = &args.at {
         config.mount.at = std::path::absolute(at).map_err(|error| Failure::new(Exit::Usage, &error))?;
+    }
+    if let Some(format) = args.log_format {
+        config.log.format = format;
     }
     Ok(config)
 }
@@ -168,12 +181,15 @@ fn detach(config: &Config) -> Result<(), Failure> {
 }
 
 /// Logs to stderr, and leaves the terminal's session if nobody is to wait for this process.
-fn prepare(global: &Global, detached: bool) {
+fn prepare(global: &Global, format: LogFormat, detached: bool) {
     let filter = tracing_subscriber::EnvFilter::new(global.level());
     let terminal = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     // It fails only if there is one already.
-    drop(subscriber.try_init());
+    drop(match format {
+        LogFormat::Text => subscriber.try_init(),
+        LogFormat::Json => subscriber.with_ansi(false).json().flatten_event(true).try_init(),
+    });
     if detached {
         // It leads no group yet, so this cannot fail; the terminal must not take us down with it.
         let _ = rustix::process::setsid();
@@ -184,7 +200,7 @@ fn prepare(global: &Global, detached: bool) {
 /// Root's part: mounts, and keeps a worker that serves.
 fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Failure> {
     let refused = |message: String| Failure { exit: Exit::Refused, message };
-    prepare(global, args.detached);
+    prepare(global, config.log.format, args.detached);
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
     // Not by name: an upgrade may have put another program there, whose turn comes at a restart.
     let program = "/proc/self/exe".into();
@@ -227,33 +243,36 @@ fn exit_of(code: Option<i32>) -> Exit {
 }
 
 /// The worker's part: gives up root, and serves.
-fn work(global: &Global, config: Config) -> Result<(), Failure> {
-    prepare(global, false);
+fn work(global: &Global, mut config: Config) -> Result<(), Failure> {
+    prepare(global, config.log.format, false);
     let by_hand = |error| Failure {
         exit: Exit::Usage,
         message: format!("a worker is started by `mcpfs mount` and by nothing else ({error})"),
     };
     let (link, listener) = Link::welcome().map_err(by_hand)?;
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
+    // The one socket that listens, made while this is root: the worker may make none.
+    let endpoint = metrics::open(&mut config.metrics, Some(&user));
     confine(&user, &Reach::of(&config)).map_err(|error| Failure::new(Exit::Refused, &error))?;
     let link = Arc::new(link);
     crate::caller::ask_supervisor(Arc::clone(&link));
     let at = std::path::absolute(&config.mount.at).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    on_runtime(config, Place::Handed { at, link, listener })
+    on_runtime(config, Place::Handed { at, link, listener, endpoint })
 }
 
 /// All of it in one process, by an ordinary user.
-fn serve(global: &Global, args: &MountArgs, config: Config) -> Result<(), Failure> {
-    prepare(global, args.detached);
-    on_runtime(config, Place::Own)
+fn serve(global: &Global, args: &MountArgs, mut config: Config) -> Result<(), Failure> {
+    prepare(global, config.log.format, args.detached);
+    let endpoint = metrics::open(&mut config.metrics, None);
+    on_runtime(config, Place::Own { endpoint })
 }
 
 /// Where this process serves.
 enum Place {
     /// Where it mounts itself.
-    Own,
+    Own { endpoint: Option<TcpListener> },
     /// Where the supervisor mounts; with the control socket, which launches may already wait at.
-    Handed { at: PathBuf, link: Arc<Link>, listener: std::os::unix::net::UnixListener },
+    Handed { at: PathBuf, link: Arc<Link>, listener: UnixListener, endpoint: Option<TcpListener> },
 }
 
 fn on_runtime(config: Config, place: Place) -> Result<(), Failure> {
@@ -271,7 +290,7 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
     let refused = |error: &dyn std::error::Error| Failure::new(Exit::Refused, error);
     let ends = Ends::new(&place).map_err(|error| refused(&error))?;
     let place = match place {
-        Place::Own => {
+        Place::Own { endpoint } => {
             let point = Mountpoint::prepare(&config.mount.at).map_err(|error| refused(&error))?;
             for own in [&config.file, &config.trust, &config.state, &config.rundir, &config.cache.dir] {
                 point.leaves_out(own).map_err(|error| refused(&error))?;
@@ -282,10 +301,10 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
                 message: format!("{}: {problem}; set `rundir` in the configuration", config.rundir.display()),
             })?;
             let listener = control::bind(&config.rundir).map_err(|error| refused(&error))?;
-            Seated { seat: Seat::Own(point), listener, link: None }
+            Seated { seat: Seat::Own(point), listener, link: None, endpoint }
         }
-        Place::Handed { at, link, listener } => {
-            Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link) }
+        Place::Handed { at, link, listener, endpoint } => {
+            Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link), endpoint }
         }
     };
     let options = AuditOptions::at(config.state.join("audit.db"));
@@ -313,7 +332,7 @@ async fn start(
     config: Arc<Config>,
     runtime: Handle,
     audit: Audit,
-    Seated { seat, listener, link }: Seated,
+    Seated { seat, listener, link, endpoint }: Seated,
     mut ends: Ends,
     background: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
@@ -383,6 +402,7 @@ async fn start(
         started: now(),
         runtime: runtime.clone(),
     };
+    metrics::publish(&daemon, link.as_ref().map_or(1, |link| link.generation()), endpoint, background);
     let control = runtime.spawn(control::serve(listener, daemon.clone()));
     // A successor has kept people waiting already. And overdue is no fault: what was admitted
     // before is there, and the rest follows.
@@ -407,8 +427,9 @@ async fn start(
 /// Where this process serves, and who asks it for launches.
 struct Seated {
     seat: Seat,
-    listener: std::os::unix::net::UnixListener,
+    listener: UnixListener,
     link: Option<Arc<Link>>,
+    endpoint: Option<TcpListener>,
 }
 
 /// Tells the supervisor every second that this process goes on: that its runtime turns, and that
@@ -443,7 +464,7 @@ impl Ends {
     fn new(place: &Place) -> std::io::Result<Self> {
         let signals = Signals::new()?;
         match place {
-            Place::Own => Ok(Self::Signals(signals)),
+            Place::Own { .. } => Ok(Self::Signals(signals)),
             // A terminal's signals come to the worker too, and are for the supervisor to answer.
             Place::Handed { link, .. } => Ok(Self::Supervisor(link.wishes()?, Arc::clone(link), signals)),
         }
@@ -559,6 +580,7 @@ async fn record_events(audit: Audit, mut arriving: mpsc::Receiver<ContentEvent>)
         let row = match event {
             ContentEvent::Quarantined { sha256, found, kept } => {
                 let found = found.map_or_else(|| "another size".to_owned(), |found| found.to_string());
+                COUNTS.quarantined();
                 let kept = if kept { "kept in quarantine" } else { "removed" };
                 AuditEvent::new(EventKind::Verify, Caller::daemon())
                     .refused(Code::DigestMismatch, format!("cached file {sha256} had become {found}; {kept}"))

@@ -44,6 +44,7 @@ mod kms;
 mod launch;
 mod launches;
 mod mirrors;
+mod monitoring;
 mod network;
 mod oci;
 mod packages;
@@ -109,6 +110,7 @@ fn main() -> ExitCode {
     closed::register(&mut suite);
     exposure::register(&mut suite);
     mirrors::register(&mut suite);
+    monitoring::register(&mut suite);
     host::register(&mut suite);
     hostile::register(&mut suite);
     half_done::register(&mut suite);

@@ -18,6 +18,7 @@ use super::reserve::Reserve;
 use super::store::Store;
 use super::{AuditError, Health};
 use crate::caller::Caller;
+use crate::metrics::COUNTS;
 use crate::refusal::with_cause;
 
 /// Rows in one transaction, at most.
@@ -147,6 +148,7 @@ impl Writer {
         }
         let result = result.map_err(|source| {
             tracing::error!(path = %self.store.path().display(), error = %source, "the audit cannot be written");
+            COUNTS.audit_failed();
             AuditError::Unwritable { path: self.store.path().to_owned(), source: Arc::new(source) }
         });
         self.report(result.as_ref().err().map(|error| with_cause(error)));

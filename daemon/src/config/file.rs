@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use serde::de::{MapAccess, Visitor};
 
 use super::value::{Mirrors, PinValue, Places, Size, Span, runtimes};
 use super::{
-    CacheConfig, Config, ConfigError, DowngradePolicy, LEAST_QUOTA, MountConfig, NetworkConfig, Pins, PinsDefault,
-    Policy, RUNDIR_BYTES, ReadsWanted, RegistryConfig, SandboxPolicy,
+    CacheConfig, Config, ConfigError, DowngradePolicy, LEAST_QUOTA, LogConfig, LogFormat, MetricsConfig, MountConfig,
+    NetworkConfig, Pins, PinsDefault, Policy, RUNDIR_BYTES, ReadsWanted, RegistryConfig, SandboxPolicy,
 };
 use crate::owned::{self, OwnedError};
 use crate::words;
@@ -36,7 +37,22 @@ struct Partial {
     #[serde(deserialize_with = "pins")]
     pins: BTreeMap<ServerName, PinValue>,
     policy: PartialPolicy,
+    metrics: PartialMetrics,
+    log: PartialLog,
     runtimes: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialMetrics {
+    textfile: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PartialLog {
+    format: Option<LogFormat>,
 }
 
 #[derive(Deserialize, Default)]
@@ -266,8 +282,21 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 
 /// Fills in the defaults and checks what no single value can know.
 fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, String> {
-    let Partial { trust, state, rundir, user, registry, mount, cache, network, pins, policy, runtimes: written } =
-        partial;
+    let Partial {
+        trust,
+        state,
+        rundir,
+        user,
+        registry,
+        mount,
+        cache,
+        network,
+        pins,
+        policy,
+        metrics,
+        log,
+        runtimes: written,
+    } = partial;
     let span = |given: Option<Span>, seconds| given.map_or(Duration::from_secs(seconds), |span| span.0);
     let config = Config {
         file: main.to_owned(),
@@ -308,9 +337,12 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         },
         pins: to_pins(pins)?,
         policy: to_policy(policy)?,
+        metrics: MetricsConfig { textfile: metrics.textfile, listen: metrics.listen },
+        log: LogConfig { format: log.format.unwrap_or_default() },
         runtimes: runtimes().chain(written).collect(),
     };
     check_paths(&config)?;
+    check_metrics(&config.metrics)?;
     if config.cache.quota < LEAST_QUOTA {
         return Err(format!(
             "cache.quota = {}: no server could start; the least is {}, and \"20GiB\" is what it is without the line",
@@ -367,6 +399,27 @@ fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
         hide: written.hide,
         scanners: written.scanners,
     })
+}
+
+/// Nobody but this host is told; and node_exporter reads what ends in `.prom`.
+fn check_metrics(metrics: &MetricsConfig) -> Result<(), String> {
+    if let Some(listen) = metrics.listen
+        && !listen.ip().is_loopback()
+    {
+        return Err(format!(
+            "metrics.listen = \"{listen}\" is no loopback address: write 127.0.0.1 or [::1], and put what may be asked \
+             from elsewhere in front of it"
+        ));
+    }
+    if let Some(file) = &metrics.textfile {
+        if !file.is_absolute() {
+            return Err(format!("metrics.textfile = {file:?} is not an absolute path"));
+        }
+        if file.extension().is_none_or(|end| end != "prom") {
+            return Err(format!("metrics.textfile = {file:?} does not end in .prom: node_exporter would not read it"));
+        }
+    }
+    Ok(())
 }
 
 /// Paths are absolute (the daemon leaves the directory it was started in), and `rundir` fits a `#!` line.

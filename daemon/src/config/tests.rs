@@ -120,6 +120,8 @@ fn a_bad_file_names_itself_its_line_and_a_way_out() {
         ("[pins]\nhello = \"1@md5:00\"\n", 2, "sha256:"),
         ("[pins]\nHELLO = \"1\"\n", 2, "not a server name"),
         ("[policy]\nsandbox = \"maybe\"\n", 2, "off"),
+        ("[metrics]\nlisten = \"localhost\"\n", 2, "socket address"),
+        ("[log]\nformat = \"xml\"\n", 2, "json"),
         ("a = = 1\n", 1, ""),
     ] {
         match load(&[("mcpfs.toml", URL), ("conf.d/50.toml", text)]) {
@@ -144,6 +146,10 @@ fn what_no_single_value_can_know() {
         (&format!("{URL}[pins]\nhello = \"none\"\n"), "pins.hello"),
         (&format!("{URL}[cache]\nquota = \"0\"\n"), "the least is 8.0 MiB"),
         (&format!("{URL}[cache]\nquota = \"8191KiB\"\n"), "cache.quota"),
+        (&format!("{URL}[metrics]\nlisten = \"0.0.0.0:9911\"\n"), "no loopback address"),
+        (&format!("{URL}[metrics]\nlisten = \"[::]:9911\"\n"), "no loopback address"),
+        (&format!("{URL}[metrics]\ntextfile = \"/x/mcpfs.txt\"\n"), ".prom"),
+        (&format!("{URL}[metrics]\ntextfile = \"mcpfs.prom\"\n"), "absolute"),
         (&format!("{URL}[policy]\nhide = [\"a*b\"]\n"), "policy.hide"),
         (&format!("{URL}[runtimes]\nnode = \"node\"\n"), "runtimes.node"),
     ] {

@@ -21,6 +21,7 @@ use crate::daemon::Daemon;
 use crate::errno::advice_for;
 use crate::launch::Identity;
 use crate::launched::Launched;
+use crate::metrics::COUNTS;
 use crate::refusal::{Refusal, with_cause};
 use crate::registry::{Admitted, Server, now};
 
@@ -142,6 +143,7 @@ impl Desk {
                 event = event.refused(refused.outcome().unwrap_or(Code::PolicyRefused), refused.message.clone());
             }
         }
+        COUNTS.launch(decided.as_ref().err().map(|refused| refused.outcome().unwrap_or(Code::PolicyRefused)));
         let seq = self.daemon.audit.record(event).await.map_err(|error| {
             Refused::new(error.code(), &with_cause(&error), "tell your administrator: nothing starts unrecorded")
         })?;

@@ -20,6 +20,7 @@ use crate::audit::{AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
 use crate::content::ReleaseContent;
 use crate::errno::FsError;
+use crate::metrics::COUNTS;
 use crate::refusal::{Refusal, with_cause};
 use crate::registry::{Admitted, Freshness};
 
@@ -53,6 +54,17 @@ impl Vfs {
     /// # Errors
     /// The verdict on the release, what stopped the fetch, or that it could not be recorded.
     pub async fn open(&self, ino: Ino, asker: Asker) -> Result<Opened, FsError> {
+        let opened = self.open_place(ino, asker).await;
+        match &opened {
+            Ok(_) => COUNTS.open(None),
+            Err(FsError::Refused(refusal)) => COUNTS.open(Some(refusal.code)),
+            // What is no file, or is not there.
+            Err(_) => {}
+        }
+        opened
+    }
+
+    async fn open_place(&self, ino: Ino, asker: Asker) -> Result<Opened, FsError> {
         match self.place(ino)? {
             Place::Root | Place::Server(_, ServerPlace::Directory) | Place::Release(_, ReleasePlace::Directory) => {
                 Err(FsError::IsADirectory)

@@ -37,6 +37,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
+use crate::metrics::COUNTS;
 use crate::owned::{self, OwnedError};
 use crate::refusal::{Refusal, with_cause};
 use crate::supervisor::wire::Secret;
@@ -306,6 +307,7 @@ impl Shared {
                             return Some(value);
                         }
                         Err(refusal) => {
+                            COUNTS.refused_content(&mirror.address(""), refusal.code);
                             if !fresh {
                                 turns.push(Turn { mirror, tries: 1, fresh: true, ready: Instant::now() });
                             }
@@ -342,7 +344,10 @@ impl Shared {
     async fn attempt(&self, mirror: &Mirror, want: Want<'_>) -> Result<mirror::Body, Fault> {
         let pace = Pace::new(self.settings.rate_window, self.settings.min_rate);
         let token = self.token().await;
+        let begun = Instant::now();
         let result = mirror.read(&self.client, token, pace, &self.runtime, want).await;
+        let outcome = result.as_ref().map(|body| body.bytes.len()).map_err(|fault| fault.code);
+        COUNTS.fetch(&mirror.address(""), begun.elapsed(), outcome);
         if matches!(&result, Err(fault) if fault.unauthorised) {
             *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

@@ -43,6 +43,8 @@ impl Reach {
         reach.reads.extend(config.registry.mirrors.iter().filter_map(|mirror| mirror.to_file_path().ok()));
         reach.reads.push(config.rundir.clone());
         reach.writes = vec![config.state.clone(), config.cache.dir.clone(), config.rundir.join("content")];
+        // Only if it is the worker's own: metrics::open has seen to that.
+        reach.writes.extend(config.metrics.textfile.as_ref().and_then(|file| file.parent()).map(Path::to_owned));
         reach
     }
 

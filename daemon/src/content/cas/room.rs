@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::{Cas, place};
 use crate::content::lease;
+use crate::metrics::COUNTS;
 use crate::refusal::Refusal;
 use crate::words;
 
@@ -173,6 +174,7 @@ impl Cas {
             // The lease lasts until `file` is closed, so nobody opens it before it is gone.
             if lease::take(&file) && rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()).is_ok() {
                 freed = freed.plus(Lack { bytes: self.index.forget(name), files: 1 });
+                COUNTS.evicted();
             }
         }
         freed
