@@ -175,6 +175,7 @@ fn what_others_mounted() {
     finds(&inside("mount -t proc -o hidepid=2 proc /proc"), "hidepid", "wrong", "gid=mcpfs");
     finds(&inside("mount -t tmpfs none /dev"), "fuse", "wrong", "modprobe fuse");
     finds(&inside(&format!("mount -t tmpfs none {mcp}")), "mount", "wrong", "umount");
+    world.host.drop_in("50-cache", "[cache]\nkeep_free = \"1GiB\"\n");
     let small = inside(&format!("mount -t tmpfs -o size=16m none {cache}"));
     finds(&small, "cache-kind", "note", "memory");
     finds(&small, "cache-space", "wrong", "ENOSPC");
