@@ -63,6 +63,8 @@ fn a_name_comes_after_the_last_byte() {
     for file in ["large", "size-4096", "many/000.txt", "size-131073"] {
         std::fs::read(tree.join(file)).unwrap();
     }
+    // The rest of the release comes by itself.
+    wait_for("what is fetched ahead", || (world.host.cached_files().len() > 120).then_some(()));
     let pid = rustix::process::Pid::from_child(&tracer);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     exit_within(&mut tracer, PATIENCE).expect("strace ends");

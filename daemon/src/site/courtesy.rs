@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{DATE, ETAG, HeaderMap, HeaderValue, LAST_MODIFIED, RETRY_AFTER};
 
 /// Longest rest that a server can ask for.
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
@@ -26,9 +26,35 @@ pub(super) struct Kept {
     pub(super) bytes: Arc<[u8]>,
 }
 
-/// The entity tag of an answer, if it has one that can be sent back.
+/// How long a file must have been there before its tag is believed.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// The entity tag of an answer, if it has one that can be sent back, and that will change when the
+/// bytes do.
+///
+/// Web servers of files make it of size and time of change, in whole seconds: two heads of one
+/// second have one tag (RFC 9110, sections 8.8.1 and 8.8.2.2). So an answer with a time of change
+/// is kept only if that lies some seconds before the answer's own date. Buckets hash the content,
+/// and do not give that away; they wait those seconds as well.
 pub(super) fn tag(headers: &HeaderMap) -> Option<HeaderValue> {
-    headers.get(ETAG).filter(|tag| !tag.is_empty() && tag.len() <= TAG_BYTES).cloned()
+    let tag = headers.get(ETAG).filter(|tag| !tag.is_empty() && tag.len() <= TAG_BYTES)?;
+    if tag.as_bytes().starts_with(b"W/") {
+        return None;
+    }
+    let time = |name| headers.get(name).map(|text: &HeaderValue| date(text.to_str().ok()?));
+    match (time(LAST_MODIFIED), time(DATE).flatten()) {
+        (None, _) => Some(tag.clone()),
+        (Some(changed), Some(answered)) => {
+            let age = answered.duration_since(changed?).ok()?;
+            (age >= SETTLED).then(|| tag.clone())
+        }
+        (Some(_), None) => None,
+    }
+}
+
+/// A date of HTTP, which is one of RFC 2822 in Greenwich.
+fn date(text: &str) -> Option<SystemTime> {
+    Some(SystemTime::from(jiff::fmt::rfc2822::parse(text).ok()?.timestamp()))
 }
 
 /// How long the server wants to be left alone: `Retry-After` in seconds or as a date.
@@ -37,11 +63,7 @@ pub(super) fn rest(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let rest = match text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number has: for ever.
         true if !text.is_empty() => text.parse().map_or(LONGEST, Duration::from_secs),
-        // A date of HTTP is one of RFC 2822 in Greenwich.
-        _ => {
-            let then = SystemTime::from(jiff::fmt::rfc2822::parse(text).ok()?.timestamp());
-            then.duration_since(now).unwrap_or(Duration::ZERO)
-        }
+        _ => date(text)?.duration_since(now).unwrap_or(Duration::ZERO),
     };
     Some(rest.min(LONGEST))
 }
@@ -56,6 +78,24 @@ mod tests {
     fn asked(text: &'static str) -> Option<Duration> {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
         rest(&headers, SystemTime::from(jiff::fmt::rfc2822::parse(NOW).unwrap().timestamp()))
+    }
+
+    #[test]
+    fn a_tag_of_a_second_that_is_not_over_is_not_kept() {
+        let answer = |tag: &'static str, changed: Option<&'static str>, date: Option<&'static str>| {
+            let mut headers = HeaderMap::from_iter([(ETAG, HeaderValue::from_static(tag))]);
+            headers.extend(changed.map(|text| (LAST_MODIFIED, HeaderValue::from_static(text))));
+            headers.extend(date.map(|text| (DATE, HeaderValue::from_static(text))));
+            super::tag(&headers).is_some()
+        };
+        let earlier = "Wed, 21 Oct 2026 07:27:57 GMT";
+        assert!(answer("\"a\"", Some(earlier), Some(NOW)));
+        assert!(answer("\"a\"", None, None) && answer("\"a\"", None, Some(NOW)));
+        for changed in [NOW, "Wed, 21 Oct 2026 07:27:58 GMT", "Wed, 21 Oct 2026 07:28:09 GMT", "lately"] {
+            assert!(!answer("\"a\"", Some(changed), Some(NOW)), "{changed}");
+        }
+        assert!(!answer("\"a\"", Some(earlier), None) && !answer("W/\"a\"", Some(earlier), Some(NOW)));
+        assert!(!answer("", None, None));
     }
 
     #[test]
