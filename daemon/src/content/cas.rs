@@ -292,10 +292,11 @@ impl Cas {
     }
 
     /// Makes the directories that somebody removed below a running daemon, and forgets what went
-    /// with them. Whether there were any.
+    /// with them. Whether all are there now, so that another try makes sense: somebody else may
+    /// have made them since.
     fn restore(&self) -> bool {
         match lay_out(&self.root) {
-            Ok(0) => false,
+            Ok(0) => true,
             Ok(made) => {
                 tracing::warn!(made, "directories of the cache {} were gone; made again", self.path.display());
                 for (name, last_use) in self.index.names() {
