@@ -12,6 +12,10 @@
 //! one line that says that the mount is served. A fork in this process was rejected: threads
 //! and runtimes do not survive it.
 
+mod ends;
+mod rows;
+
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -21,38 +25,35 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcpfs_trust::error::Code;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::ends::{Ends, beat};
+use self::rows::{record, record_events, record_lost_audit, record_reset};
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
 use crate::caller::Caller;
 use crate::cli::Global;
 use crate::config::{Config, LogFormat, ReadsWanted};
-use crate::content::{Content, ContentEvent, ContentSettings};
+use crate::content::{Content, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Pulse;
 use crate::fs::Vfs;
 use crate::launched::Launches;
-use crate::metrics::{self, COUNTS};
+use crate::metrics;
 use crate::mount::{Mountpoint, Seat, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
-use crate::registry::state::{Opened, State};
+use crate::registry::state::State;
 use crate::registry::{Parts, Registry, now};
 use crate::site::Secrets;
-use crate::supervisor::wire::Message;
 use crate::supervisor::{self, Settings, SupervisorError, User, WorkerCommand};
+use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
-use crate::worker::{Link, Wish};
 use crate::{announce, control, fs};
 
 /// How long "served" waits for the first look at the site.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
-/// How long a thread of the mount may take for one answer: none waits for a network.
-const HELD_UP: Duration = Duration::from_secs(4);
 /// How long an unmount waits for the last user.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -204,7 +205,7 @@ fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Fa
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
     // Not by name: an upgrade may have put another program there, whose turn comes at a restart.
     let program = "/proc/self/exe".into();
-    let args_of_worker = std::env::args_os().skip(1).chain(["--worker".into()]).collect();
+    let worker = WorkerCommand { program, args: args_of_worker(global, &config) };
     let settings = Settings {
         at: config.mount.at.clone(),
         outside: vec![
@@ -221,7 +222,7 @@ fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Fa
         client_certificate: config.registry.client_certificate,
         user,
         keep: args.keep_mount,
-        worker: WorkerCommand { program, args: args_of_worker },
+        worker,
     };
     match supervisor::run(settings) {
         Ok(()) => Ok(()),
@@ -231,6 +232,21 @@ fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Fa
         }
         Err(error) => Err(refused(with_cause(&error))),
     }
+}
+
+/// What a worker is started with: what was decided here, and no path that depends on where this
+/// process was started.
+fn args_of_worker(global: &Global, config: &Config) -> Vec<OsString> {
+    let flags = |flag: &str, count: u8| std::iter::repeat_n(OsString::from(flag), count.into());
+    let format = match config.log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let mut args = vec!["--config".into(), config.file.clone().into(), "mount".into()];
+    args.extend(["--foreground", "--worker", "--log-format", format, "--at"].map(OsString::from));
+    args.push(config.mount.at.clone().into());
+    args.extend(flags("--quiet", global.quiet).chain(flags("--verbose", global.verbose)));
+    args
 }
 
 fn exit_of(code: Option<i32>) -> Exit {
@@ -432,94 +448,6 @@ struct Seated {
     endpoint: Option<TcpListener>,
 }
 
-/// Tells the supervisor every second that this process goes on: that its runtime turns, and that
-/// no thread of the mount is held up.
-///
-/// Not by asking the mount itself: a process that waits for its own answer cannot be killed, and
-/// nobody may take its place before it is dead.
-async fn beat(link: Arc<Link>, pulse: Arc<Pulse>) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        match pulse.longest() {
-            held if held < HELD_UP => link.tell(&Message::Beat),
-            held => tracing::error!(?held, "a thread of the mount is held up"),
-        }
-    }
-}
-
-/// What asks this process to end, or to read its configuration again.
-enum Ends {
-    Signals(Signals),
-    /// With the signals that are taken and not answered.
-    Supervisor(
-        mpsc::Receiver<Wish>,
-        Arc<Link>,
-        #[expect(dead_code, reason = "held: without a taker they would end this process")] Signals,
-    ),
-}
-
-impl Ends {
-    fn new(place: &Place) -> std::io::Result<Self> {
-        let signals = Signals::new()?;
-        match place {
-            Place::Own { .. } => Ok(Self::Signals(signals)),
-            // A terminal's signals come to the worker too, and are for the supervisor to answer.
-            Place::Handed { link, .. } => Ok(Self::Supervisor(link.wishes()?, Arc::clone(link), signals)),
-        }
-    }
-
-    /// Returns when this process is asked to end.
-    async fn follow(&mut self, daemon: &Daemon) {
-        while let Some(Wish::Reload) = self.next().await {
-            // What was refused has been logged and recorded; the old stays in force. A reload
-            // waits for a look at the site under way, and being asked to end must not.
-            let mut again = false;
-            tokio::select! {
-                outcome = daemon.reload() => drop(outcome),
-                wish = self.next() => match wish {
-                    Some(Wish::Reload) => again = true,
-                    _ => return,
-                },
-            }
-            if again {
-                drop(daemon.reload().await);
-            }
-            if let Self::Supervisor(_, link, _) = self {
-                link.tell(&Message::Reloaded);
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Option<Wish> {
-        match self {
-            Self::Supervisor(wishes, ..) => wishes.recv().await,
-            Self::Signals(signals) => tokio::select! {
-                _ = signals.end.recv() => Some(Wish::Stop),
-                _ = signals.interrupt.recv() => Some(Wish::Stop),
-                _ = signals.hangup.recv() => Some(Wish::Reload),
-            },
-        }
-    }
-}
-
-struct Signals {
-    end: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            end: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
 async fn stop(session: Session) -> Result<(), Failure> {
     let stopped = tokio::task::spawn_blocking(move || session.stop(PATIENCE)).await;
     match stopped {
@@ -542,60 +470,6 @@ fn of_the_worker(error: &dyn std::error::Error, directory: &Path) -> Failure {
         failure.message.push_str(&format!("; all in {directory} belongs to user {user}: chown -R {user} {directory}"));
     }
     failure
-}
-
-async fn record(audit: &Audit, row: AuditEvent) -> Result<(), Failure> {
-    audit.record(row).await.map(drop).map_err(|error| Failure::new(Exit::Refused, &error))
-}
-
-/// State that is not there is a row: it is what rollback protection rests on.
-async fn record_reset(audit: &Audit, opened: &Opened, root: &mcpfs_trust::root::TrustRoot) -> Result<(), Failure> {
-    let what = match opened {
-        Opened::Kept => return Ok(()),
-        Opened::Created => "first start, or state.db was lost".to_owned(),
-        Opened::Damaged(aside) => format!("state.db was damaged and is now {}", aside.display()),
-    };
-    let mut row = AuditEvent::new(EventKind::Trust, Caller::daemon());
-    row.reason = Some(format!("StateReset: {what}; heads from {} on are accepted", root.minimum_head));
-    record(audit, row).await
-}
-
-/// An audit that begins anew on a host with a history is a row: nothing else would tell that
-/// the old one was removed. A head is never stored before its row, so state without rows cannot
-/// be a first start that was cut short.
-async fn record_lost_audit(audit: &Audit, state: &State) -> Result<(), Failure> {
-    let lived = state.head().map_err(|error| Failure::new(Exit::Refused, &error))?.0.floor.is_some();
-    if !lived || audit.health().sealed > 0 {
-        return Ok(());
-    }
-    let mut row = AuditEvent::new(EventKind::AuditRestarted, Caller::daemon());
-    row.reason = Some("audit.db was not there, though this host has accepted heads: what it held is lost".to_owned());
-    tracing::warn!("audit.db was lost and begins anew");
-    record(audit, row).await
-}
-
-/// What the cache found out about itself and its mirrors.
-async fn record_events(audit: Audit, mut arriving: mpsc::Receiver<ContentEvent>) {
-    while let Some(event) = arriving.recv().await {
-        let row = match event {
-            ContentEvent::Quarantined { sha256, found, kept } => {
-                let found = found.map_or_else(|| "another size".to_owned(), |found| found.to_string());
-                COUNTS.quarantined();
-                let kept = if kept { "kept in quarantine" } else { "removed" };
-                AuditEvent::new(EventKind::Verify, Caller::daemon())
-                    .refused(Code::DigestMismatch, format!("cached file {sha256} had become {found}; {kept}"))
-            }
-            ContentEvent::ChunkRefused { sha256, from, refusal } => {
-                let mut row = AuditEvent::new(EventKind::Fetch, Caller::daemon())
-                    .refused(refusal.code, format!("{from}: {}", refusal.message));
-                row.path = Some(mcpfs_trust::site::object(&sha256));
-                row
-            }
-        };
-        if let Err(error) = audit.record(row).await {
-            tracing::error!(%error, "an event of the cache was not recorded");
-        }
-    }
 }
 
 /// The state directory is this user's alone.

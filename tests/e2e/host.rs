@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use mcpfs_tests::command::Ran;
+use mcpfs_tests::binaries::bin;
+use mcpfs_tests::command::{Ran, Run};
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::hsm::Hsm;
 use mcpfs_tests::mcp::McpClient;
@@ -71,7 +72,9 @@ fn a_cache_below_the_mount_point() {
 
 fn mount_detaches_by_itself() {
     let world = World::new(Reads::Cached);
-    world.host.mcpfs(["mount"]).ok();
+    // Named from where a person stands, which is not where a daemon stays.
+    let mount = Run::new(bin("mcpfs")).args(["--config", "etc/mcpfs.toml", "mount", "--at", "mcp"]);
+    mount.dir(&world.host.path("")).ok();
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
     // Who listens on the control socket is the daemon.
     let socket = std::os::unix::net::UnixStream::connect(world.host.rundir().join("control.sock")).unwrap();
