@@ -9,30 +9,149 @@ use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::{HEAD_KEY, UNKNOWN_KEY, files_below};
 use mcpfs_tests::site::Fault;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{audit, forge};
 use serde_json::{Value, json};
 
+use crate::boundary::{HEAD_THIEF, LOCAL_ROOT, NETWORK, RELEASE_THIEF, SITE};
 use crate::world::{World, errno, flip};
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.mounted("attacks::altered_objects_never_reach_a_reader", altered_objects_never_reach_a_reader);
-    suite.mounted("attacks::an_altered_cache_is_healed", an_altered_cache_is_healed);
-    suite.mounted("attacks::an_altered_cache_is_healed_while_running", an_altered_cache_is_healed_while_running);
-    suite.plain("attacks::an_entry_signed_by_an_unknown_key", an_entry_signed_by_an_unknown_key);
-    suite.plain("attacks::an_entry_signed_by_a_head_key", an_entry_signed_by_a_head_key);
-    suite.plain("attacks::readable_fields_that_differ", readable_fields_that_differ);
-    suite.plain("attacks::swapped_entries", swapped_entries);
-    suite.plain("attacks::an_older_head", an_older_head);
-    suite.plain("attacks::an_expired_head", an_expired_head);
-    suite.plain("attacks::another_registrys_head", another_registrys_head);
-    suite.plain("attacks::a_head_by_a_release_key", a_head_by_a_release_key);
-    suite.plain("attacks::two_heads_with_one_number", two_heads_with_one_number);
-    suite.plain("attacks::a_head_of_ten_gigabytes", a_head_of_ten_gigabytes);
-    suite.plain("attacks::one_byte_a_second", one_byte_a_second);
-    suite.plain("attacks::a_captive_portal", a_captive_portal);
-    suite.mounted("attacks::registry_down_without_a_cache", registry_down_without_a_cache);
-    suite.mounted("attacks::registry_down_with_a_cache", registry_down_with_a_cache);
+    suite.mounted_attack(
+        Attack::new(
+            SITE,
+            "attacks::altered_objects_never_reach_a_reader",
+            "another byte in every object",
+            &["DigestMismatch", "EIO"],
+        ),
+        altered_objects_never_reach_a_reader,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "attacks::an_altered_cache_is_healed",
+            "another byte in a file of the cache, while the daemon is stopped",
+            &["DigestMismatch"],
+        ),
+        an_altered_cache_is_healed,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "attacks::an_altered_cache_is_healed_while_running",
+            "the same while it runs",
+            &["DigestMismatch"],
+        ),
+        an_altered_cache_is_healed_while_running,
+    );
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "attacks::an_entry_signed_by_an_unknown_key",
+            "a release signed by a key of nobody's",
+            &["KeyNotAuthorised", "EACCES"],
+        ),
+        an_entry_signed_by_an_unknown_key,
+    );
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "attacks::an_entry_signed_by_a_head_key",
+            "a release signed by the head key itself",
+            &["KeyNotAuthorised"],
+        ),
+        an_entry_signed_by_a_head_key,
+    );
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "attacks::readable_fields_that_differ",
+            "an entry that tells people something else than what is signed",
+            &["EntryMismatch"],
+        ),
+        readable_fields_that_differ,
+    );
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "attacks::swapped_entries",
+            "two servers' releases under each other's names",
+            &["EntryMismatch"],
+        ),
+        swapped_entries,
+    );
+    suite.attack(Attack::new(SITE, "attacks::an_older_head", "an older head", &["HeadRollback"]), an_older_head);
+    suite.attack(
+        Attack::new(
+            SITE,
+            "attacks::an_expired_head",
+            "an old site to a new host: its head has expired",
+            &["HeadExpired"],
+        ),
+        an_expired_head,
+    );
+    suite.attack(
+        Attack::new(
+            SITE,
+            "attacks::another_registrys_head",
+            "the head of another registry that has the same key",
+            &["WrongRegistry"],
+        ),
+        another_registrys_head,
+    );
+    suite.attack(
+        Attack::new(
+            RELEASE_THIEF,
+            "attacks::a_head_by_a_release_key",
+            "a head signed by a release key",
+            &["KeyNotAuthorised"],
+        ),
+        a_head_by_a_release_key,
+    );
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "attacks::two_heads_with_one_number",
+            "another head with the number of the accepted one",
+            &["HeadEquivocation"],
+        ),
+        two_heads_with_one_number,
+    );
+    suite.attack(
+        Attack::new(
+            NETWORK,
+            "attacks::a_head_of_ten_gigabytes",
+            "ten gigabytes, announced or not, where the head should be",
+            &["SizeExceeded"],
+        ),
+        a_head_of_ten_gigabytes,
+    );
+    suite.attack(
+        Attack::new(NETWORK, "attacks::one_byte_a_second", "a byte a second, or none at all", &["TooSlow"]),
+        one_byte_a_second,
+    );
+    suite.attack(
+        Attack::new(NETWORK, "attacks::a_captive_portal", "a captive portal's page for everything", &["NotARegistry"]),
+        a_captive_portal,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            NETWORK,
+            "attacks::registry_down_without_a_cache",
+            "no answer, to a host that has nothing yet",
+            &["Unreachable"],
+        ),
+        registry_down_without_a_cache,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            NETWORK,
+            "attacks::registry_down_with_a_cache",
+            "no answer, to a host that has a server in its cache: that one runs, what is not there does not",
+            &["EHOSTUNREACH"],
+        ),
+        registry_down_with_a_cache,
+    );
     suite.plain("attacks::broken_transfers_use_the_next_mirror", broken_transfers_use_the_next_mirror);
 }
 
@@ -49,6 +168,7 @@ fn refused(world: &World, name: &str, code: &str) {
     assert!(ran.stdout.is_empty() && ran.stderr.contains(code), "expected {code}: {ran}");
     let listed: Vec<_> = std::fs::read_dir(world.host.mcp()).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert!(!listed.iter().any(|it| it == name), "{name} is listed: {listed:?}");
+    mcpfs_tests::proof::note(code);
 }
 
 fn altered_objects_never_reach_a_reader(reads: Reads) {

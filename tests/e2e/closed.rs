@@ -12,22 +12,63 @@ use mcpfs_tests::mount::{Mount, is_mounted};
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::scratch::{is_root, wait_for};
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
+use crate::boundary::{LOCAL_ROOT, LOCAL_USER};
 use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.mounted("closed::a_first_lookup_that_cannot_be_recorded", a_first_lookup_that_cannot_be_recorded);
-    suite.mounted("closed::a_store_that_refuses_rows", a_store_that_refuses_rows);
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "closed::a_first_lookup_that_cannot_be_recorded",
+            "an audit store that takes no row of a new name",
+            &["AuditUnavailable", "EIO"],
+        ),
+        a_first_lookup_that_cannot_be_recorded,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "closed::a_store_that_refuses_rows",
+            "an audit store that takes no row of an open",
+            &["EIO"],
+        ),
+        a_store_that_refuses_rows,
+    );
     if is_root() {
         // Only root can make a read-only disk.
         suite.plain("closed::a_read_only_store", a_read_only_store);
     }
-    suite.plain("closed::a_clock_that_went_back_does_not_stop_max_stale", a_clock_that_went_back);
-    suite.mounted("closed::what_a_reload_hides_is_not_opened_again", what_a_reload_hides_is_not_opened_again);
-    suite.plain("closed::made_up_names_take_nothing_from_others", made_up_names_take_nothing_from_others);
+    suite.attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "closed::a_clock_that_went_back_does_not_stop_max_stale",
+            "the same, against `max_stale` and for versions that were not admitted",
+            &["ClockRollback", "EACCES"],
+        ),
+        a_clock_that_went_back,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_USER,
+            "closed::what_a_reload_hides_is_not_opened_again",
+            "what a reload hides, opened below a directory that is still held open",
+            &["PolicyRefused", "EACCES"],
+        ),
+        what_a_reload_hides_is_not_opened_again,
+    );
+    suite.attack(
+        Attack::new(
+            LOCAL_USER,
+            "closed::made_up_names_take_nothing_from_others",
+            "six thousand names that nobody has, while the site is down",
+            &["Unreachable", "ENOENT"],
+        ),
+        made_up_names_take_nothing_from_others,
+    );
     suite.mounted("closed::a_reload_moves_to_another_site", a_reload_moves_to_another_site);
 }
 

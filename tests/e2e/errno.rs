@@ -9,16 +9,33 @@ use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::site::Fault;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{audit, forge};
 use serde_json::json;
 
+use crate::boundary::{LOCAL_USER, NETWORK};
 use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("errno::what_is_not_there", what_is_not_there);
-    suite.mounted("errno::withdrawn_releases", withdrawn_releases);
-    suite.mounted("errno::slow_and_missing_content", slow_and_missing_content);
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_USER,
+            "errno::withdrawn_releases",
+            "a release that was revoked, or yanked and is not pinned",
+            &["Revoked", "Yanked", "EACCES"],
+        ),
+        withdrawn_releases,
+    );
+    suite.mounted_attack(
+        Attack::new(
+            NETWORK,
+            "errno::slow_and_missing_content",
+            "content at a hundred bytes a second, or not at all",
+            &["ETIMEDOUT", "EHOSTUNREACH"],
+        ),
+        slow_and_missing_content,
+    );
     suite.mounted("errno::an_audit_that_cannot_be_written", an_audit_that_cannot_be_written);
     suite.mounted("errno::a_full_cache", a_full_cache);
     if mcpfs_tests::scratch::is_root() {

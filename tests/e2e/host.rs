@@ -8,10 +8,11 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::hsm::Hsm;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::{Mount, is_mounted};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{audit, forge};
 use serde_json::{Value, json};
 
+use crate::boundary::LOCAL_USER;
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -20,7 +21,15 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("host::a_missing_mount_point", a_missing_mount_point);
     suite.plain("host::a_cache_below_the_mount_point", a_cache_below_the_mount_point);
     suite.plain("host::mount_detaches_by_itself", mount_detaches_by_itself);
-    suite.plain("host::a_trust_root_that_others_can_write", a_trust_root_that_others_can_write);
+    suite.attack(
+        Attack::new(
+            LOCAL_USER,
+            "host::a_trust_root_that_others_can_write",
+            "a trust.json, or a directory on the way to it, that others can write",
+            &["TrustRootUnsafe"],
+        ),
+        a_trust_root_that_others_can_write,
+    );
     suite.plain("host::trust_roots_with_bad_keys", trust_roots_with_bad_keys);
     suite.plain("host::bad_configuration_names_its_line", bad_configuration_names_its_line);
     suite.plain("host::a_wrong_pin_is_tried_once", a_wrong_pin_is_tried_once);

@@ -9,19 +9,50 @@ use mcpfs_tests::host::Reads;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::RELEASE_KEY;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::layout::Layout;
 use serde_json::{Value, json};
 
+use crate::boundary::{HEAD_THIEF, LOCAL_ROOT, RELEASE_THIEF};
 use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.plain("hostile::trees", trees);
-    suite.plain("hostile::names_in_a_bin", names_in_a_bin);
-    suite.plain("hostile::names_in_an_entry", names_in_an_entry);
-    suite.plain("hostile::a_head_from_the_future", a_head_from_the_future);
-    suite.plain("hostile::a_clock_that_went_back", a_clock_that_went_back);
+    suite.attack(
+        Attack::new(
+            RELEASE_THIEF,
+            "hostile::trees",
+            "trees that are too deep, loop, leave themselves or name a file twice",
+            &["EIO", "exit 4"],
+        ),
+        trees,
+    );
+    suite.attack(
+        Attack::new(HEAD_THIEF, "hostile::names_in_a_bin", "a server called `..` or the like", &["Malformed"]),
+        names_in_a_bin,
+    );
+    suite.attack(
+        Attack::new(HEAD_THIEF, "hostile::names_in_an_entry", "the same in an entry", &["Malformed"]),
+        names_in_an_entry,
+    );
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "hostile::a_head_from_the_future",
+            "a head signed for the year 2099",
+            &["ClockRollback"],
+        ),
+        a_head_from_the_future,
+    );
+    suite.attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "hostile::a_clock_that_went_back",
+            "a clock before the last signed time",
+            &["ClockRollback"],
+        ),
+        a_clock_that_went_back,
+    );
 }
 
 /// postcard's variable-length number.

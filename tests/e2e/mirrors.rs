@@ -10,13 +10,17 @@ use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::{SiteCopy, files_below};
 use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 
+use crate::boundary::SITE;
 use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("mirrors::a_lying_mirror_beside_a_good_one", a_lying_mirror_beside_a_good_one);
-    suite.mounted("mirrors::a_lying_mirror_alone", a_lying_mirror_alone);
+    suite.mounted_attack(
+        Attack::new(SITE, "mirrors::a_lying_mirror_alone", "each file of the site with the bytes of another", &["EIO"]),
+        a_lying_mirror_alone,
+    );
 }
 
 /// Below `dir` every file gets the bytes of the next one: each is well-formed and what another was asked for.

@@ -9,17 +9,53 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::{Value, json};
 
+use crate::boundary::{CONFIGURATION, HEAD_THIEF, RELEASE_THIEF};
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.plain("rules::two_heads_of_one_version", two_heads_of_one_version);
-    suite.plain("rules::a_head_of_another_epoch", a_head_of_another_epoch);
-    suite.plain("rules::a_trust_root_never_goes_back", a_trust_root_never_goes_back);
-    suite.plain("rules::two_trust_roots_of_one_version", two_trust_roots_of_one_version);
-    suite.plain("rules::a_published_version_never_changes", a_published_version_never_changes);
+    suite.attack(
+        Attack::new(
+            HEAD_THIEF,
+            "rules::two_heads_of_one_version",
+            "the same, with another past",
+            &["HeadEquivocation"],
+        ),
+        two_heads_of_one_version,
+    );
+    suite.attack(
+        Attack::new(HEAD_THIEF, "rules::a_head_of_another_epoch", "the next head, of another epoch", &["HeadRollback"]),
+        a_head_of_another_epoch,
+    );
+    suite.attack(
+        Attack::new(
+            CONFIGURATION,
+            "rules::a_trust_root_never_goes_back",
+            "an older trust.json, while the daemon runs and at a start",
+            &["TrustRollback"],
+        ),
+        a_trust_root_never_goes_back,
+    );
+    suite.attack(
+        Attack::new(
+            CONFIGURATION,
+            "rules::two_trust_roots_of_one_version",
+            "another trust.json with the version of the last one",
+            &["TrustEquivocation"],
+        ),
+        two_trust_roots_of_one_version,
+    );
+    suite.attack(
+        Attack::new(
+            RELEASE_THIEF,
+            "rules::a_published_version_never_changes",
+            "other content for a version that the host has seen, signed by both keys",
+            &["ReleaseChanged"],
+        ),
+        a_published_version_never_changes,
+    );
 }
 
 /// The version of the head that a host rests on.

@@ -41,8 +41,10 @@ impl World {
 }
 
 /// The errno of a failed operation.
-pub(crate) fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
-    result.expect_err("expected a failure").raw_os_error().expect("an errno")
+pub(crate) fn errno<T>(result: std::io::Result<T>) -> i32 {
+    let errno = result.map(drop).expect_err("expected a failure").raw_os_error().expect("an errno");
+    mcpfs_tests::proof::note_errno(errno);
+    errno
 }
 
 /// Flips one bit of a file's byte.

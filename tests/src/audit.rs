@@ -59,6 +59,7 @@ pub fn expect(host: &Host, outcome: &str, server: Option<&str>) {
     let rows = rows(host);
     let found = rows.iter().any(|row| row.outcome == outcome && (server.is_none() || row.server.as_deref() == server));
     assert!(found, "no row says {outcome} for {server:?}; there are:\n{}", listing(&rows));
+    crate::proof::note(outcome);
 }
 
 /// Waits until such a row is there: for what the daemon does on its own time.

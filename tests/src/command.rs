@@ -165,6 +165,7 @@ impl Run {
     pub fn exits(self, code: i32) -> Ran {
         let ran = self.run();
         assert!(ran.code == code, "expected exit {code}: {ran}");
+        crate::proof::note(&format!("exit {code}"));
         ran
     }
 }
@@ -183,6 +184,7 @@ impl Ran {
     /// Expects `needle` in one of the outputs.
     pub fn says(self, needle: &str) -> Self {
         assert!(self.text().contains(needle), "expected {needle:?}: {self}");
+        crate::proof::note(needle);
         self
     }
 }

@@ -22,14 +22,25 @@ pub fn payload(envelope: &Value) -> Value {
     serde_json::from_slice(&bytes).expect("JSON")
 }
 
+/// The bytes that are signed for `payload`.
+pub fn pae(payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
+    [head.as_bytes(), payload].concat()
+}
+
 /// An envelope over `payload`, signed by `key` under the name `keyid`.
 pub fn envelope(hsm: &Hsm, key: &str, keyid: &str, payload: &[u8]) -> Value {
-    let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
-    let sig = hsm.sign(key, &[head.as_bytes(), payload].concat());
+    let sig = hsm.sign(key, &pae(payload));
+    signed(payload, &[(keyid.to_owned(), sig.to_vec())])
+}
+
+/// An envelope over `payload` with these signatures, each with the id that it goes by.
+pub fn signed(payload: &[u8], signatures: &[(String, Vec<u8>)]) -> Value {
+    let one = |(keyid, sig): &(String, Vec<u8>)| json!({"keyid": keyid, "sig": STANDARD.encode(sig)});
     json!({
         "payloadType": PAYLOAD_TYPE,
         "payload": STANDARD.encode(payload),
-        "signatures": [{"keyid": keyid, "sig": STANDARD.encode(sig)}],
+        "signatures": signatures.iter().map(one).collect::<Vec<_>>(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! One host's configuration, state and cache, all in one directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use mcpfs_trust::error::{Code, Group};
 
@@ -42,6 +43,8 @@ pub struct Host {
     /// A short place for control socket and launcher, if the directory's path is a long one.
     short: Option<tempfile::TempDir>,
     reads: Reads,
+    /// What faketime adds to the clock of daemons started from now on.
+    clock: Mutex<Option<String>>,
 }
 
 /// The longest `rundir` that the daemon takes.
@@ -52,7 +55,7 @@ impl Host {
     pub fn new(trust: &Path, url: &str, reads: Reads) -> Self {
         let dir = scratch::dir_for("host");
         let long = dir.path().join("run").as_os_str().len() > RUNDIR_BYTES;
-        let host = Self { dir, short: long.then(scratch::short_dir), reads };
+        let host = Self { dir, short: long.then(scratch::short_dir), reads, clock: Mutex::default() };
         for name in ["etc/conf.d", "run", "state", "cache", "mcp"] {
             std::fs::create_dir_all(host.path(name)).expect("own directory");
         }
@@ -130,6 +133,23 @@ impl Host {
     /// The audit database.
     pub fn audit_db(&self) -> PathBuf {
         self.path("state/audit.db")
+    }
+
+    /// Sets the clock of this host, for daemons started from now on: `+8d`, `-3h`, as faketime has it.
+    pub fn set_clock(&self, offset: &str) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset.to_owned());
+    }
+
+    /// The variables by which a program has this host's clock. The time that the kernel counts by
+    /// itself goes on as ever: nobody can set it, on a real host either.
+    ///
+    /// # Panics
+    /// If libfaketime is not installed.
+    pub fn clock(&self) -> Vec<(&'static str, String)> {
+        let Some(offset) = self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Vec::new() };
+        let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+        assert!(Path::new(&library).exists(), "{library} is missing: apt-get install faketime (or: make setup)");
+        vec![("LD_PRELOAD", library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned())]
     }
 
     /// Which reads this host is configured for.

@@ -44,6 +44,8 @@ pub mod mount;
 mod nginx;
 pub mod oci;
 pub mod once;
+pub mod outside;
+pub mod proof;
 pub mod proxy;
 pub mod quick;
 pub mod registry;

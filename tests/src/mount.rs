@@ -42,6 +42,7 @@ impl<'h> Mount<'h> {
             .arg("--config")
             .arg(host.config())
             .args(["mount", "--foreground"])
+            .envs(host.clock())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("own file"))
             .stderr(log)

@@ -29,6 +29,32 @@ pub struct Suite {
     trials: Vec<Trial>,
     modes: Vec<Reads>,
     restricted: bool,
+    attacks: Vec<Attack>,
+}
+
+/// An attack that a test tries, as docs/threat-model.md tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attack {
+    /// Where it comes from: a section of the page.
+    pub from: &'static str,
+    /// The test.
+    pub test: &'static str,
+    /// What is tried.
+    pub what: &'static str,
+    /// What it must come to; the test passes only if it asserted each of them.
+    pub outcomes: &'static [&'static str],
+}
+
+impl Attack {
+    /// An attack from a section of the page.
+    pub const fn new(
+        from: &'static str,
+        test: &'static str,
+        what: &'static str,
+        outcomes: &'static [&'static str],
+    ) -> Self {
+        Self { from, test, what, outcomes }
+    }
 }
 
 impl Suite {
@@ -39,7 +65,7 @@ impl Suite {
     pub fn new() -> Self {
         let all = if is_root() { vec![Reads::Passthrough, Reads::Cached] } else { vec![Reads::Cached] };
         let Ok(named) = std::env::var("MODES") else {
-            return Self { trials: Vec::new(), modes: all, restricted: false };
+            return Self { trials: Vec::new(), modes: all, restricted: false, attacks: Vec::new() };
         };
         let mode = |word: &str| {
             let known = [Reads::Passthrough, Reads::Cached];
@@ -48,7 +74,8 @@ impl Suite {
                 .find(|mode| mode.word() == word)
                 .unwrap_or_else(|| panic!("MODES: {word:?} is no read mode"))
         };
-        Self { trials: Vec::new(), modes: named.split(',').map(mode).collect(), restricted: true }
+        let modes = named.split(',').map(mode).collect();
+        Self { trials: Vec::new(), modes, restricted: true, attacks: Vec::new() }
     }
 
     /// A test that needs no mount, or always the same one.
@@ -62,6 +89,37 @@ impl Suite {
             self.trials
                 .push(Trial::test(format!("{name} [{}]", mode.word()), move || within(LIMIT, move || test(mode))));
         }
+    }
+
+    /// An attack that needs no mount, or always the same one.
+    pub fn attack(&mut self, attack: Attack, test: fn()) {
+        self.attacks.push(attack);
+        let test = move || crate::proof::expect(attack.outcomes, test);
+        self.trials.push(Trial::test(attack.test, move || within(LIMIT, test)));
+    }
+
+    /// An attack on a mount, once for each mode.
+    pub fn mounted_attack(&mut self, attack: Attack, test: fn(Reads)) {
+        self.attacks.push(attack);
+        for &mode in &self.modes {
+            let test = move || crate::proof::expect(attack.outcomes, || test(mode));
+            self.trials.push(Trial::test(format!("{} [{}]", attack.test, mode.word()), move || within(LIMIT, test)));
+        }
+    }
+
+    /// The attacks so far.
+    pub fn attacks(&self) -> &[Attack] {
+        &self.attacks
+    }
+
+    /// The names of the tests so far, those on mounts with their mode.
+    pub fn names(&self) -> Vec<String> {
+        self.trials.iter().map(|trial| trial.name().to_owned()).collect()
+    }
+
+    /// A test that was put together when it was registered.
+    pub fn prepared(&mut self, name: &str, test: impl FnOnce() + Send + 'static) {
+        self.trials.push(Trial::test(name, move || within(LIMIT, test)));
     }
 
     /// Runs what the command line selects, and says which modes ran.
