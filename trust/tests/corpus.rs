@@ -18,6 +18,20 @@ fn keys() -> Vec<(&'static str, Vec<u8>)> {
     keys.chain(forms).map(|bytes| ("key", bytes)).collect()
 }
 
+/// Seeds of the target `details`: all fields, none, and one that says nothing.
+fn details() -> [(&'static str, Vec<u8>); 4] {
+    let check = r#""check":{"at":"2026-04-20T08:00:00Z","by":"mcpfs-signer 0.1.0""#;
+    let carried = r#""carried":[{"platform":"any","packages":[{"ecosystem":"npm","name":"zod","version":"4.1.0"}]}]"#;
+    let text = |rest: String| format!(r#"{{"schema":"mcpfs.details/v1",{rest}}}"#);
+    [
+        format!(r#"{check},"warnings":1,"notes":3,"waivers":["w"],"looks":["l"],"tools":[{{"name":"q"}}]}},{carried}"#),
+        format!("{check}}},{carried}"),
+        format!("{check}}}"),
+        format!(r#"{check},"warnings":0}}"#),
+    ]
+    .map(|rest| ("details", text(rest).into_bytes()))
+}
+
 /// The fuzz targets an input is a seed of, with the bytes each wants.
 fn seeds(input: Input) -> Vec<(&'static str, Vec<u8>)> {
     match input {
@@ -31,7 +45,10 @@ fn seeds(input: Input) -> Vec<(&'static str, Vec<u8>)> {
             let length = u16::try_from(tree.0.len()).unwrap().to_be_bytes();
             vec![("layout", [&length, tree.0.as_slice(), &bytes.0].concat())]
         }
-        Input::Chunk { .. } => vec![],
+        Input::Chunk { record, bytes } => {
+            let plain = [&record.plain_size.to_be_bytes()[..], record.plain_sha256.as_bytes()].concat();
+            vec![("chunk", [plain, bytes.0].concat())]
+        }
     }
 }
 
@@ -40,7 +57,9 @@ fn every_vector_is_a_seed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let write = std::env::var_os("MCPFS_BLESS").is_some();
     let mut count = 0;
-    for (target, bytes) in cases::all().into_values().flat_map(|vector| seeds(vector.input)).chain(keys()) {
+    for (target, bytes) in
+        cases::all().into_values().flat_map(|vector| seeds(vector.input)).chain(keys()).chain(details())
+    {
         if bytes.len() > 100_000 {
             continue; // A bound's vector is mere length: nothing for a fuzzer.
         }

@@ -3,6 +3,10 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
+#[path = "../../../trust/tests/mutation.rs"]
+mod mutation;
+use mutation::{SEED, changed};
+
 /// Inputs of one corpus, at most, and bytes of one input: this test is one of seconds.
 const INPUTS: usize = 200;
 const BYTES: u64 = 64 << 10;
@@ -40,38 +44,6 @@ fn the_committed_corpora_go_through_every_door() {
     }
 }
 
-/// The next of a fixed row of numbers (xorshift), so that a failure comes again.
-fn next(state: &mut u64) -> usize {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    usize::try_from(*state >> 16).unwrap_or(0)
-}
-
-/// One to four small changes: a bit, a byte that means something, a piece doubled, cut out or moved in from
-/// another input.
-fn changed(inputs: &[Vec<u8>], state: &mut u64) -> Vec<u8> {
-    let mut bytes = inputs[next(state) % inputs.len()].clone();
-    for _ in 0..1 + next(state) % 4 {
-        let at = next(state) % (bytes.len() + 1);
-        let end = (at + 1 + next(state) % 16).min(bytes.len());
-        match next(state) % 6 {
-            0 if at < bytes.len() => bytes[at] ^= 1 << (next(state) % 8),
-            1 if at < bytes.len() => bytes[at] = b"\0\x01\x7f\x80\xff/.-\"{[:\n&*0 9"[next(state) % 18],
-            2 if at < end => drop(bytes.drain(at..end)),
-            3 if at < end => bytes.extend_from_within(at..end),
-            4 => bytes.truncate(at),
-            _ => {
-                let other = &inputs[next(state) % inputs.len()];
-                let from = next(state) % (other.len() + 1);
-                let piece = other[from..(from + next(state) % 600).min(other.len())].to_vec();
-                drop(bytes.splice(at..at, piece));
-            }
-        }
-    }
-    bytes
-}
-
 #[test]
 fn changed_inputs_do_no_harm() {
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
@@ -79,7 +51,7 @@ fn changed_inputs_do_no_harm() {
     for (name, decode) in ALL {
         let folder = corpus.join(name);
         let inputs: Vec<Vec<u8>> = names(&folder).iter().map(|input| fs::read(folder.join(input)).unwrap()).collect();
-        let mut state = 0x6d63_7066_7366_757a;
+        let mut state = SEED;
         for number in 0..count {
             let bytes = changed(&inputs, &mut state);
             let ended = std::panic::catch_unwind(|| decode(&bytes));
