@@ -14,7 +14,7 @@ help:
 	@echo 'make check       format, lints and documentation'
 	@echo 'make yara        build and test mcpfs-yara, the engine for patterns (twenty minutes)'
 	@echo 'make release     all programs, optimised: target/release and target/yara/release'
-	@echo 'make package     .deb and .rpm of the host'"'"'s side: target/packages'
+	@echo 'make package     .deb and .rpm of mcpfs, mcpfs-signer and mcpfs-yara: target/packages'
 	@echo 'make bench       measure against the native file system'
 	@echo 'make soak        everything at once while everything goes wrong (as root; MINUTES=10)'
 	@echo 'make fuzz        each fuzz target for 30 seconds (SECONDS=300 for longer; FUZZ_TARGETS=signer/tar for one)'
@@ -70,10 +70,10 @@ release:
 	$(YARA_CARGO) build --release --locked --manifest-path signer/yara/Cargo.toml
 
 # One layout for both; lintian's silence is part of it.
-package:
+package: release
 	@tests/setup test
-	$(CARGO) build --release --locked -p mcpfs -p mcpfs-packaging
-	packaging/build target/release target/packages
+	$(CARGO) build --release --locked -p mcpfs-packaging
+	MCPFS_YARA_DIR='$(YARA)/release' packaging/build target/release target/packages
 	lintian --allow-root --fail-on error,warning target/packages/*.deb
 
 bench:

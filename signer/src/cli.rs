@@ -134,6 +134,11 @@ enum SchemaOf {
     Report,
 }
 
+/// The command line as a tree, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // Tokens' modules are asked for mechanisms that they need not have, and the library calls that errors.
@@ -299,7 +304,6 @@ mod tests {
 
     #[test]
     fn the_arguments_are_consistent() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -20,10 +20,12 @@ pub(crate) fn register(suite: &mut Suite) {
     }
     suite.plain("packages::a_deb_is_installed_upgraded_and_purged", a_deb_is_installed_upgraded_and_purged);
     suite.plain("packages::an_rpm_holds_the_same", an_rpm_holds_the_same);
+    suite.plain("packages::the_signers_come_and_go", the_signers_come_and_go);
+    suite.plain("packages::the_engines_are_small", the_engines_are_small);
 }
 
-/// Builds packages of what is tested here; the file of each kind.
-fn build(out: &Path, release: &str, kinds: &[&str]) -> Vec<PathBuf> {
+/// Builds a package of what is tested here; the file of each kind.
+fn build(name: &str, out: &Path, release: &str, kinds: &[&str]) -> Vec<PathBuf> {
     need("rpmbuild", "rpm");
     // Both programs lie in one folder.
     assert_eq!(bin("mcpfs").parent(), bin("mcpfs-pages").parent());
@@ -31,6 +33,8 @@ fn build(out: &Path, release: &str, kinds: &[&str]) -> Vec<PathBuf> {
         .arg(bin("mcpfs").parent().unwrap())
         .arg(out)
         .args(kinds)
+        .env("PACKAGES", name)
+        .env("MCPFS_YARA_DIR", out.join("engine"))
         .env("RELEASE", release)
         .env("COMPRESSION", "gzip")
         .ok();
@@ -39,15 +43,52 @@ fn build(out: &Path, release: &str, kinds: &[&str]) -> Vec<PathBuf> {
     files
 }
 
+/// Its silence.
+fn lintian(deb: &Path) {
+    let said = Run::new(need("lintian", "lintian")).args(["--allow-root", "--fail-on", "error,warning"]).arg(deb).ok();
+    assert_eq!(said.stdout.trim(), "", "{said}");
+}
+
+/// What is in a package, below a new folder: the .rpm's, the .deb's.
+fn opened(dir: &Path, deb: &Path, rpm: &Path) -> (PathBuf, PathBuf) {
+    let (from_rpm, from_deb) = (dir.join("rpm"), dir.join("deb"));
+    fs::create_dir(&from_rpm).unwrap();
+    let archive = Run::new(need("rpm2cpio", "rpm2cpio")).arg(rpm).ok().stdout_bytes;
+    Run::new(need("cpio", "cpio")).args(["-id", "--quiet"]).dir(&from_rpm).stdin(archive).ok();
+    Run::new(need("dpkg-deb", "dpkg")).arg("--extract").arg(deb).arg(&from_deb).ok();
+    (from_rpm, from_deb)
+}
+
+/// Both kinds hold the same files of the same bytes, but for what belongs to one of the two families.
+fn hold_the_same(name: &str, from_rpm: &Path, from_deb: &Path) {
+    // Where the two families keep the same thing.
+    let usual = |file: &String| -> Option<(String, String)> {
+        let place = file.replace("usr/share/zsh/site-functions", "usr/share/zsh/vendor-completions");
+        let place = place.strip_prefix("usr/lib/systemd/").map_or(place.clone(), |rest| format!("lib/systemd/{rest}"));
+        let own = [format!("usr/share/doc/{name}/CHANGELOG.md"), format!("usr/share/licenses/{name}/LICENSE")];
+        (!own.contains(file)).then(|| (file.clone(), place))
+    };
+    let inside: Vec<(String, String)> = files_below(from_rpm).iter().filter_map(usual).collect();
+    for (file, place) in &inside {
+        assert!(fs::read(from_rpm.join(file)).unwrap() == fs::read(from_deb.join(place)).unwrap(), "{file}");
+    }
+    let places: BTreeSet<String> = inside.into_iter().map(|(_, place)| place).collect();
+    let own = ["changelog.gz", "changelog.Debian.gz", "copyright"].map(|file| format!("usr/share/doc/{name}/{file}"));
+    let overrides = format!("usr/share/lintian/overrides/{name}");
+    let of_deb = files_below(from_deb).into_iter().filter(|file| !own.contains(file) && *file != overrides);
+    assert_eq!(of_deb.collect::<BTreeSet<_>>(), places);
+}
+
 fn a_deb_is_installed_upgraded_and_purged() {
     let dir = scratch::dir();
-    let first = build(dir.path(), "1", &["deb"]).remove(0);
-    let second = build(dir.path(), "2", &["deb"]).remove(0);
+    let first = build("mcpfs", dir.path(), "1", &["deb"]).remove(0);
+    let second = build("mcpfs", dir.path(), "2", &["deb"]).remove(0);
     let same = fs::read(&first).unwrap();
-    let said =
-        Run::new(need("lintian", "lintian")).args(["--allow-root", "--fail-on", "error,warning"]).arg(&first).ok();
-    assert_eq!(said.stdout.trim(), "", "{said}");
-    assert!(fs::read(build(dir.path(), "1", &["deb"]).remove(0)).unwrap() == same, "the same input, another package");
+    lintian(&first);
+    assert!(
+        fs::read(build("mcpfs", dir.path(), "1", &["deb"]).remove(0)).unwrap() == same,
+        "the same input, another package"
+    );
 
     let registry = Registry::shared();
     let machine = Machine::boot(|root| serve_site(root, &registry));
@@ -105,29 +146,11 @@ fn a_deb_is_installed_upgraded_and_purged() {
 
 fn an_rpm_holds_the_same() {
     let dir = scratch::dir();
-    let mut files = build(dir.path(), "1", &["deb", "rpm"]);
+    let mut files = build("mcpfs", dir.path(), "1", &["deb", "rpm"]);
     let (rpm, deb) = (files.pop().unwrap(), files.pop().unwrap());
     let query = |args: &[&str]| Run::new(need("rpm", "rpm")).args(args).arg(&rpm).ok().stdout;
-    let (from_rpm, from_deb) = (dir.path().join("rpm"), dir.path().join("deb"));
-    fs::create_dir(&from_rpm).unwrap();
-    let archive = Run::new(need("rpm2cpio", "rpm2cpio")).arg(&rpm).ok().stdout_bytes;
-    Run::new(need("cpio", "cpio")).args(["-id", "--quiet"]).dir(&from_rpm).stdin(archive).ok();
-    Run::new(need("dpkg-deb", "dpkg")).arg("--extract").arg(&deb).arg(&from_deb).ok();
-    // Where the two families keep the same thing.
-    let usual = |file: &String| -> Option<(String, String)> {
-        let place = file.replace("usr/share/zsh/site-functions", "usr/share/zsh/vendor-completions");
-        let place = place.strip_prefix("usr/lib/systemd/").map_or(place.clone(), |rest| format!("lib/systemd/{rest}"));
-        let own = ["usr/share/doc/mcpfs/CHANGELOG.md", "usr/share/licenses/mcpfs/LICENSE"];
-        (!own.contains(&file.as_str())).then(|| (file.clone(), place))
-    };
-    let inside: Vec<(String, String)> = files_below(&from_rpm).iter().filter_map(usual).collect();
-    for (file, place) in &inside {
-        assert!(fs::read(from_rpm.join(file)).unwrap() == fs::read(from_deb.join(place)).unwrap(), "{file}");
-    }
-    let places: BTreeSet<String> = inside.into_iter().map(|(_, place)| place).collect();
-    let own = ["changelog.gz", "changelog.Debian.gz", "copyright"].map(|name| format!("usr/share/doc/mcpfs/{name}"));
-    let of_deb = files_below(&from_deb).into_iter().filter(|file| !own.contains(file));
-    assert_eq!(of_deb.filter(|file| file != "usr/share/lintian/overrides/mcpfs").collect::<BTreeSet<_>>(), places);
+    let (from_rpm, from_deb) = opened(dir.path(), &deb, &rpm);
+    hold_the_same("mcpfs", &from_rpm, &from_deb);
     assert_eq!(query(&["--query", "--configfiles", "--package"]).trim(), "/etc/mcpfs/mcpfs.toml");
     let owners = query(&["--query", "--package", "--queryformat", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\\n]"]);
     assert_eq!(owners.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["root:root"]));
@@ -168,4 +191,62 @@ fn an_rpm_holds_the_same() {
     assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
     run("POSTUN", "0");
     assert_eq!(on.machine.property(UNIT, "UnitFileState"), "disabled");
+}
+
+fn the_signers_come_and_go() {
+    let dir = scratch::dir();
+    let mut files = build("mcpfs-signer", dir.path(), "1", &["deb", "rpm"]);
+    let (rpm, deb) = (files.pop().unwrap(), files.pop().unwrap());
+    lintian(&deb);
+    let (from_rpm, from_deb) = opened(dir.path(), &deb, &rpm);
+    hold_the_same("mcpfs-signer", &from_rpm, &from_deb);
+    let example = "usr/share/doc/mcpfs-signer/examples";
+    for file in ["registry/ci/check.sh", "registry/servers/hello.yaml"] {
+        let template = repository().join("signer/templates").join(file);
+        assert!(fs::read(from_deb.join(example).join(file)).unwrap() == fs::read(template).unwrap(), "{file}");
+    }
+
+    let machine = Machine::boot(|_| ());
+    fs::copy(&deb, machine.path("/var/tmp/signer.deb")).unwrap();
+    let dpkg = |args: &[&str]| machine.run("dpkg").env("DEBIAN_FRONTEND", "noninteractive").args(args).ok();
+    dpkg(&["--install", "/var/tmp/signer.deb"]);
+    let unit = "mcpfs-signer.service";
+    assert_eq!(machine.property(unit, "UnitFileState"), "disabled");
+    machine.run("mcpfs-signer").arg("--version").ok();
+    machine
+        .sh("[ \"$(stat -c %U:%a /etc/mcpfs-signer /etc/mcpfs-signer/secrets /srv/mcp | tr '\\n' ' ')\" = \
+                \"root:755 root:700 mcpfs-signer:755 \" ]")
+        .ok();
+    // It is at rest until somebody has said what it signs, whatever is enabled.
+    machine.systemctl(["enable", "--now", unit]);
+    assert_eq!(machine.property(unit, "ActiveState"), "inactive");
+    write(&machine.path("/etc/mcpfs-signer/serve.toml"), "# Ours.\n");
+    write(&machine.path("/srv/mcp/site/head.json"), "{}\n");
+    write(&machine.path("/var/lib/mcpfs-signer/journal.json"), "{}\n");
+    dpkg(&["--remove", "mcpfs-signer"]);
+    assert!(machine.path("/var/lib/mcpfs-signer/journal.json").exists(), "a removal keeps what it remembers");
+    dpkg(&["--install", "/var/tmp/signer.deb"]);
+    dpkg(&["--purge", "mcpfs-signer"]);
+    for gone in ["/var/lib/mcpfs-signer", "/usr/bin/mcpfs-signer"] {
+        assert!(machine.path(gone).symlink_metadata().is_err(), "{gone} is still there");
+    }
+    for kept in ["/etc/mcpfs-signer/serve.toml", "/srv/mcp/site/head.json"] {
+        assert!(machine.path(kept).exists(), "{kept} is not the package's to remove");
+    }
+    assert_eq!(machine.property(unit, "LoadState"), "not-found");
+}
+
+fn the_engines_are_small() {
+    let dir = scratch::dir();
+    // It takes long to build, and what a package is does not hang on what its program does.
+    let engine = dir.path().join("engine");
+    fs::create_dir(&engine).unwrap();
+    fs::copy(bin("hello-mcp"), engine.join("mcpfs-yara")).unwrap();
+    let files = build("mcpfs-yara", dir.path(), "1", &["deb", "rpm"]);
+    lintian(&files[0]);
+    let (from_rpm, from_deb) = opened(dir.path(), &files[0], &files[1]);
+    hold_the_same("mcpfs-yara", &from_rpm, &from_deb);
+    assert!(
+        from_deb.join("usr/bin/mcpfs-yara").is_file() && from_deb.join("usr/share/man/man1/mcpfs-yara.1.gz").is_file()
+    );
 }
