@@ -39,6 +39,7 @@ mod half_done;
 mod host;
 mod hostile;
 mod hostile_worker;
+mod inherited;
 mod keeping;
 mod keys;
 mod kinds;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
     hostile::register(&mut suite);
     half_done::register(&mut suite);
     hostile_worker::register(&mut suite);
+    inherited::register(&mut suite);
     chaos::register(&mut suite);
     attacks::register(&mut suite);
     bugs::register(&mut suite);

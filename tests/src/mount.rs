@@ -51,7 +51,10 @@ impl<'h> Mount<'h> {
         let mut mount = Self { host, child, stopped: false, started_in: Duration::ZERO };
         let status = mount.wait_served();
         // Its own word for it, which comes when it has looked at the registry.
-        wait_for("the daemon's word that it serves", || mount.log().contains(" mounted at ").then_some(()));
+        // Not the worker's own line in the log: until the supervisor has heard of it, a worker that is
+        // killed has never served.
+        let said = |log: &str| log.lines().any(|line| line.contains(" mounted at ") && !line.contains("::announce"));
+        wait_for("the daemon's word that it serves", || said(&mount.log()).then_some(()));
         mount.started_in = started.elapsed();
         assert!(
             status.stdout.contains(expected.word()),

@@ -31,6 +31,7 @@ pub(super) fn attributes(slot: &Slot, content: Option<Digest>) -> Vec<(String, S
             Ok(admitted) => admitted,
             Err(_) => return vec![attribute("name", server.name.to_string())],
         },
+        Slot::Refused(_) => return vec![],
     };
     let keys: Vec<String> = admitted.keys.iter().map(Digest::to_string).collect();
     vec![

@@ -82,6 +82,7 @@ impl Vfs {
                 Some(place) => Ok(Place::Server(server, place)),
                 None => Err(FsError::NoSuchName),
             },
+            Some(Slot::Refused(refusal)) => Err(FsError::Refused(refusal)),
             None => Err(FsError::NoSuchName),
         }
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::admit::{Chosen, Decision, admit, permitted};
 use super::refresh::{Evidence, aborted, blocking};
-use super::state::{AdmittedRow, Known, SlotKind, Writes};
+use super::state::{AdmittedRow, Known, SlotKind, Writes, release_key};
 use super::{Admitted, HeadFacts, Registry, Server, Settings, Slot, Snapshot};
 use crate::audit::{AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
@@ -253,7 +253,7 @@ fn note(decided: &mut Decided, writes: &mut Writes) {
     for chosen in &decision.chosen {
         let version = &chosen.release.version;
         writes.published.push((name.clone(), version.clone(), chosen.statement));
-        writes.slots.push((SlotKind::Release, format!("{name}@{version}#{}", chosen.statement)));
+        writes.slots.push((SlotKind::Release, release_key(name, version, &chosen.statement)));
         // Unchanged rows are not written again: a head a day would write all of them.
         if known.admitted.get(version) != Some(&evidence.sha256) || !known.published.contains_key(version) {
             writes.admitted.push(AdmittedRow {

@@ -110,6 +110,8 @@ struct Shared {
     shown: watch::Sender<Option<u64>>,
     /// Ticks when a look at the site has ended, however it went.
     looked: watch::Sender<u64>,
+    /// Whether it is known how the last look of an earlier run ended.
+    informed: bool,
 }
 
 /// The parts a registry is put together from.
@@ -143,18 +145,14 @@ impl Registry {
         let Parts { config, trust: (root, seen), site, content, audit, state } = parts;
         state.set_trust(&root, &seen)?;
         let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
+        let (refreshed, informed) = refresh::looked::last(&state, config.registry.refresh)?;
         let snapshot = Snapshot {
             generation: 0,
             registry: root.registry.clone(),
             trust: trust.clone(),
             head: None,
             servers: BTreeMap::new(),
-            refreshed: Refreshed {
-                at: now(),
-                outcome: Err(Refusal::new(Code::Unreachable, "the site has not been asked yet")),
-                // What state.db restores runs, but nothing says yet that it is still the newest.
-                stale: true,
-            },
+            refreshed,
         };
         let registry = Self(Arc::new(Shared {
             platform: Platform::from_rust(std::env::consts::OS, std::env::consts::ARCH),
@@ -177,6 +175,7 @@ impl Registry {
             changes: watch::Sender::new(0),
             shown: watch::Sender::new(None),
             looked: watch::Sender::new(0),
+            informed,
         }));
         registry.restore().await?;
         Ok(registry)

@@ -25,10 +25,12 @@ use tokio::time::timeout;
 use super::admit::{Rules, decide};
 use super::commit::{Decided, row};
 use super::state::{AdmittedRow, Known, StateError};
-use super::{HeadFacts, Registry, Server, Settings, Snapshot, now};
+use super::{HeadFacts, Registry, Server, Settings};
 use crate::refusal::Refusal;
 
+pub(super) mod looked;
 mod restore;
+mod withdrawn;
 
 /// Files fetched at once.
 const PARALLEL: usize = 8;
@@ -36,8 +38,6 @@ const PARALLEL: usize = 8;
 const BATCH: usize = 32;
 /// Pause after a failure; doubled up to the configured interval.
 const RETRY: Duration = Duration::from_secs(15);
-/// How long a mirror may lag behind before everything counts as stale.
-const LAG: Duration = Duration::from_secs(15 * 60);
 
 /// What the accepted head names, verified down to the bins.
 #[derive(Debug)]
@@ -406,40 +406,6 @@ impl Registry {
         let mut keep = listing.documents();
         keep.extend(self.0.state.admitted()?.iter().map(|row| site::entry(&row.entry)));
         Ok(self.0.state.keep_documents(&keep)?)
-    }
-
-    /// Records how a look ended, if that is news, and shows it.
-    async fn record_look(&self, outcome: Result<(), Refusal>) -> Result<(), Refusal> {
-        let (at, running) = (now(), self.0.clock.running());
-        let before = self.snapshot().refreshed.clone();
-        let lagging = matches!(&outcome, Err(refusal) if refusal.code == Code::HeadRollback);
-        let since = {
-            let mut since = self.0.lagging.lock().unwrap_or_else(PoisonError::into_inner);
-            *since = lagging.then(|| since.unwrap_or(running));
-            *since
-        };
-        let stale = match since {
-            Some(since) => running.saturating_sub(since) >= LAG,
-            None => outcome.is_err(),
-        };
-        let code = |outcome: &Result<(), Refusal>| outcome.as_ref().err().map(|refusal| refusal.code);
-        let news = code(&before.outcome) != code(&outcome) || before.stale != stale;
-        let first = *self.0.looked.borrow() == 0;
-        let recorded = match &outcome {
-            Err(refusal) if news || first => {
-                tracing::warn!(%refusal, "the site was not followed");
-                self.record_failed_look(refusal, stale).await
-            }
-            Ok(()) if news && !first => self.record_recovery().await,
-            _ => Ok(()),
-        };
-        let edit = |snapshot: &mut Snapshot| snapshot.refreshed = super::Refreshed { at, outcome, stale };
-        if news {
-            self.swap(edit);
-        } else {
-            self.note(edit);
-        }
-        recorded
     }
 }
 

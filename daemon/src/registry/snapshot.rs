@@ -144,6 +144,8 @@ pub enum Slot {
     Server(Arc<Server>),
     /// `/mcp/<name>/<version>`.
     Release(Arc<Admitted>),
+    /// A release that was shown once and does not verify any more; the reason.
+    Refused(Refusal),
 }
 
 /// How fresh the word is on which an open is allowed.

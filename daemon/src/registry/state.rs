@@ -215,7 +215,7 @@ impl State {
         let before = transaction.query_row("SELECT registry, epoch FROM trust", [], read).optional()?;
         if let Some((registry, epoch)) = before {
             if registry != root.registry.as_str() {
-                for table in ["floor", "published", "revoked", "selected", "admitted", "document"] {
+                for table in ["floor", "published", "revoked", "selected", "admitted", "document", "look"] {
                     transaction.execute(&format!("DELETE FROM {table}"), [])?;
                 }
             } else if epoch < root.epoch {
@@ -348,6 +348,21 @@ impl State {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// The slot of a release that was admitted once, and the statement that it was admitted by.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn release_slot(&self, name: &ServerName, version: &Version) -> Result<Option<(u32, Digest)>, StateError> {
+        let connection = self.connection();
+        let published = "SELECT statement FROM published WHERE name = ?1 AND version = ?2";
+        let mut published = connection.prepare_cached(published)?;
+        let found = published.query_row([name.as_str(), version.as_str()], |row| digest(row, 0)).optional()?;
+        let Some(statement) = found else { return Ok(None) };
+        let mut slot = connection.prepare_cached("SELECT slot FROM slot WHERE kind = 'release' AND key = ?1")?;
+        let found = slot.query_row([release_key(name, version, &statement)], |row| row.get(0)).optional()?;
+        Ok(found.map(|slot| (slot, statement)))
+    }
+
     /// Stores a batch of decisions, whole or not at all, and returns the slots it asked for.
     ///
     /// # Errors
@@ -409,6 +424,7 @@ fn connect(path: &Path) -> Result<(Connection, bool), StateError> {
         }
         found => return Err(StateError::Newer { path: path.to_owned(), found }),
     }
+    connection.execute_batch(look::TABLE)?;
     Ok((connection, found == 0))
 }
 
@@ -443,6 +459,11 @@ fn put_admitted(transaction: &Transaction<'_>, rows: &[AdmittedRow]) -> Result<(
     Ok(())
 }
 
+/// What the slot of a release is kept under.
+pub(super) fn release_key(name: &ServerName, version: &Version, statement: &Digest) -> String {
+    format!("{name}@{version}#{statement}")
+}
+
 /// The slot of a key, for ever the same.
 fn slot(transaction: &Transaction<'_>, kind: SlotKind, key: &str) -> Result<u32, StateError> {
     let kind = match kind {
@@ -475,5 +496,6 @@ fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Resul
     text.parse().map_err(|_| rusqlite::Error::InvalidColumnType(column, text, rusqlite::types::Type::Text))
 }
 
+mod look;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,7 @@ impl Registry {
             }
         }
         self.commit(&settings, batch).await?;
+        self.take_up_withdrawn(&settings)?;
         self.apply_max_stale();
         Ok(())
     }

@@ -4,7 +4,7 @@ use mcpfs_trust::entry::Status;
 use mcpfs_trust::error::Code;
 
 use super::selection::Case;
-use super::{Live, fresh, key, listed, selected, stale, version};
+use super::{Live, fresh, key, listed, root, selected, stale, version};
 use crate::registry::Slot;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,4 +129,86 @@ async fn the_hard_stop_at_max_stale() {
     assert_eq!(selected(&registry).await, fresh("2"));
     live.reload(&registry, "max_stale = \"2d\"\n").await;
     assert_eq!(selected(&registry).await, Err(Code::HeadExpired));
+}
+
+/// A successor knows what its predecessor may have given out: to read on, or with the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_shown_once_keeps_its_slot() {
+    let withdrawn = |status| {
+        let mut case = Case::new();
+        case.status("2", status);
+        case.entry
+    };
+    let mut dropped = Case::new().entry;
+    dropped.selected = listed("hello", "3", "any", &key(2));
+    dropped.earlier.clear();
+    for (entry, expected) in [
+        (Some(withdrawn(Status::Revoked)), Err(Code::Revoked)),
+        (Some(withdrawn(Status::Yanked)), Ok(())),
+        (Some(dropped), Ok(())),
+        (None, Ok(())),
+    ] {
+        let live = Live::new();
+        live.publish(&[Case::new().entry], 0);
+        let (registry, audit) = live.host().await;
+        registry.refresh_now().await.unwrap();
+        let held = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap().selected.clone().unwrap();
+        live.publish(&entry.into_iter().collect::<Vec<_>>(), 0);
+        registry.refresh_now().await.unwrap();
+        let before = registry.check_open(&held).map(drop).map_err(|refusal| refusal.code);
+        assert_eq!(before, expected);
+        audit.close();
+        drop(registry);
+        let (registry, _audit) = live.host().await;
+        let Some(Slot::Release(again)) = registry.by_slot(held.slot) else { panic!("{expected:?}") };
+        assert_eq!((again.statement, &again.payload, &again.keys), (held.statement, &held.payload, &held.keys));
+        assert_eq!(registry.check_open(&again).map(drop).map_err(|refusal| refusal.code), expected);
+    }
+
+    // Signed by a key that counts no more: nothing of it is believed, and the reason is known.
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let (registry, audit) = live.host().await;
+    registry.refresh_now().await.unwrap();
+    let held = registry.server(&"hello".parse().unwrap()).await.unwrap().unwrap().selected.clone().unwrap();
+    audit.close();
+    drop(registry);
+    live.write("trust.json", &root("demo/cases", (2, 1, 1), &key(1), &key(3)).encode());
+    let (registry, _audit) = live.host().await;
+    let Some(Slot::Refused(refusal)) = registry.by_slot(held.slot) else { panic!("a slot") };
+    assert_eq!(refusal.code, Code::KeyNotAuthorised, "{refusal}");
+    assert!(refusal.message.starts_with("hello 2: "), "{refusal}");
+}
+
+/// Who serves next says how the last look ended until it has looked itself, unless that is long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_look_is_remembered() {
+    let live = Live::new();
+    live.publish(&[Case::new().entry], 0);
+    let (registry, audit) = live.host().await;
+    assert!(registry.snapshot().refreshed.stale && registry.snapshot().refreshed.outcome.is_err(), "a first start");
+    registry.refresh_now().await.unwrap();
+    audit.close();
+    drop(registry);
+    let (registry, audit) = live.host().await;
+    assert_eq!(selected(&registry).await, fresh("2"));
+    live.take_away_the_site();
+    let refusal = registry.refresh_now().await.unwrap_err();
+    audit.close();
+    drop(registry);
+    let (registry, audit) = live.host().await;
+    assert_eq!(registry.snapshot().refreshed.outcome, Err(refusal));
+    assert_eq!(selected(&registry).await, stale("2"));
+    audit.close();
+    drop(registry);
+    for moved in [-3600, 60] {
+        let state = rusqlite::Connection::open(live.dir.path().join("state/state.db")).unwrap();
+        let sql = "UPDATE look SET at = ?1, code = NULL, stale = 0";
+        state.execute(sql, [crate::registry::now().plus(moved).unix()]).unwrap();
+        drop(state);
+        let (registry, audit) = live.host().await;
+        let refreshed = registry.snapshot().refreshed.clone();
+        assert!(refreshed.stale && refreshed.outcome.is_err(), "moved by {moved}: {refreshed:?}");
+        audit.close();
+    }
 }
