@@ -8,7 +8,8 @@
 //!
 //! One thread works, one answers HTTP and hears signals; they meet in [`Shared`]. SIGTERM lets
 //! the release in hand end; SIGHUP reads configuration and secrets again, and keeps the old ones
-//! if the new ones are wrong.
+//! if the new ones are wrong. systemd, where it is the parent, is told when this listens, and
+//! after each pass how it stands.
 
 pub mod config;
 mod guard;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
+use sd_notify::NotifyState;
 
 use crate::check::chain;
 use crate::files::{self, FileError};
@@ -317,17 +319,21 @@ pub fn run(path: &Path, clock: Clock, say: fn(&str)) -> Result<(), ServeError> {
     let listener = TcpListener::bind(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let answering = http::spawn(listener, Arc::clone(&shared)).map_err(failed)?;
-    shared.say(&format!(
-        "listening on {bound}, watching {} of {}",
-        works.config.repository.branch, works.config.repository.url
-    ));
+    let watching = format!("watching {} of {}", works.config.repository.branch, works.config.repository.url);
+    shared.say(&format!("listening on {bound}, {watching}"));
+    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&watching)]);
     loop {
         let result = works.pass(&shared, None);
+        tell_systemd(&[NotifyState::Status(&shared.status().line())]);
         let bell = shared.wait(works.pause(&shared, result.as_ref().err()));
         if bell.stop {
             break;
         }
         if bell.reload {
+            // Which also ends `systemctl reload`, whatever comes of it: the journal says that.
+            if let Ok(now) = NotifyState::monotonic_usec_now() {
+                tell_systemd(&[NotifyState::Reloading, now]);
+            }
             match Works::read(path) {
                 Ok(new) if new.config.state == works.config.state && new.config.listen == address => {
                     works = new;
@@ -337,12 +343,21 @@ pub fn run(path: &Path, clock: Clock, say: fn(&str)) -> Result<(), ServeError> {
                 Ok(_) => shared.say("state and listen change with a restart only; the old configuration stays"),
                 Err(error) => shared.say(&format!("the old configuration stays: {}", chain(&error))),
             }
+            tell_systemd(&[NotifyState::Ready]);
         }
     }
+    tell_systemd(&[NotifyState::Stopping]);
     shared.say("stopped");
     // It ended when the signal came; a connection that is still open ends with the process.
     drop(answering);
     Ok(())
+}
+
+/// Under another parent this does nothing, and a parent that does not listen is no reason to stop.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd cannot be told");
+    }
 }
 
 impl Works {

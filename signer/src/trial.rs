@@ -151,7 +151,8 @@ impl TrialError {
             Self::Missing { package, .. } => format!("apt-get install {package}"),
             Self::Runtime { name } => format!("install it, or say where it is: --runtime {name}=/absolute/path"),
             Self::Sandbox(_) => "allow user namespaces for this user (Ubuntu: \
-                                 sysctl kernel.apparmor_restrict_unprivileged_userns=0); bubblewrap must be 0.8 or later"
+                                 sysctl kernel.apparmor_restrict_unprivileged_userns=0; the signing server's unit: \
+                                 sandboxes.conf); bubblewrap must be 0.8 or later"
                 .to_owned(),
             Self::Program(_) => {
                 "the file, or the interpreter that its first line or its format names, is not there for a server"

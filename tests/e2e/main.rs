@@ -68,6 +68,7 @@ mod serve;
 mod servers;
 mod serving;
 mod signer;
+mod signer_unit;
 mod simple_client;
 mod sources;
 mod store;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
     publish::register(&mut suite);
     pull_request::register(&mut suite);
     signer::register(&mut suite);
+    signer_unit::register(&mut suite);
     keys::register(&mut suite);
     kms::register(&mut suite);
     check::register(&mut suite);

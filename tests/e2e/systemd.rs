@@ -105,6 +105,14 @@ pub(crate) fn write(file: &Path, text: &str) {
 }
 
 fn fill(root: &Path, registry: &Registry) {
+    programs(root);
+    serve_site(root, registry);
+    configure(&root.join("etc/mcpfs"), "http://127.0.0.1/", "");
+    fs::copy(registry.trust(), root.join("etc/mcpfs/trust.json")).unwrap();
+}
+
+/// What a package brings.
+pub(crate) fn programs(root: &Path) {
     let units = repository().join("systemd");
     for unit in ["mcpfs.service", "mcpfs@.service", "mcpfs-trust.path", "mcpfs-trust.service"] {
         let text = fs::read_to_string(units.join(unit)).unwrap();
@@ -115,10 +123,7 @@ fn fill(root: &Path, registry: &Registry) {
         write(&root.join(place).join("mcpfs.conf"), &text);
     }
     fs::create_dir_all(root.join("usr/bin")).unwrap();
-    install(&root.join("usr/bin/mcpfs"));
-    serve_site(root, registry);
-    configure(&root.join("etc/mcpfs"), "http://127.0.0.1/", "");
-    fs::copy(registry.trust(), root.join("etc/mcpfs/trust.json")).unwrap();
+    install("mcpfs", &root.join("usr/bin/mcpfs"));
 }
 
 /// A web server with the registry's site, on port 80, and on port 81 for those who have the token.
@@ -132,7 +137,7 @@ pub(crate) fn serve_site(root: &Path, registry: &Registry) {
     write(&root.join("etc/nginx/sites-enabled/default"), &(site(80, "") + &site(81, &closed)));
 }
 
-fn configure(etc: &Path, url: &str, more: &str) {
+pub(crate) fn configure(etc: &Path, url: &str, more: &str) {
     let text = format!(
         "{more}\n[policy]\nsandbox = \"off\"\nallow_root = true\n\n[registry]\nurl = \"{url}\"\nrefresh = \"1h\"\n"
     );
@@ -140,10 +145,10 @@ fn configure(etc: &Path, url: &str, more: &str) {
 }
 
 /// As a package does: a new file under the old name.
-fn install(at: &Path) {
+pub(crate) fn install(program: &str, at: &Path) {
     let new = at.with_extension("new");
     // A debug build is ten times larger than what it takes to run it.
-    Run::new(need("strip", "binutils")).arg("-o").arg(&new).arg(bin("mcpfs")).ok();
+    Run::new(need("strip", "binutils")).arg("-o").arg(&new).arg(bin(program)).ok();
     fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
     fs::rename(new, at).unwrap();
 }
@@ -220,7 +225,7 @@ fn settings() -> BTreeMap<PathBuf, String> {
     for part in ["fs", "kernel", "vm", "user"] {
         walk(&Path::new("/proc/sys").join(part), &mut found);
     }
-    let counts = ["-nr", "-state", "_last_pid", "/pty/nr", "/random/", "/stat_refresh"];
+    let counts = ["-nr", "-state", "_last_pid", "/pty/nr", "/random/", "/stat_refresh", "/quota/"];
     found.retain(|path, _| !counts.iter().any(|word| path.to_string_lossy().contains(word)));
     found
 }
@@ -330,7 +335,7 @@ fn nobody_notices_what_happens_to_it() {
             }),
             ("upgrade", &|| {
                 let (before, program) = (on.main_pid(), on.machine.path("/usr/bin/mcpfs"));
-                install(&program);
+                install("mcpfs", &program);
                 on.machine.systemctl(["daemon-reload"]);
                 on.machine.systemctl(["restart", UNIT]);
                 on.another_than(before);

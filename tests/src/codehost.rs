@@ -155,6 +155,11 @@ impl CodeHost {
         self.shared.kind
     }
 
+    /// Where it listens, on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where git fetches.
     pub fn git_url(&self) -> String {
         format!("http://127.0.0.1:{}/{REPOSITORY}.git", self.port)

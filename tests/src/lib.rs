@@ -29,6 +29,7 @@ pub mod disk;
 pub mod faulty;
 pub mod fixture;
 pub mod forge;
+pub mod gate;
 pub mod git;
 pub mod history;
 pub mod host;

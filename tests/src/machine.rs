@@ -7,6 +7,8 @@
 //!
 //! Only for root: an ordinary user cannot mount what a machine needs.
 
+mod network;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::command::{Ran, Run, exit_within};
 use crate::scratch::{self, PATIENCE, need, repository, wait_for};
 
-/// What is in the root beyond Debian's smallest.
+/// What is in every root beyond Debian's smallest.
 const PACKAGES: &[&str] = &["systemd", "systemd-sysv", "dbus", "procps", "util-linux", "nginx-light"];
 /// How long Debian's mirror may take to give a root.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -42,7 +44,15 @@ impl Machine {
     /// # Panics
     /// If it does not come up, with what it said.
     pub fn boot(fill: impl FnOnce(&Path)) -> Self {
-        let base = base();
+        Self::boot_with(&[], fill)
+    }
+
+    /// The same with more Debian packages in it.
+    ///
+    /// # Panics
+    /// As [`Self::boot`].
+    pub fn boot_with(packages: &[&str], fill: impl FnOnce(&Path)) -> Self {
+        let base = base(packages);
         let dir = scratch::dir();
         for part in ["upper", "work", "root", "cache"] {
             fs::create_dir(dir.path().join(part)).expect("own directory");
@@ -112,6 +122,13 @@ impl Machine {
     /// A path of the machine as this process reaches it.
     pub fn path(&self, inside: &str) -> PathBuf {
         Path::new(&format!("/proc/{}/root", self.init)).join(inside.trim_start_matches('/'))
+    }
+
+    /// Takes away what keeps the machine from settings of the kernel, which systemd makes while it boots: only who
+    /// sees the whole of /proc may mount one in a namespace of its own, as on any other machine.
+    pub fn sees_the_whole_of_proc(&self) {
+        self.sh("for part in sys sysrq-trigger irq bus fs; do ! [ -e /proc/$part ] || umount --lazy /proc/$part; done")
+            .ok();
     }
 
     /// A property of a unit.
@@ -242,14 +259,15 @@ fn own_group() -> PathBuf {
     Path::new(mounted).join(own.trim_start_matches('/'))
 }
 
-/// The root that machines read, made by the first that wants it.
-fn base() -> PathBuf {
+/// The root that machines with these packages read, made by the first that wants it.
+fn base(more: &[&str]) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let release = fs::read_to_string("/etc/os-release").expect("os-release");
     let release = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let release = release.expect("a machine's root is made with Debian's tools, on Debian").trim_matches('"');
-    let wanted = mcpfs_trust::digest::Digest::of(PACKAGES.join(",").as_bytes()).short();
+    let packages = [PACKAGES, more].concat().join(",");
+    let wanted = mcpfs_trust::digest::Digest::of(packages.as_bytes()).short();
     let cache = repository().join("target/e2e-cache");
     let done = cache.join(format!("machine-{release}-{wanted}"));
     if !done.is_dir() {
@@ -260,7 +278,7 @@ fn base() -> PathBuf {
             .args(["--quiet", "--mode=root", "--variant=minbase"])
             .args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/doc/*"])
             .args(["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"])
-            .arg(format!("--include={}", PACKAGES.join(",")))
+            .arg(format!("--include={packages}"))
             .arg(release)
             .arg(&building)
             .arg("-")

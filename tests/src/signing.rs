@@ -200,21 +200,7 @@ impl Running<'_> {
 
     /// One request; status and body.
     pub fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
-        let mut head =
-            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
-        for header in headers {
-            head.push_str(&format!("{header}\r\n"));
-        }
-        stream.write_all(format!("{head}\r\n").as_bytes()).expect("it reads");
-        // A server that refuses by the headers alone need not read the body.
-        drop(stream.write_all(body));
-        let mut answer = Vec::new();
-        drop(stream.read_to_end(&mut answer));
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
-        (status.unwrap_or_else(|| panic!("no status: {answer}")), body)
+        ask(TcpStream::connect(&self.address).expect("it listens"), method, path, headers, body)
     }
 
     /// `GET path`.
@@ -294,6 +280,24 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// One request over a fresh connection; status and body.
+pub fn ask(mut stream: TcpStream, method: &str, path: &str, headers: &[&str], body: &[u8]) -> (u16, String) {
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    for header in headers {
+        head.push_str(&format!("{header}\r\n"));
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).expect("it reads");
+    // A server that refuses by the headers alone need not read the body.
+    drop(stream.write_all(body));
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+    (status.unwrap_or_else(|| panic!("no status: {answer}")), body)
 }
 
 /// A recipe as the registry's repository holds it: its artefact below the file root.

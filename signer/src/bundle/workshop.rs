@@ -65,8 +65,8 @@ pub enum ToolError {
     #[error("{program} is not installed here (Debian: apt-get install {package})")]
     Missing { program: &'static str, package: &'static str },
     #[error(
-        "the sandbox cannot be made: {0}; install bubblewrap and allow user namespaces, or say --no-sandbox to run \
-         npm, pip and git without one"
+        "the sandbox cannot be made: {0}; install bubblewrap and allow user namespaces (the signing server's unit: \
+         sandboxes.conf), or say --no-sandbox to run npm, pip and git without one"
     )]
     Sandbox(String),
     #[error("{tool} failed: {said}")]

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use url::Url;
 
 use super::bundle::{Failed, bundle_into};
@@ -81,7 +82,14 @@ pub(super) fn open_beneath(root: &File, below: &Path) -> io::Result<File> {
     // Non-blocking, so that a named pipe cannot hold the signer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(File::from(openat2(root, below, flags, Mode::empty(), resolve)?))
+    match openat2(root, below, flags, Mode::empty(), resolve) {
+        Err(Errno::NOSYS) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "openat2 is not to be had: the kernel is older than 5.6, or a filter forbids it, such as that of \
+             RestrictSUIDSGID=yes in a unit",
+        )),
+        opened => Ok(File::from(opened?)),
+    }
 }
 
 /// The path below `root`: `file:a/b` is relative to it, `file:///…` must begin with it.

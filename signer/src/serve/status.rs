@@ -88,6 +88,17 @@ impl Status {
         alarms
     }
 
+    /// In one line, for `systemctl status`.
+    pub(super) fn line(&self) -> String {
+        let head = self.head.map_or("no head yet".to_owned(), |head| format!("head {}", head.version));
+        let left = match (&self.waiting, self.pending.len()) {
+            (Some(reason), _) => format!("waiting: {reason}"),
+            (None, 0) => "nothing to release".to_owned(),
+            (None, count) => format!("{count} not released, see /readyz"),
+        };
+        format!("{head}; {}", mcpfs_trust::error::bounded(&left))
+    }
+
     /// In Prometheus' text format.
     pub(super) fn metrics(&self, now: Timestamp) -> String {
         let mut page = Page(String::new());
