@@ -145,7 +145,7 @@ fn entry_byte_by_byte(
 }
 
 /// Two servers whose objects are small: chunks of contents, trees and layouts.
-fn small() -> Registry {
+pub(crate) fn small() -> Registry {
     let registry = Registry::new();
     for (name, versions) in [("words", &["1.0.0", "1.1.0"][..]), ("bytes", &["1.0.0"])] {
         for version in versions {
@@ -249,7 +249,7 @@ fn verify_site(site: &Path, registry: &Registry) -> mcpfs_tests::command::Ran {
 }
 
 /// The metadata that the newest head needs; earlier ones stay in a site, but nobody asks for them.
-fn needed(registry: &Registry) -> Vec<String> {
+pub(crate) fn needed(registry: &Registry) -> Vec<String> {
     use mcpfs_trust::site as at;
     let read = |path: &str| std::fs::read(registry.site().join(path)).unwrap();
     let head = Metadata::of(registry).head(&read(at::HEAD)).unwrap();

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use mcpfs_tests::suite::Suite;
 
 mod advisories;
+mod altered;
 mod approvals;
 mod attacks;
 mod audit;
@@ -51,6 +52,7 @@ mod mirrors;
 mod monitoring;
 mod network;
 mod oci;
+mod outside;
 mod packages;
 mod pages;
 mod parts;
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
     signer_unit::register(&mut suite);
     keys::register(&mut suite);
     kms::register(&mut suite);
+    outside::register(&mut suite);
     check::register(&mut suite);
     capabilities::register(&mut suite);
     advisories::register(&mut suite);
@@ -132,6 +135,7 @@ fn main() -> ExitCode {
     thief::register(&mut suite);
     audit::register(&mut suite);
     flip::register(&mut suite);
+    altered::register(&mut suite);
     forms::register(&mut suite);
     clients::register(&mut suite);
     approvals::register(&mut suite);

@@ -63,8 +63,17 @@ fn check(bytes: &[u8], limit: u64, what: &'static str) -> Result<(), VerifyError
     if bytes.len() as u64 > limit {
         return Err(VerifyError::SizeExceeded { what, limit });
     }
+    read_alike(bytes, limits::JSON_DEPTH, what)
+}
+
+/// Refuses a text that two readers could read as two things: an object with one key twice, a number with a fraction,
+/// something after the value, or more than `levels` levels. For texts of others, whose form is not ours to say.
+///
+/// # Errors
+/// `NotARegistry` for what looks like HTML, else `Malformed`.
+pub fn read_alike(bytes: &[u8], levels: usize, what: &'static str) -> Result<(), VerifyError> {
     let mut walker = serde_json::Deserializer::from_slice(bytes);
-    match NoDuplicates(limits::JSON_DEPTH).deserialize(&mut walker).and_then(|()| walker.end()) {
+    match NoDuplicates(levels).deserialize(&mut walker).and_then(|()| walker.end()) {
         Ok(()) => Ok(()),
         Err(_) if looks_like_html(bytes) => Err(VerifyError::NotARegistry { what }),
         Err(error) => Err(VerifyError::malformed(what, error)),

@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
+#[path = "../../../trust/tests/json_edges.rs"]
+mod json_edges;
 #[path = "../../../trust/tests/mutation.rs"]
 mod mutation;
 use mutation::{SEED, changed};
@@ -57,5 +59,31 @@ fn changed_inputs_do_no_harm() {
             let ended = std::panic::catch_unwind(|| decode(&bytes));
             assert!(ended.is_ok(), "{name}: input {number}: {}", bytes.escape_ascii());
         }
+    }
+}
+
+/// JSON that readers disagree about, in the place of each committed input that is taken: none of it is.
+#[test]
+fn json_that_readers_disagree_about_is_refused() {
+    let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, decode) in ALL {
+        if !["oci_manifest", "mcpb_manifest", "npm_lock"].contains(&name) {
+            continue; // The others are no JSON.
+        }
+        let folder = corpus.join(name);
+        let inputs = names(&folder).into_iter().map(|input| fs::read(folder.join(input)).unwrap());
+        let sound = inputs.filter(|input| decode(input) && serde_json::from_slice::<serde_json::Value>(input).is_ok());
+        let mut count = 0;
+        for input in sound {
+            for (change, text) in json_edges::of(&input) {
+                // A negative number and more levels are another value, which npm's own fields may have.
+                if name == "npm_lock" && ["Deep", "Number(3)"].iter().any(|other| change.ends_with(other)) {
+                    continue;
+                }
+                assert!(!decode(&text), "{name}: {change} is taken: {}", text.escape_ascii());
+                count += 1;
+            }
+        }
+        assert!(count > 100, "{name}: {count} texts");
     }
 }

@@ -10,11 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mcpfs_trust::json::read_alike;
 use serde_json::{Map, Value, json};
 
 use super::{NpmError, Package};
 use crate::bundle::Target;
 
+/// Levels of objects and lists: those of version 2 have a tree of dependencies, each in another.
+const LEVELS: usize = 100;
 /// Most packages of one lock.
 const PACKAGES: usize = 20_000;
 /// Fields of a package that say what it is and what it needs.
@@ -53,6 +56,7 @@ impl Lock {
     /// Reads the lock of a project that depends on `package` alone.
     pub(super) fn read(text: &str, package: &Package) -> Result<Self, NpmError> {
         let refuse = |problem: String| NpmError::Lock { problem };
+        read_alike(text.as_bytes(), LEVELS, "package-lock.json").map_err(|error| refuse(error.to_string()))?;
         let lock: Value = serde_json::from_str(text).map_err(|error| refuse(format!("is not JSON: {error}")))?;
         if !matches!(lock["lockfileVersion"].as_u64(), Some(2 | 3)) {
             return Err(refuse("is not a package-lock.json of version 2 or 3".to_owned()));

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mcpfs_trust::error::bounded;
+use mcpfs_trust::json::read_alike;
 use mcpfs_trust::tree::NodeId;
 use serde::Deserialize;
 
@@ -209,9 +210,14 @@ fn is_package(folder: &str) -> bool {
     }
 }
 
+/// Levels of objects and lists: a lockfile of version 2 has a tree of dependencies, each in another.
+const LEVELS: usize = 100;
+
 fn lockfile(bytes: &[u8]) -> Result<Lockfile, String> {
+    let refused = |error: &dyn std::fmt::Display| format!("is not a lockfile of version 2 or 3: {error}");
     if bytes.len() as u64 > LOCKFILE_BYTES {
         return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
     }
-    serde_json::from_slice(bytes).map_err(|error| format!("is not a lockfile of version 2 or 3: {error}"))
+    read_alike(bytes, LEVELS, "lockfile").map_err(|error| refused(&error))?;
+    serde_json::from_slice(bytes).map_err(|error| refused(&error))
 }

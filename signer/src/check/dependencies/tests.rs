@@ -91,7 +91,7 @@ fn what_cannot_be_read_is_never_an_empty_list() {
         ("{\"packages\": {\"node_modules/a\": {\"version\": 1}}}", "is not a lockfile of version 2 or 3: invalid type"),
         (
             &format!("{{\"packages\": {{\"node_modules/a\": {{\"license\": {}", "[".repeat(100_000)),
-            "is not a lockfile of version 2 or 3: recursion limit exceeded",
+            "is not a lockfile of version 2 or 3: lockfile: nested too deeply",
         ),
     ] {
         let place = place();
