@@ -7,7 +7,7 @@ use mcpfs_tests::command::{Ran, Run};
 use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::{Mount, unmount};
-use mcpfs_tests::scratch::is_root;
+use mcpfs_tests::scratch::{Port, is_root, wait_for};
 use mcpfs_tests::suite::Suite;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
     if is_root() {
         suite.plain("doctor::owners", owners);
         suite.plain("doctor::what_others_mounted", what_others_mounted);
+        suite.plain("doctor::numbers_for_monitoring", numbers_for_monitoring);
         suite.plain("doctor::a_stale_mount_and_a_silent_daemon", a_stale_mount_and_a_silent_daemon);
         suite.plain("doctor::as_another_user", as_another_user);
     }
@@ -180,9 +181,50 @@ fn what_others_mounted() {
     finds(&small, "cache-kind", "note", "memory");
     finds(&small, "cache-space", "wrong", "ENOSPC");
     finds(&small, "cache-quota", "note", "quota");
-    finds(&inside("ulimit -n 256"), "open-files", "wrong", "LimitNOFILE");
+    finds(&inside("ulimit -n 256"), "open-files", "note", "LimitNOFILE");
     world.host.drop_in("50-sandbox", "[policy]\nsandbox = \"required\"\n");
+    finds(&inside("mount --bind /bin/false /usr/bin/bwrap"), "bubblewrap", "wrong", "makes no sandbox: exit status: 1");
+    let hangs = "cd /run && mount -t tmpfs none . && cd . && printf '#!/bin/sh\\nexec sleep 60\\n' > bwrap && chmod 755 \
+                 bwrap && mount --bind bwrap /usr/bin/bwrap";
+    finds(&inside(hangs), "bubblewrap", "wrong", "did not end within 5 s");
     finds(&inside("mount -t tmpfs none /usr/bin"), "bubblewrap", "wrong", "install the package");
+}
+
+fn numbers_for_monitoring() {
+    let world = World::new(Reads::Cached);
+    let report = doctor(&world.host);
+    for code in ["metrics-listen", "metrics-textfile"] {
+        finds(&report, code, "ok", "not asked for");
+    }
+    let (port, folder) = (Port::reserve(), world.host.path("numbers"));
+    let file = folder.join("mcpfs.prom");
+    world
+        .host
+        .drop_in("50-metrics", &format!("[metrics]\nlisten = \"127.0.0.1:{}\"\ntextfile = {file:?}\n", port.number()));
+    finds(&doctor(&world.host), "metrics-textfile", "ok", "a daemon will write");
+    let mount = Mount::start(&world.host);
+    wait_for("the first numbers", || file.exists().then_some(()));
+    let report = doctor(&world.host);
+    assert!(wrong(&report).is_empty(), "{report:#}");
+    finds(&report, "metrics-listen", "ok", " answers");
+    finds(&report, "metrics-textfile", "ok", "was written");
+    // The daemon's own limit, and not that of who asks.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", mount.server())).unwrap();
+    let own = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()).unwrap();
+    let asked = Run::new("sh").args(["-c", "ulimit -n 200; exec \"$@\"", "sh"]);
+    let asked = asked.arg(mcpfs_tests::binaries::bin("mcpfs")).arg("--config").arg(world.host.config());
+    finds(&judged(asked.args(["--json", "doctor"]).run()), "open-files", "ok", &format!("up to {own} files"));
+    std::fs::rename(&folder, world.host.path("gone")).unwrap();
+    finds(&doctor(&world.host), "metrics-textfile", "wrong", "its directory must belong");
+    mount.stop();
+
+    // Somebody else has the port, and is no daemon of ours.
+    let url = world.site.url();
+    let other = url.trim_start_matches("http://").trim_end_matches('/');
+    world.host.drop_in("50-metrics", &format!("[metrics]\nlisten = {other:?}\n"));
+    let mount = Mount::start(&world.host);
+    finds(&doctor(&world.host), "metrics-listen", "wrong", "another program has the port");
+    mount.stop();
 }
 
 fn a_stale_mount_and_a_silent_daemon() {

@@ -123,6 +123,7 @@ mod tests {
             cache_quota: 20 << 30,
             cache_free: Some(9 << 30),
             cache_keep_free: 5 << 30,
+            open_files: None,
             in_flight: 0,
             audit_error: None,
             sandbox: "off".to_owned(),

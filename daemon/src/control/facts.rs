@@ -51,6 +51,9 @@ pub struct Status {
     /// Bytes of chunks in memory, on their way into the cache.
     #[serde(default)]
     pub in_flight: u64,
+    /// How many files it may have open at once; none if that is not limited.
+    #[serde(default)]
+    pub open_files: Option<u64>,
     /// Why the audit cannot be written, if it cannot.
     pub audit_error: Option<String>,
     /// `required` or `off`.

@@ -307,6 +307,7 @@ impl Desk {
             cache_quota: cache.quota,
             cache_free: cache.free,
             cache_keep_free: cache.keep_free,
+            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
             in_flight: cache.in_flight,
             audit_error: self.daemon.audit.health().failing,
             sandbox: match config.policy.sandbox {

@@ -36,11 +36,13 @@ pub enum Check {
     Servers,
     Takeover,
     Audit,
+    MetricsListen,
+    MetricsTextfile,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::Config,
         Self::User,
         Self::StateOwner,
@@ -71,6 +73,8 @@ impl Check {
         Self::Servers,
         Self::Takeover,
         Self::Audit,
+        Self::MetricsListen,
+        Self::MetricsTextfile,
     ];
 
     /// Its stable name.
@@ -106,6 +110,8 @@ impl Check {
             Self::Servers => "servers",
             Self::Takeover => "takeover",
             Self::Audit => "audit",
+            Self::MetricsListen => "metrics-listen",
+            Self::MetricsTextfile => "metrics-textfile",
         }
     }
 }

@@ -1,10 +1,13 @@
 //! What the kernel can do, and what it lets users do.
 
 use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
-use rustix::process::{Resource, getrlimit};
 
 use super::finding::{Check, Finding};
 
@@ -16,6 +19,11 @@ const LEAST: (u32, u32) = (5, 3);
 const DESCRIPTORS: u64 = 4096;
 /// Where the launcher looks for it, unless the configuration names another one.
 pub(super) const BUBBLEWRAP: &str = "/usr/bin/bwrap";
+
+/// Whom root makes a trial sandbox as: one of the users who start servers.
+const NOBODY: u32 = 65534;
+/// How long that trial may take.
+const TRIAL: Duration = Duration::from_secs(5);
 
 pub(super) fn look(sandbox: bool, bubblewrap: &Path) -> Vec<Finding> {
     let sysctl = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
@@ -33,7 +41,6 @@ pub(super) fn look(sandbox: bool, bubblewrap: &Path) -> Vec<Finding> {
         seccomp(fs::read_to_string("/proc/self/status").ok().as_deref()),
         for_sandbox(sandbox, user_namespaces(clone.as_deref(), apparmor.as_deref(), max.as_deref(), profile)),
         for_sandbox(sandbox, walls(bubblewrap)),
-        open_files(getrlimit(Resource::Nofile).maximum),
     ]
 }
 
@@ -169,9 +176,14 @@ pub(super) fn user_namespaces(
 fn walls(bubblewrap: &Path) -> Finding {
     use std::os::unix::fs::PermissionsExt as _;
     match fs::metadata(bubblewrap) {
-        Ok(found) if found.is_file() && found.permissions().mode() & 0o001 != 0 => {
-            Finding::ok(Check::Bubblewrap, format!("{} makes the sandbox", bubblewrap.display()))
-        }
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o001 != 0 => match trial(bubblewrap) {
+            Ok(()) => Finding::ok(Check::Bubblewrap, format!("{} makes a sandbox", bubblewrap.display())),
+            Err(error) => Finding::wrong(
+                Check::Bubblewrap,
+                format!("{} makes no sandbox: {error}", bubblewrap.display()),
+                "see user-namespaces above; in a container, give it the right to make namespaces and to mount /proc",
+            ),
+        },
         _ => Finding::wrong(
             Check::Bubblewrap,
             format!("{} is no program that everybody may start; the sandbox needs it", bubblewrap.display()),
@@ -180,6 +192,48 @@ fn walls(bubblewrap: &Path) -> Finding {
     }
 }
 
+/// A sandbox with the walls that the launcher gives to all, around a program that ends at once.
+fn trial(bubblewrap: &Path) -> io::Result<()> {
+    let mut command = Command::new(bubblewrap);
+    command
+        .args(["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/proc/sys", "/proc/sys"])
+        .args(["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--", "/bin/true"])
+        .current_dir("/")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if super::is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let mut child = command.spawn()?;
+    let end = Instant::now() + TRIAL;
+    let ended = loop {
+        match child.try_wait()? {
+            Some(ended) => break ended,
+            None if Instant::now() > end => {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::other(format!("it did not end within {} s", TRIAL.as_secs())));
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    if ended.success() {
+        return Ok(());
+    }
+    // What it left open ends with its pipe's first kilobyte; its first line says why.
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(1024).read_to_string(&mut said)?;
+    }
+    match said.lines().next() {
+        Some(line) => Err(io::Error::other(line.to_owned())),
+        None => Err(io::Error::other(ended.to_string())),
+    }
+}
+
+/// Of the daemon, as it says; none if that is not limited.
 pub(super) fn open_files(limit: Option<u64>) -> Finding {
     match limit {
         Some(limit) if limit < DESCRIPTORS => Finding::wrong(

@@ -121,10 +121,12 @@ pub fn examine(file: &Path) -> Vec<Finding> {
             let named = subject.config.runtimes.get("bwrap");
             host::look(subject.wants_sandbox(), named.map_or(Path::new(host::BUBBLEWRAP), PathBuf::as_path))
         }),
+        look(Check::OpenFiles, running::open_files),
         look(Check::Fapolicyd, |subject| walls::look(&subject.mounts, &subject.config.mount.at)),
         look(Check::TrustRoot, registry::look),
         look(Check::Daemon, running::daemon),
         look(Check::Audit, running::audit),
+        look(Check::MetricsListen, running::metrics),
     ]));
     findings
 }

@@ -1,13 +1,24 @@
 //! The mount and the daemon as they are now.
 
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use super::Subject;
+use rustix::process::{Resource, getrlimit};
+
 use super::finding::{Check, Finding};
+use super::{Subject, host};
 use crate::audit::{AuditError, verify};
 use crate::control::client::ClientError;
 use crate::refusal::with_cause;
 
+/// How long the endpoint of the metrics may take, on the same machine.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Enough of its answer to know it by.
+const PAGE_BYTES: u64 = 16 << 10;
+/// A textfile of the metrics that is older than this is not written any more; it should be every 15 s.
+const OLD: Duration = Duration::from_secs(60);
 /// The type of our mounts in mountinfo.
 const KIND: &str = "fuse.mcpfs";
 
@@ -116,6 +127,81 @@ pub(super) fn daemon(subject: &Subject) -> Vec<Finding> {
     findings
 }
 
+/// How many files the daemon may have open; before it runs, only this process can say something.
+pub(super) fn open_files(subject: &Subject) -> Vec<Finding> {
+    vec![match &subject.status {
+        Ok(status) => host::open_files(status.open_files),
+        Err(_) => match host::open_files(getrlimit(Resource::Nofile).maximum) {
+            Finding { found, fix: Some(fix), .. } => {
+                Finding::note(Check::OpenFiles, format!("if it were started from here: {found}"), fix)
+            }
+            fine => fine,
+        },
+    }]
+}
+
+/// The numbers for monitoring, as far as the configuration wants them and a daemon is there to give them.
+pub(super) fn metrics(subject: &Subject) -> Vec<Finding> {
+    let wanted = &subject.config.metrics;
+    let runs = subject.status.is_ok();
+    let listen = match wanted.listen {
+        None => Finding::ok(Check::MetricsListen, "not asked for"),
+        Some(listen) if !runs => Finding::ok(Check::MetricsListen, format!("a daemon will answer at {listen}")),
+        Some(listen) => match answers(listen) {
+            Ok(()) => Finding::ok(Check::MetricsListen, format!("{listen} answers")),
+            Err(error) => Finding::wrong(
+                Check::MetricsListen,
+                format!("mcpfs does not answer at metrics.listen = \"{listen}\": {error}"),
+                "the log says what kept mcpfs from it; ss -ltnp shows who else has the port",
+            ),
+        },
+    };
+    let file = match wanted.textfile.as_deref() {
+        None => Finding::ok(Check::MetricsTextfile, "not asked for"),
+        Some(file) if !runs => Finding::ok(Check::MetricsTextfile, format!("a daemon will write {}", file.display())),
+        Some(file) if !subject.is_near(file) => Finding::wrong(
+            Check::MetricsTextfile,
+            format!("{} lies on a file system that may hang", file.display()),
+            "put it on a local file system",
+        ),
+        Some(file) => textfile(file, std::fs::metadata(file).and_then(|found| found.modified())),
+    };
+    vec![listen, file]
+}
+
+/// Whether what answers there has numbers of mcpfs: another program may have the port.
+fn answers(listen: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&listen, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\n\r\n")?;
+    let mut page = Vec::new();
+    stream.take(PAGE_BYTES).read_to_end(&mut page)?;
+    match String::from_utf8_lossy(&page).contains("\nmcpfs_") {
+        true => Ok(()),
+        false => Err(io::Error::other("another program has the port")),
+    }
+}
+
+/// Whether the file for node_exporter is as young as it should be.
+pub(super) fn textfile(file: &Path, written: io::Result<SystemTime>) -> Finding {
+    let fix = "the log says why it is not written; its directory must belong to the worker's user alone";
+    match written.map(|at| at.elapsed().unwrap_or_default()) {
+        Ok(age) if age < OLD => {
+            Finding::ok(Check::MetricsTextfile, format!("{} was written {} s ago", file.display(), age.as_secs()))
+        }
+        Ok(age) => Finding::wrong(
+            Check::MetricsTextfile,
+            format!("{} was written {} s ago, and should be every 15 s", file.display(), age.as_secs()),
+            fix,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::unknown(Check::MetricsTextfile, format!("{}: {error}", file.display()), "run this as root")
+        }
+        Err(error) => Finding::wrong(Check::MetricsTextfile, format!("{}: {error}", file.display()), fix),
+    }
+}
+
 pub(super) fn audit(subject: &Subject) -> Vec<Finding> {
     let path = subject.config.state.join("audit.db");
     if let Ok(status) = &subject.status
@@ -133,7 +219,7 @@ pub(super) fn audit(subject: &Subject) -> Vec<Finding> {
 fn chain(path: &Path) -> Finding {
     let there = std::fs::symlink_metadata(path);
     match there {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Finding::ok(Check::Audit, format!("{} is made at the first start", path.display()));
         }
         Err(error) => {

@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use mcpfs_trust::error::Code;
 
 use super::finding::{Check, Finding, State};
-use super::{host, mount_of, places, registry, walls};
+use super::{host, mount_of, places, registry, running, walls};
 use crate::mount::parse_mountinfo;
 use crate::refusal::Refusal;
 
@@ -58,6 +60,17 @@ fn limits_and_seccomp() {
     is(&host::open_files(None), State::Ok, "");
     is(&host::seccomp(Some("Name:\tx\nSeccomp:\t0\n")), State::Ok, "");
     is(&host::seccomp(Some("Name:\tx\n")), State::Wrong, "CONFIG_SECCOMP_FILTER");
+}
+
+#[test]
+fn files_of_the_metrics() {
+    let (file, now) = (Path::new("/x/mcpfs.prom"), SystemTime::now());
+    is(&running::textfile(file, Ok(now)), State::Ok, "0 s ago");
+    // Of a clock that went back since.
+    is(&running::textfile(file, Ok(now + Duration::from_secs(90))), State::Ok, "");
+    is(&running::textfile(file, Ok(now - Duration::from_secs(90))), State::Wrong, "every 15 s");
+    is(&running::textfile(file, Err(ErrorKind::NotFound.into())), State::Wrong, "log");
+    is(&running::textfile(file, Err(ErrorKind::PermissionDenied.into())), State::Unknown, "root");
 }
 
 /// As RHEL 9 writes its compiled.rules, shortened.
