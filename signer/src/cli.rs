@@ -6,6 +6,7 @@ mod bundle;
 mod change;
 mod check;
 mod comment;
+mod countersign;
 mod deps;
 mod gc;
 mod init;
@@ -20,6 +21,7 @@ mod serve;
 mod source;
 mod transfer;
 mod trial;
+mod trust;
 mod tryout;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -74,9 +76,9 @@ enum Command {
     /// Make and show signing keys in PKCS#11 tokens; show keys in AWS KMS
     #[command(subcommand)]
     Keys(keys::Keys),
-    /// Make and show trust roots, the file that hosts believe
+    /// Make, change, compare and show trust roots, the file that hosts believe
     #[command(subcommand)]
-    Trust(keys::Trust),
+    Trust(trust::Trust),
     /// Write a first recipe from an artefact: digest, name, version and launch are filled in
     Init(init::Init),
     /// Check a recipe: its fields, its artefact, what is in it, and how that is started
@@ -93,6 +95,8 @@ enum Command {
     Yank(publish::Withdraw),
     /// Withdraw a release everywhere, also where it is pinned; final
     Revoke(publish::Withdraw),
+    /// Add signatures of further keys to published releases; what they say does not change
+    Countersign(countersign::Countersign),
     /// Publish a release of another registry's site here, by this registry's rules
     Promote(promote::Promote),
     /// Remove from a site what no host can ask for any more
@@ -168,7 +172,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let mut keyring = Keyring::new(Pins::from_environment());
     match &cli.command {
         Command::Keys(command) => keys::keys(cli, &mut keyring, command),
-        Command::Trust(command) => keys::trust(cli, &mut keyring, command),
+        Command::Trust(command) => trust::trust(cli, &mut keyring, command),
         Command::Init(args) => init::init(cli, args),
         Command::Check(args) => check::check(cli, args),
         Command::Try(args) => tryout::try_out(cli, args),
@@ -177,6 +181,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Publish(args) => publish::publish(cli, &mut keyring, args),
         Command::Yank(args) => publish::withdraw(cli, &mut keyring, args, Status::Yanked),
         Command::Revoke(args) => publish::withdraw(cli, &mut keyring, args, Status::Revoked),
+        Command::Countersign(args) => countersign::run(cli, &mut keyring, args),
         Command::Promote(args) => promote::promote(cli, &mut keyring, args),
         Command::Gc(args) => gc::gc(cli, args),
         Command::Rebuild(args) => rebuild::rebuild(cli, &mut keyring, args),
@@ -220,7 +225,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             return code;
         }
         if let Some(error) = cause.downcast_ref::<TrustError>() {
-            return if matches!(error, TrustError::NotAKey(_)) { 2 } else { 1 };
+            return match error {
+                TrustError::NotAKey(_)
+                | TrustError::NoSuchKey(_)
+                | TrustError::NoScope { .. }
+                | TrustError::WhichGroup { .. } => 2,
+                TrustError::Site(error) => site_code(error).unwrap_or(1),
+                _ => 1,
+            };
         }
         if cause.is::<options::Usage>() {
             return 2;

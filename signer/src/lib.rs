@@ -23,6 +23,7 @@ mod aws;
 pub mod bundle;
 pub mod check;
 pub mod cli;
+pub mod countersign;
 #[cfg(any(test, fuzzing))]
 pub mod decoders;
 pub mod deps;

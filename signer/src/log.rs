@@ -23,6 +23,7 @@ use base64::engine::general_purpose::STANDARD;
 use mcpfs_trust::details::Checked;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::envelope::{Envelope, Signature};
+use mcpfs_trust::limits;
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::release::Source;
 use mcpfs_trust::site as path;
@@ -48,7 +49,7 @@ pub struct Row {
     /// When.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
-    /// `release`, `yank`, `revoke`, `resign`, or one of them that was refused.
+    /// `release`, `yank`, `revoke`, `resign`, `countersign`, `new-epoch`, or one of them that was refused.
     pub action: String,
     /// What was asked for: the recipe's file ([`public::name`]), or `NAME@VERSION`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -59,6 +60,9 @@ pub struct Row {
     /// Digest of the payload of the head before; in the first row of a segment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous_head: Option<Digest>,
+    /// The version of that head, where it is not the number before: a trust root's `minimum_head` skips numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_version: Option<u64>,
     /// Digest of the previous head's segment; in the first row of a segment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
@@ -209,6 +213,27 @@ impl SignerState {
         Ok(ours.then_some(Floor { epoch, version: floor.version, sha256: floor.sha256 }))
     }
 
+    /// The last head that this signer published, byte for byte: a thief of its key may have replaced it in the site.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn last_head(&self) -> Result<Option<Vec<u8>>, SiteError> {
+        match files::read_bounded(&self.last_head_file(), limits::HEAD_BYTES) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn set_last_head(&self, bytes: &[u8]) -> Result<(), SiteError> {
+        Ok(files::write_durably(&self.last_head_file(), bytes, true)?)
+    }
+
+    /// Where that is.
+    pub(crate) fn last_head_file(&self) -> PathBuf {
+        self.folder.join("head.json")
+    }
+
     pub(crate) fn set_floor(
         &self,
         registry: &RegistryName,
@@ -274,13 +299,14 @@ impl SignerState {
 }
 
 impl Folding {
-    /// The segment of head `version`: this row first, then the refusals.
+    /// The segment of head `version`: this row first, then those that belong to it, then the refusals.
     pub(crate) fn segment(
         &self,
         site: &Site,
         published: &Published,
         version: u64,
         row: Row,
+        further: Vec<Row>,
     ) -> Result<Vec<u8>, SiteError> {
         let previous_head = published.head_digest();
         let previous = match &previous_head {
@@ -290,7 +316,13 @@ impl Folding {
             }
             None => None,
         };
-        let mut segment = line(&Row { head_version: Some(version), previous, previous_head, ..row });
+        let previous_version =
+            previous_head.map(|_| published.version()).filter(|before| before.checked_add(1) != Some(version));
+        let row = Row { head_version: Some(version), previous, previous_head, previous_version, ..row };
+        let mut segment = line(&row);
+        for own in further {
+            segment.extend(line(&Row { time: row.time, head_version: Some(version), ..own }));
+        }
         for text in self.rows.split(|byte| *byte == b'\n') {
             // A line that a crash cut short is left out.
             if let Ok(row) = serde_json::from_slice::<Row>(text) {

@@ -27,10 +27,11 @@ use serde::Deserialize as _;
 use serde_json::json;
 
 use crate::check::{self, CheckOptions, Lookups};
+use crate::countersign::COUNTERSIGN;
 use crate::details;
 use crate::fetch::FetchPolicy;
 use crate::files::{self, FileError};
-use crate::log::{Row, Segment};
+use crate::log::{LoggedSignature, Row, Segment, signatures};
 use crate::pack::{ChunkStore, KnownChunks};
 use crate::policy::Gate;
 use crate::progress::{Progress, Task, Unit};
@@ -82,6 +83,8 @@ struct Wanted<'a> {
     name: &'a ServerName,
     version: &'a Version,
     row: &'a Row,
+    /// Of its newest row: signatures are added, and the statement stays.
+    signatures: &'a [LoggedSignature],
 }
 
 impl Rebuild<'_> {
@@ -128,9 +131,15 @@ impl Rebuild<'_> {
     fn servers(&self) -> Result<BTreeMap<ServerName, BTreeMap<Version, Wanted<'_>>>, RebuildError> {
         let mut servers: BTreeMap<ServerName, BTreeMap<Version, Wanted<'_>>> = BTreeMap::new();
         for row in self.rows() {
-            if let (Some(name), Some(version), Some(_)) = (&row.name, &row.version, &row.issued) {
-                let wanted = Wanted { name, version, row };
+            let (Some(name), Some(version)) = (&row.name, &row.version) else { continue };
+            if row.issued.is_some() {
+                let wanted = Wanted { name, version, row, signatures: &row.signatures };
                 servers.entry(name.clone()).or_default().insert(version.clone(), wanted);
+            } else if row.action == COUNTERSIGN
+                && let Some(signed) = servers.get_mut(name).and_then(|server| server.get_mut(version))
+                && signed.row.statement == row.statement
+            {
+                signed.signatures = &row.signatures;
             }
         }
         match servers.is_empty() {
@@ -179,6 +188,7 @@ impl Rebuild<'_> {
         let chunks = site.release_chunks(&listed).ok()?;
         site.details(&listed).ok()?;
         let whole = listed.envelope.statement() == statement
+            && signatures(&listed.envelope) == wanted.signatures
             && chunks.iter().all(|chunk| site.has_size(chunk).is_ok())
             && listed.release.artefact.all().iter().all(|one| {
                 let name = mcpfs_trust::site::artefact(&one.sha256);
@@ -244,7 +254,7 @@ impl Rebuild<'_> {
         let release = recipe
             .release(&root.registry, artefacts, row.source.clone(), issued)
             .map_err(|error| wrong(error.to_string()))?;
-        let envelope = envelope(&release, row).map_err(&wrong)?;
+        let envelope = envelope(&release, wanted.signatures).map_err(&wrong)?;
         if envelope.statement() != statement {
             let problem =
                 "its statement would be another one: its registry, source or issued is not the one that was signed";
@@ -276,7 +286,8 @@ impl Rebuild<'_> {
     /// The entry after all rows of a server, in the order in which they were signed.
     fn replay(&self, name: &ServerName, made: &BTreeMap<Version, Listed>) -> Result<Entry, RebuildError> {
         let mut entry: Option<Entry> = None;
-        for row in self.rows().filter(|row| row.name.as_ref() == Some(name)) {
+        let rows = self.rows().filter(|row| row.name.as_ref() == Some(name) && row.action != COUNTERSIGN);
+        for row in rows {
             let Some(version) = &row.version else { continue };
             let status = match row.action.as_str() {
                 "yank" => Some(Status::Yanked),
@@ -300,12 +311,12 @@ impl Rebuild<'_> {
 }
 
 /// The statement with the signatures of the log.
-fn envelope(release: &Release, row: &Row) -> Result<Envelope, String> {
+fn envelope(release: &Release, signatures: &[LoggedSignature]) -> Result<Envelope, String> {
     let payload = Statement { subject: release.subjects(), predicate: release.clone() }.encode(RELEASE_TYPE);
     let value = json!({
         "payloadType": PAYLOAD_TYPE,
         "payload": STANDARD.encode(&payload),
-        "signatures": row.signatures,
+        "signatures": signatures,
     });
     Envelope::deserialize(value).map_err(|error| format!("its signatures in the log cannot be read: {error}"))
 }

@@ -32,6 +32,11 @@ pub enum SignError {
     ReleaseChanged { name: ServerName, version: Version, fields: Vec<String>, next: String },
     #[error("the published statement of {name} {version} cannot be read")]
     Published { name: ServerName, version: Version, source: Box<VerifyError> },
+    #[error(
+        "KeyNotAuthorised: key {key} signs no releases of {name} in this trust root; add it first, by \
+             `trust edit --add-release-key`"
+    )]
+    NoRole { key: Digest, name: ServerName },
     #[error("{name} {version} has {limit} signatures, which is the most an envelope may have")]
     TooManySignatures { name: ServerName, version: Version, limit: usize },
 }
@@ -49,7 +54,7 @@ pub fn release(
         Some(listed) => (published_release(wanted, listed)?, listed.envelope.clone()),
         None => (wanted.clone(), statement(wanted)?),
     };
-    add_signatures(&mut envelope, &release.registry, keys).map_err(|error| match error {
+    add_signatures(&mut envelope, &release.registry, keys.iter().map(AsRef::as_ref)).map_err(|error| match error {
         Some(error) => SignError::Key(error),
         None => SignError::TooManySignatures {
             name: release.name.clone(),
@@ -125,10 +130,10 @@ fn next_version(version: &Version) -> String {
 }
 
 /// Adds signatures of keys that have none yet; `Err(None)` if there is no room.
-fn add_signatures(
+pub(crate) fn add_signatures<'k>(
     envelope: &mut Envelope,
     registry: &RegistryName,
-    keys: &[Box<dyn SigningKey>],
+    keys: impl IntoIterator<Item = &'k dyn SigningKey>,
 ) -> Result<(), Option<KeyError>> {
     let message = envelope.signed_bytes();
     for key in keys {
@@ -140,7 +145,7 @@ fn add_signatures(
         if envelope.signatures.len() >= limits::SIGNATURES {
             return Err(None);
         }
-        envelope.signatures.push(key::sign(key.as_ref(), registry, &envelope.payload).map_err(Some)?);
+        envelope.signatures.push(key::sign(key, registry, &envelope.payload).map_err(Some)?);
     }
     Ok(())
 }

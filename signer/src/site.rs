@@ -84,6 +84,8 @@ pub enum SiteError {
     Pages { source: Box<SiteError> },
     #[error("the head there is still version {found}, not {expected}: a cache in between keeps it too long")]
     StillOld { expected: u64, found: u64 },
+    #[error("no new epoch begins: {problem}; nothing was published")]
+    Epoch { problem: String },
     #[error("the signing log is broken at {path}: {problem}; restore it from a copy")]
     Log { path: String, problem: String },
     #[error("{name} {version} is pinned, but not in the site; nothing was removed. See that the pin is right")]

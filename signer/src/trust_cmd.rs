@@ -1,5 +1,9 @@
 //! Keys and trust roots: making them and showing them. What is shown is public.
 
+pub mod cut_off;
+pub mod edit;
+pub mod transition;
+
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +17,12 @@ use mcpfs_trust::name::RegistryName;
 use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
 use serde::Serialize;
 
+use self::cut_off::CutOff;
+use self::transition::Remark;
 use crate::files::{self, FileError};
 use crate::key::pkcs11::{self, Listed, Refusals};
 use crate::key::{KeyError, KeyUri, Keyring, Pkcs11Uri, SigningKey};
+use crate::site::SiteError;
 
 /// The largest PEM file of a public key that is read.
 const PEM_BYTES: u64 = 4096;
@@ -49,8 +56,37 @@ pub enum TrustError {
              (then raise --version, since hosts refuse a changed root of the same version)"
     )]
     Exists { path: PathBuf },
+    #[error("the trust root would not be safe; nothing was written:{}", lines(problems))]
+    Unsafe { problems: Vec<Remark> },
+    #[error("{path} changed while this command worked; nothing was written, run it again")]
+    Meanwhile { path: PathBuf },
+    #[error("{0:?} is no key of this trust root; `trust show` lists them")]
+    NoSuchKey(String),
+    #[error("there is no scope {scope}; there is {scopes}. --scope makes one")]
+    NoScope { scope: String, scopes: String },
+    #[error("scope {scope} has {groups} group(s): say which one, --in '{scope}:N' with N from 1 to {groups}")]
+    WhichGroup { scope: String, groups: usize },
+    #[error(
+        "hosts with the new trust root would refuse what the site offers; nothing was written:{}\nSign them again \
+             before (`countersign`, or `publish --resign` for the head), or add --cut-off if that is what you want, as \
+             after a theft",
+        lines(cut_off)
+    )]
+    CutOff { cut_off: Vec<CutOff> },
+    #[error(transparent)]
+    Site(#[from] SiteError),
     #[error("a threshold of {threshold} {role} keys needs at least as many keys; there are {keys}")]
     Threshold { role: &'static str, threshold: u32, keys: usize },
+}
+
+/// Some of these in lines below a message, and how many there are besides.
+fn lines(items: &[impl std::fmt::Display]) -> String {
+    const SHOWN: usize = 20;
+    let mut text: String = items.iter().take(SHOWN).map(|item| format!("\n  {item}")).collect();
+    if items.len() > SHOWN {
+        text.push_str(&format!("\n  and {} more; --json has all of them", items.len() - SHOWN));
+    }
+    text
 }
 
 /// What people may know about a key.

@@ -364,6 +364,10 @@ fn a_lost_site_is_made_again() {
     let quick = Quick::new();
     with_history(&quick);
     let (old, new) = (quick.path("site"), quick.path("new"));
+    // A second key signed all of it later: its signatures are in the log, too.
+    quick.signer().args(["trust", "edit"]).arg(quick.trust()).args(["--add-release-key", "demo:second"]).ok();
+    quick.publishing("countersign", &quick.site()).args(["--all", "--key", "demo:second"]).ok();
+    assert_eq!(forge::read(&old.join("servers/hello.json"))["signature"]["signatures"].as_array().unwrap().len(), 2);
     // What is kept elsewhere: the log, and the artefacts where they were made.
     let log = quick.path("log-copy");
     copy_dir(&old.join("log"), &log);
@@ -375,7 +379,7 @@ fn a_lost_site_is_made_again() {
     rebuild(&quick, &log, &artefacts, &new).exits(1).says("other 1.0.0");
     assert!(!new.join("head.json").exists());
     std::fs::rename(&away, &hidden).unwrap();
-    rebuild(&quick, &log, &artefacts, &new).ok().says("head       7");
+    rebuild(&quick, &log, &artefacts, &new).ok().says("head       8");
     assert_eq!(verified(&quick, &new.display().to_string())["counts"]["releases"], 4);
     for name in ["hello", "other"] {
         let read = |site: &Path| forge::read(&site.join(format!("servers/{name}.json")));
@@ -398,7 +402,9 @@ fn a_lost_site_is_made_again() {
         .filter(|row| row["refused"] != true)
         .map(|row| row["action"].clone())
         .collect();
-    assert_eq!(actions, ["release", "release", "release", "release", "yank", "resign", "rebuild"]);
+    let before = ["release", "release", "release", "release", "yank", "resign"];
+    // One row of the head, and one of each release.
+    assert_eq!(actions, [&before[..], &["countersign"; 5], &["rebuild"]].concat());
     // And it goes on from there.
     let next = quick.recipe("hello", "1.3.0", &[("a.txt", b"next\n")]);
     quick.release(&next, &new.display().to_string()).ok();

@@ -47,6 +47,7 @@ mod kinds;
 mod kms;
 mod launch;
 mod launches;
+mod lifecycle;
 mod lost;
 mod mirrors;
 mod monitoring;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
     keys::register(&mut suite);
     kms::register(&mut suite);
     outside::register(&mut suite);
+    lifecycle::register(&mut suite);
     check::register(&mut suite);
     capabilities::register(&mut suite);
     advisories::register(&mut suite);

@@ -74,6 +74,15 @@ pub fn wait(host: &Host, outcome: &str, server: Option<&str>) {
     expect(host, outcome, server);
 }
 
+/// Expects that nothing was refused and no look at the site failed.
+///
+/// # Panics
+/// If something was, showing all rows.
+pub fn no_refusals(host: &Host) {
+    let rows = rows(host);
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.outcome == "ok"), "refused:\n{}", listing(&rows));
+}
+
 /// Rows as lines.
 pub fn listing(rows: &[Row]) -> String {
     rows.iter().map(|row| format!("{row:?}\n")).collect()

@@ -40,10 +40,28 @@ impl Hsm {
         std::fs::write(hsm.dir.path().join("softhsm2.conf"), conf).expect("own directory");
         std::fs::write(hsm.pin_file(), format!("{PIN}\n")).expect("own directory");
         std::fs::set_permissions(hsm.pin_file(), PermissionsExt::from_mode(0o600)).expect("own file");
-        hsm.with_token(Run::new(need("softhsm2-util", "softhsm2")))
-            .args(["--init-token", "--free", "--label", TOKEN, "--so-pin", "31415926", "--pin", PIN])
-            .ok();
+        hsm.add_token(TOKEN);
         hsm
+    }
+
+    /// One more token beside it, with the same PIN: for who does not ask which one, another box.
+    pub fn add_token(&self, label: &str) {
+        self.with_token(Run::new(need("softhsm2-util", "softhsm2")))
+            .args(["--init-token", "--free", "--label", label, "--so-pin", "31415926", "--pin", PIN])
+            .ok();
+    }
+
+    /// A token that is lost: its keys are gone for good.
+    pub fn lose_token(&self, label: &str) {
+        self.with_token(Run::new(need("softhsm2-util", "softhsm2"))).args(["--delete-token", "--token", label]).ok();
+    }
+
+    /// Python with a PKCS#11 client that others wrote, and how it finds a token: `MODULE`, `LABEL`, `PIN`.
+    pub fn pykcs11(&self, label: &str) -> Run {
+        let installed = Path::new("/usr/lib/python3/dist-packages/PyKCS11");
+        assert!(installed.exists(), "PyKCS11 is not installed: apt-get install python3-pykcs11 (or: make setup)");
+        let run = self.with_token(Run::new("/usr/bin/python3"));
+        run.env("MODULE", &self.module).env("LABEL", label).env("PIN", PIN)
     }
 
     /// The URI of a key in this token.
@@ -121,9 +139,11 @@ impl Hsm {
     }
 
     /// Signs raw bytes with `key`, past all of the signer's checks: what an attacker with access to the token can do.
+    /// `TOKEN/KEY` is a key of a token that was added.
     pub fn sign(&self, key: &str, message: &[u8]) -> [u8; 64] {
         let _turn = self.turn();
-        let run = Run::new(crate::binaries::bin("token-sign")).arg(&self.module).args([TOKEN, key]);
+        let (token, key) = key.split_once('/').unwrap_or((TOKEN, key));
+        let run = Run::new(crate::binaries::bin("token-sign")).arg(&self.module).args([token, key]);
         let ran = self.with_token(run).env("MCPFS_PIN_FILE", self.pin_file()).stdin(message).ok();
         ran.stdout_bytes.try_into().expect("an Ed25519 signature has 64 bytes")
     }

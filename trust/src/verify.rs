@@ -147,7 +147,7 @@ pub fn head(bytes: &[u8], root: &TrustRoot, seen: &Seen, now: Timestamp) -> Resu
             return Err(VerifyError::HeadEquivocation { version: head.version });
         }
         // 6. The next head names the one that this host knows.
-        if head.version == floor.version + 1 && head.previous != Some(floor.sha256) {
+        if floor.version.checked_add(1) == Some(head.version) && head.previous != Some(floor.sha256) {
             return Err(VerifyError::ChainBroken { version: head.version });
         }
     }

@@ -9,12 +9,13 @@ pub(crate) mod published;
 use std::collections::BTreeMap;
 
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::entry::{Listed, PlatformLayout};
-use mcpfs_trust::error::bounded;
+use mcpfs_trust::entry::{Entry, Listed, PlatformLayout};
+use mcpfs_trust::error::{VerifyError, bounded};
 use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::release::Release;
+use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
-use mcpfs_trust::verify;
+use mcpfs_trust::verify::{self, Verified};
 use serde::Serialize;
 
 use super::capability::{Capabilities, Capability, Evidence};
@@ -155,9 +156,11 @@ pub(super) fn since(
     let Some(entry) = site.entry(&state, &recipe.name)? else {
         return Ok(Changes { previous: None, published_already: false, fields: Vec::new(), platforms: Vec::new() });
     };
-    let listed = &entry.selected;
+    let published_already = entry.find(&recipe.version).is_some();
+    let Some((listed, before)) = believed(&entry, root)? else {
+        return Ok(Changes { previous: None, published_already, fields: Vec::new(), platforms: Vec::new() });
+    };
     let version = listed.release.version.clone();
-    let before = verify::release(&entry, &version, root, None).map_err(at(&format!("{} {version}", recipe.name)))?;
     let fields = recipe.draft(&root.registry).map(|after| fields(&before, &after)).unwrap_or_default();
     let mut platforms = Vec::with_capacity(artefacts.len());
     for artefact in artefacts {
@@ -180,7 +183,7 @@ pub(super) fn since(
     }
     Ok(Changes {
         previous: Some(Previous { version, statement: listed.envelope.statement() }),
-        published_already: entry.find(&recipe.version).is_some(),
+        published_already,
         fields,
         platforms,
     })
@@ -232,13 +235,28 @@ pub(super) fn published_release(
 ) -> Result<Option<PublishedRelease>, SiteError> {
     let (site, root) = (&published.site, &published.root);
     let Some(entry) = site.entry(&site.published(root)?, name)? else { return Ok(None) };
-    let listed = &entry.selected;
-    let version = &listed.release.version;
-    let release = verify::release(&entry, version, root, None).map_err(at(&format!("{name} {version}")))?;
+    let Some((listed, release)) = believed(&entry, root)? else { return Ok(None) };
     let (Some(tree), Some(stored)) = (published_tree(site, listed, platform)?, listed.layout_for(platform)) else {
         return Ok(None);
     };
     Ok(Some(PublishedRelease { release: (*release).clone(), tree, stored: stored.clone() }))
+}
+
+/// The release that a new one is compared with: the selected one. After the theft of a key that may be one
+/// which the trust root believes no more; then it is the newest that it does believe, lest nothing could follow.
+fn believed<'e>(
+    entry: &'e Verified<Entry>,
+    root: &TrustRoot,
+) -> Result<Option<(&'e Listed, Verified<Release>)>, SiteError> {
+    for listed in entry.releases() {
+        let version = &listed.release.version;
+        match verify::release(entry, version, root, None) {
+            Ok(release) => return Ok(Some((listed, release))),
+            Err(VerifyError::KeyNotAuthorised { .. } | VerifyError::ThresholdNotMet { .. }) => {}
+            Err(error) => return Err(at(&format!("{} {version}", listed.release.name))(error)),
+        }
+    }
+    Ok(None)
 }
 
 /// What packages can do now and could not, and the other way round.

@@ -1,16 +1,12 @@
-//! `keys` and `trust`: what signs, and what hosts believe.
-
-use std::num::NonZeroU32;
-use std::path::PathBuf;
+//! `keys`: what signs.
 
 use clap::{Args, Subcommand};
 use mcpfs_trust::key::Algorithm;
-use mcpfs_trust::name::RegistryName;
 use serde_json::json;
 
 use super::{Cli, print};
 use crate::key::{KeyError, KeyUri, Keyring};
-use crate::trust_cmd::{self, KeyFacts, NewRoot};
+use crate::trust_cmd::{self, KeyFacts};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Keys {
@@ -44,51 +40,6 @@ pub(super) struct KeyArg {
     // Not parsed by clap, which would echo a PIN that somebody put into it.
     #[arg(long = "key", value_name = "URI")]
     uri: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Trust {
-    /// Write the trust root of a new registry
-    Init(TrustInit),
-    /// Check a trust root and show it
-    Show {
-        /// The trust root
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct TrustInit {
-    /// The registry's name, such as mcp.example.com/prod
-    #[arg(long)]
-    registry: RegistryName,
-    /// A key that signs heads: its URI, or its public half as base64 or a .pem file; may be repeated
-    #[arg(long, value_name = "KEY", required = true)]
-    head_key: Vec<String>,
-    /// A key that signs releases: likewise; another one than any head key
-    #[arg(long, value_name = "KEY", required = true)]
-    release_key: Vec<String>,
-    /// How many head keys must sign
-    #[arg(long, value_name = "N", default_value = "1")]
-    head_threshold: NonZeroU32,
-    /// How many release keys must sign
-    #[arg(long, value_name = "N", default_value = "1")]
-    release_threshold: NonZeroU32,
-    /// The root's version: raise it with every change
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    version: u64,
-    /// The epoch: raise it when a head key was stolen
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    epoch: u64,
-    /// Hosts believe no head below this one
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    minimum_head: u64,
-    /// Where to write it
-    #[arg(long, value_name = "FILE", default_value = "trust.json")]
-    out: PathBuf,
-    /// Replace an existing file
-    #[arg(long)]
-    force: bool,
 }
 
 pub(super) fn keys(cli: &Cli, keyring: &mut Keyring, command: &Keys) -> anyhow::Result<()> {
@@ -145,39 +96,4 @@ fn print_key(cli: &Cli, facts: &KeyFacts) {
             facts.uri, facts.id, facts.algorithm, facts.public, facts.pem
         )
     });
-}
-
-pub(super) fn trust(cli: &Cli, keyring: &mut Keyring, command: &Trust) -> anyhow::Result<()> {
-    match command {
-        Trust::Init(args) => {
-            let new = NewRoot {
-                registry: args.registry.clone(),
-                version: args.version,
-                epoch: args.epoch,
-                minimum_head: args.minimum_head,
-                head: args.head_key.clone(),
-                head_threshold: args.head_threshold,
-                release: args.release_key.clone(),
-                release_threshold: args.release_threshold,
-            };
-            let root = trust_cmd::init(keyring, new, &args.out, args.force)?;
-            let facts = json!({"file": args.out, "registry": root.registry, "version": root.version});
-            print(cli, &facts, || trust_cmd::describe(&root));
-            if !cli.json {
-                tell!(
-                    "Wrote {}. Next: put it on each host as /etc/mcpfs/trust.json, owned by root and writable by nobody \
-                     else, by package or configuration management; then publish: mcpfs-signer release servers/NAME.yaml \
-                     --site DIR --trust {}",
-                    args.out.display(),
-                    args.out.display()
-                );
-            }
-        }
-        Trust::Show { file } => {
-            let root = trust_cmd::read(file)?;
-            let value: serde_json::Value = serde_json::from_slice(&root.encode())?;
-            print(cli, &value, || trust_cmd::describe(&root));
-        }
-    }
-    Ok(())
 }

@@ -20,6 +20,7 @@ use crate::site::SiteError;
 use crate::site::publish::Outcome;
 use crate::source::Origin;
 use crate::staging::Staging;
+use crate::trust_cmd;
 
 #[derive(Debug, Args)]
 pub(super) struct ReleaseArgs {
@@ -51,6 +52,13 @@ pub(super) struct PublishArgs {
     /// Only sign the head again, so that it does not expire
     #[arg(long)]
     resign: bool,
+    /// Begin the epoch of --trust, after the theft of a head key: OLD is the trust root of the epoch
+    /// before. Servers are those of the last head that this signer made, not of what head.json says now
+    #[arg(long, value_name = "OLD", requires = "resign")]
+    new_epoch: Option<PathBuf>,
+    /// The digest of the head to begin with, if this signer does not know the last good one
+    #[arg(long, value_name = "SHA256", requires = "new_epoch")]
+    good_head: Option<Digest>,
     #[command(flatten)]
     site: SiteArgs,
     /// A key that signs the release; may be repeated
@@ -101,6 +109,14 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
 }
 
 pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> anyhow::Result<()> {
+    if let Some(old) = &args.new_epoch {
+        let old = trust_cmd::read(old)?;
+        return at_site(cli, keyring, &args.site, "new-epoch", "", |_, publisher| {
+            let row = Row { action: "new-epoch".to_owned(), ..Row::default() };
+            print_outcome(cli, &publisher.begin_epoch(&old, args.good_head, row)?);
+            Ok(())
+        });
+    }
     let Some(folder) = &args.staging else {
         return at_site(cli, keyring, &args.site, "resign", "", |_, publisher| {
             let outcome = publisher.resign(Row { action: "resign".to_owned(), ..Row::default() })?;
@@ -177,7 +193,7 @@ pub(super) fn print_outcome(cli: &Cli, outcome: &Outcome) {
     });
 }
 
-fn outcome_text(outcome: &Outcome) -> String {
+pub(super) fn outcome_text(outcome: &Outcome) -> String {
     format!(
         "head       {} ({} server{}), expires {}\n",
         outcome.head_version,

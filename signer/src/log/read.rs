@@ -46,9 +46,18 @@ pub fn newest<T>(site: &Site, published: &Published, find: impl Fn(&Row) -> Opti
             return Ok(Some(found));
         }
         let first = segment.rows.first();
-        next = first.and_then(|row| Some((version.checked_sub(1)?, row.previous_head?, row.previous)));
+        next = first
+            .and_then(|row| before(version, row))
+            .map(|(version, head)| (version, head, first.and_then(|row| row.previous)));
     }
     Ok(None)
+}
+
+/// The head before the one of this version, by the first row of its segment.
+fn before(version: u64, row: &Row) -> Option<(u64, Digest)> {
+    let before = row.previous_version.or(version.checked_sub(1))?;
+    // Never forward: a way back that does not go back has no end.
+    (before < version).then_some((before, row.previous_head?))
 }
 
 /// From the last segment back to the first.
@@ -61,7 +70,7 @@ fn chain(
     while let Some((version, head)) = next {
         let segment = read(version, head, digest)?;
         let first = segment.rows.first();
-        next = first.and_then(|row| Some((version.checked_sub(1)?, row.previous_head?)));
+        next = first.and_then(|row| before(version, row));
         digest = first.and_then(|row| row.previous);
         found.push(segment);
     }

@@ -7,7 +7,9 @@
 //! `servers/<name>.json`, follows the head: whoever wrote it last looks at the head after that.
 
 mod as_host;
+mod epoch;
 mod put;
+pub mod several;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use mcpfs_trust::catalogue::BinServer;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::entry::{Entry, Status};
+use mcpfs_trust::envelope::Envelope;
 use mcpfs_trust::head::{CatalogueSize, Head};
 use mcpfs_trust::limits;
 use mcpfs_trust::name::{ServerName, Version};
@@ -168,7 +171,7 @@ impl Publisher<'_> {
         self.in_turn(|publisher| {
             let published = publisher.present()?;
             let servers = published.servers().cloned().collect();
-            publisher.advance(&published, servers, None, row.clone(), Put::default())
+            publisher.advance(&published, servers, None, row.clone().into(), Put::default())
         })
     }
 
@@ -191,7 +194,8 @@ impl Publisher<'_> {
             sha256: Digest::of(bytes),
             size: bytes.len() as u64,
         };
-        let outcome = self.advance(&published, entries.iter().map(named).collect(), None, row, Put::default())?;
+        let outcome =
+            self.advance(&published, entries.iter().map(named).collect(), None, row.into(), Put::default())?;
         let site = self.site;
         parallel::map(entries, site.workers(), |(name, bytes)| site.replace(&path::server(name), bytes))?;
         self.pages()?;
@@ -251,7 +255,7 @@ impl Publisher<'_> {
         let mut servers: Vec<BinServer> = published.servers().filter(|one| one.name != name).cloned().collect();
         servers.push(server);
         let changed = Changed { name: &name, entry: &bytes, usable: change.usable.as_ref() };
-        self.advance(published, servers, Some(changed), change.row, stored)
+        self.advance(published, servers, Some(changed), change.row.into(), stored)
     }
 
     /// The site's state, unless it is not the one that this signer left.
@@ -278,7 +282,7 @@ impl Publisher<'_> {
         published: &Published,
         servers: Vec<BinServer>,
         changed: Option<Changed<'_>>,
-        row: Row,
+        rows: Rows,
         stored: Put,
     ) -> Result<Outcome, SiteError> {
         let count = servers.len();
@@ -290,7 +294,7 @@ impl Publisher<'_> {
         let head = Head {
             registry: self.root.registry.clone(),
             epoch: self.root.epoch,
-            version: (published.version() + 1).max(self.root.minimum_head).max(1),
+            version: published.version().saturating_add(1).max(self.root.minimum_head).max(1),
             issued: self.now,
             expires: self.now.plus(self.lifetime),
             catalogue: CatalogueSize { size: bytes.len() as u64 },
@@ -303,8 +307,8 @@ impl Publisher<'_> {
         self.verify_as_host(&head_bytes, published, changed, &stored)?;
         self.done(Step::Verified);
         let folding = self.state.begin_folding()?;
-        let row = Row { time: Some(self.now), head_keys: key::ids(self.head_keys), ..row };
-        let segment = folding.segment(self.site, published, version, row)?;
+        let row = Row { time: Some(self.now), head_keys: key::ids(self.head_keys), ..rows.first };
+        let segment = folding.segment(self.site, published, version, row, rows.further)?;
         // Another content under this name: this very head was made within the same second by a run that
         // stopped before it moved. That run's segment is as good; refusals wait for the next one.
         let folded = match self.site.put(&path::log(version, &envelope.statement()), &segment) {
@@ -315,6 +319,7 @@ impl Publisher<'_> {
         self.swap_head(published, &head_bytes)?;
         self.done(Step::Head);
         // From here on the site is right; what follows spares readers and the next run some work.
+        self.state.set_last_head(&head_bytes)?;
         self.state.set_floor(&self.root.registry, self.root.epoch, version, envelope.statement())?;
         if folded {
             folding.finish()?;
@@ -340,7 +345,10 @@ impl Publisher<'_> {
     /// whoever wants to remove what no head needs.
     fn swap_head(&self, published: &Published, head: &[u8]) -> Result<(), SiteError> {
         let read = published.head.as_ref().map(|(stored, _)| stored);
-        if let (Some(stored), Some(digest)) = (read, published.head_digest()) {
+        // What lies there is another head only where a new epoch begins over it: nobody is to go back to that one.
+        if let (Some(stored), Some(digest)) = (read, published.head_digest())
+            && Envelope::parse(&stored.bytes, limits::HEAD_BYTES, "head").is_ok_and(|one| one.statement() == digest)
+        {
             self.site.put(&path::earlier_head(published.version(), &digest), &stored.bytes)?;
         }
         if self.site.store().swap(path::HEAD, read, head)? {
@@ -389,6 +397,20 @@ struct Changed<'a> {
     name: &'a ServerName,
     entry: &'a [u8],
     usable: Option<&'a Version>,
+}
+
+/// What the log says of a head.
+#[derive(Debug)]
+struct Rows {
+    first: Row,
+    /// Of single releases, where one head changes several.
+    further: Vec<Row>,
+}
+
+impl From<Row> for Rows {
+    fn from(first: Row) -> Self {
+        Self { first, further: Vec::new() }
+    }
 }
 
 /// What was put, and what is known to be there.

@@ -377,7 +377,7 @@ fn more_than_512_servers_make_256_bins() {
             servers.extend(
                 (1..count).map(|index| BinServer { name: format!("s{index}").parse().unwrap(), ..entry.clone() }),
             );
-            publisher.advance(&published, servers, None, Row::default(), Put::default()).unwrap()
+            publisher.advance(&published, servers, None, Row::default().into(), Put::default()).unwrap()
         })
     };
     for (second, count, bins) in [(1, 512, 1), (2, 513, 256), (3, 1, 1)] {
