@@ -5,18 +5,51 @@ use std::path::PathBuf;
 use mcpfs_tests::codehost::{Kind, Merge, Verdict};
 use mcpfs_tests::command::Run;
 use mcpfs_tests::signing::Signing;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::json;
 
+use crate::boundary::FORGE;
 use crate::desk::{Desk, head_version, statement, verify};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("approvals::a_policy_that_is_called_otherwise", a_policy_that_is_called_otherwise);
-    suite.plain("approvals::policy_and_waivers_need_them_too", policy_and_waivers_need_them_too);
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "approvals::policy_and_waivers_need_them_too",
+            "a policy or a waiver that nobody approved",
+            &["exit 1"],
+        ),
+        policy_and_waivers_need_them_too,
+    );
     suite.plain("approvals::a_policy_may_need_more_of_them", a_policy_may_need_more_of_them);
-    suite.plain("approvals::a_reviewed_history_begins_somewhere", a_reviewed_history_begins_somewhere);
-    suite.plain("approvals::nobody_approves_what_he_wrote", nobody_approves_what_he_wrote);
-    suite.plain("approvals::a_reviewer_who_objects_blocks", a_reviewer_who_objects_blocks);
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "approvals::a_reviewed_history_begins_somewhere",
+            "a policy from before anybody reviewed",
+            &["without a merged request that changes policy.yaml"],
+        ),
+        a_reviewed_history_begins_somewhere,
+    );
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "approvals::nobody_approves_what_he_wrote",
+            "approving one's own work by another address, or as a co-author",
+            &["exit 1"],
+        ),
+        nobody_approves_what_he_wrote,
+    );
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "approvals::a_reviewer_who_objects_blocks",
+            "a merge over a reviewer's no",
+            &["rita requested changes and has not approved since"],
+        ),
+        a_reviewer_who_objects_blocks,
+    );
     suite.plain("approvals::a_push_after_the_merge_changes_nothing", a_push_after_the_merge_changes_nothing);
     suite.plain("approvals::a_stale_one_is_the_forges_word", a_stale_one_is_the_forges_word);
     suite.plain("approvals::a_listed_signature_is_one", a_listed_signature_is_one);

@@ -7,3 +7,6 @@ pub(crate) const RELEASE_THIEF: &str = "A release key";
 pub(crate) const LOCAL_USER: &str = "A local user";
 pub(crate) const LOCAL_ROOT: &str = "Local root";
 pub(crate) const CONFIGURATION: &str = "The configuration channel";
+pub(crate) const SIGNING_HOST: &str = "The signing host";
+pub(crate) const FORGE: &str = "The forge";
+pub(crate) const WORKER: &str = "The worker";

@@ -4,15 +4,40 @@
 use mcpfs_tests::codehost::{Kind, Merge};
 use mcpfs_tests::fixture::Recipe;
 use mcpfs_tests::signing::Signing;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{fixture, forge};
 
+use crate::boundary::{FORGE, SIGNING_HOST};
 use crate::desk::{Desk, head_version, segment, statement, verify};
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.plain("branch::one_that_was_set_back_is_refused", one_that_was_set_back_is_refused);
-    suite.plain("branch::a_lost_journal_is_made_good_from_the_site", a_lost_journal_is_made_good_from_the_site);
-    suite.plain("branch::a_site_that_tells_nothing_needs_a_word", a_site_that_tells_nothing_needs_a_word);
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "branch::one_that_was_set_back_is_refused",
+            "a branch that was set back or rewritten",
+            &["was set back or rewritten"],
+        ),
+        one_that_was_set_back_is_refused,
+    );
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "branch::a_lost_journal_is_made_good_from_the_site",
+            "a branch set back after the signing server lost its memory: the site tells which tip was read",
+            &["was set back or rewritten", "exit 4"],
+        ),
+        a_lost_journal_is_made_good_from_the_site,
+    );
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "branch::a_site_that_tells_nothing_needs_a_word",
+            "the same with a site that tells nothing",
+            &["nothing tells which tip"],
+        ),
+        a_site_that_tells_nothing_needs_a_word,
+    );
 }
 
 fn one_that_was_set_back_is_refused() {

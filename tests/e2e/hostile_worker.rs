@@ -9,19 +9,43 @@ use mcpfs_tests::command::exit_within;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::{Mount, is_mounted, unmount};
 use mcpfs_tests::scratch::{PATIENCE, is_root, wait_for};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::boundary::WORKER;
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
-    if !is_root() {
-        return;
+    suite.root_attack(
+        Attack::new(
+            WORKER,
+            "hostile_worker::whatever_it_does_the_supervisor_lives",
+            "a worker that tries whatever its process could do: files, processes, sockets, namespaces, the supervisor",
+            &["refused"],
+        ),
+        whatever_it_does_the_supervisor_lives,
+    );
+    suite.root_attack(
+        Attack::new(
+            WORKER,
+            "hostile_worker::another_init_ends_the_session",
+            "a worker that begins the kernel's session anew",
+            &["the session ends"],
+        ),
+        another_init_ends_the_session,
+    );
+    suite.root_attack(
+        Attack::new(
+            WORKER,
+            "hostile_worker::a_deadly_request_is_refused",
+            "a request of which every worker dies",
+            &["EIO"],
+        ),
+        a_deadly_request_is_refused,
+    );
+    if is_root() {
+        suite.plain("hostile_worker::one_that_never_serves_ends_the_session", one_that_never_serves_ends_the_session);
     }
-    suite.plain("hostile_worker::whatever_it_does_the_supervisor_lives", whatever_it_does_the_supervisor_lives);
-    suite.plain("hostile_worker::another_init_ends_the_session", another_init_ends_the_session);
-    suite.plain("hostile_worker::one_that_never_serves_ends_the_session", one_that_never_serves_ends_the_session);
-    suite.plain("hostile_worker::a_deadly_request_is_refused", a_deadly_request_is_refused);
 }
 
 /// A supervisor with the hostile worker; ended on drop.
@@ -186,6 +210,7 @@ fn whatever_it_does_the_supervisor_lives() {
     for (name, _) in REFUSALS {
         assert!(outcomes.contains_key(name), "{name} was not tried");
     }
+    mcpfs_tests::proof::note("refused");
     assert!(outcomes.len() > 80, "{}", outcomes.len());
     // Whoever it tried to reach lives, and nothing of it is left in the supervisor.
     assert!(hostile.neighbour.try_wait().unwrap().is_none());
@@ -208,6 +233,7 @@ fn is_over(mut hostile: Hostile, waiting: Vec<std::thread::JoinHandle<std::io::E
     assert_eq!(exit_within(&mut hostile.child, PATIENCE), Some(1), "{}", hostile.log());
     assert!(hostile.log().contains("no worker serves"), "{}", hostile.log());
     assert!(!is_mounted(&hostile.host().mcp()), "{}", hostile.log());
+    mcpfs_tests::proof::note("the session ends");
     std::fs::remove_file(hostile.host().path("cache/others")).unwrap();
     let mount = Mount::start(hostile.host());
     let read = std::fs::read(hostile.host().at("hello/1.1.0/tree/bin/VERSION")).unwrap();
@@ -257,6 +283,7 @@ fn a_deadly_request_is_refused() {
     let path = hostile.host().at("deadly");
     let error = path.symlink_metadata().expect_err("whoever takes it dies");
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{}", hostile.log());
+    mcpfs_tests::proof::note_errno(libc::EIO);
     let log = hostile.log();
     assert_eq!(log.matches("took a request and dies of it").count(), 3, "{log}");
     hostile.said("worker 4 serves");

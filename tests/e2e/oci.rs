@@ -15,18 +15,44 @@ use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY, Registry, files_below};
 use mcpfs_tests::scratch::{self, need};
 use mcpfs_tests::servers;
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::{Value, json};
+
+use crate::boundary::SIGNING_HOST;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("oci::an_image_runs_from_the_mount", an_image_runs_from_the_mount);
     suite.mounted("oci::an_image_of_node_runs_from_the_mount", an_image_of_node_runs_from_the_mount);
     suite.mounted("oci::an_artifact_runs_from_the_mount", an_artifact_runs_from_the_mount);
-    suite.plain("oci::every_way_to_ask_a_registry", every_way_to_ask_a_registry);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "oci::every_way_to_ask_a_registry",
+            "a registry that wants a login, and one that gets a wrong one: logins go to their host alone",
+            &["exit 1", "wants a login"],
+        ),
+        every_way_to_ask_a_registry,
+    );
     suite.plain("oci::layers_are_laid_as_umoci_lays_them", layers_are_laid_as_umoci_lays_them);
-    suite.plain("oci::a_hostile_registry_publishes_nothing", a_hostile_registry_publishes_nothing);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "oci::a_hostile_registry_publishes_nothing",
+            "a container registry that lies about sizes, digests, layers and addresses",
+            &["exit 1"],
+        ),
+        a_hostile_registry_publishes_nothing,
+    );
     suite.plain("oci::an_image_goes_where_its_release_goes", an_image_goes_where_its_release_goes);
-    suite.plain("oci::a_moved_tag_and_a_changed_staging_are_told", a_moved_tag_and_a_changed_staging_are_told);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "oci::a_moved_tag_and_a_changed_staging_are_told",
+            "a tag that moved after the review, and a layer changed in the staging folder",
+            &["the tag 1.0.0 is at another manifest now"],
+        ),
+        a_moved_tag_and_a_changed_staging_are_told,
+    );
 }
 
 fn platform() -> &'static str {

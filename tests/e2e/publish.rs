@@ -11,7 +11,9 @@ use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::{RELEASE_KEY, Registry, files_below};
 use mcpfs_tests::scratch::need;
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
+
+use crate::boundary::SIGNING_HOST;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("publish::from_key_to_client", from_key_to_client);
@@ -19,7 +21,15 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("publish::a_published_version_never_changes", a_published_version_never_changes);
     suite.plain("publish::the_same_artefact_gives_the_same_tree", the_same_artefact_gives_the_same_tree);
     suite.plain("publish::a_wrong_digest_is_refused", a_wrong_digest_is_refused);
-    suite.plain("publish::hostile_archives_are_refused", hostile_archives_are_refused);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "publish::hostile_archives_are_refused",
+            "a hostile archive: it is parsed here alone, and a tree has no way out",
+            &["exit 1"],
+        ),
+        hostile_archives_are_refused,
+    );
     suite.plain("publish::the_articles_recipe_passes", the_articles_recipe_passes);
     suite.plain("publish::yank_and_revoke_reach_hosts", yank_and_revoke_reach_hosts);
 }

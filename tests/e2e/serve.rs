@@ -7,14 +7,23 @@ use mcpfs_tests::command::Run;
 use mcpfs_tests::fixture;
 use mcpfs_tests::forge;
 use mcpfs_tests::signing::Signing;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::{Value, json};
 
+use crate::boundary::FORGE;
 use crate::desk::{Desk, head_version, segment, statement, verify};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("serve::approved_requests_are_released", approved_requests_are_released);
-    suite.plain("serve::nothing_unproven_is_signed", nothing_unproven_is_signed);
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "serve::nothing_unproven_is_signed",
+            "a release that nobody approved, that others approved, or that was edited after it",
+            &["exit 1"],
+        ),
+        nothing_unproven_is_signed,
+    );
     suite.plain("serve::a_reverted_commit_selects_the_older_release", a_reverted_commit_selects_the_older_release);
     suite.plain("serve::a_forge_that_cannot_be_asked_is_waited_for", a_forge_that_cannot_be_asked_is_waited_for);
     suite.plain("serve::an_old_head_is_signed_again", an_old_head_is_signed_again);

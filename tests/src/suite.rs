@@ -107,6 +107,15 @@ impl Suite {
         }
     }
 
+    /// An attack that only root can try; it is told of also where it is not tried.
+    pub fn root_attack(&mut self, attack: Attack, test: fn()) {
+        if is_root() {
+            self.attack(attack, test);
+        } else {
+            self.attacks.push(attack);
+        }
+    }
+
     /// The attacks so far.
     pub fn attacks(&self) -> &[Attack] {
         &self.attacks
