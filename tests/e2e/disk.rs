@@ -13,19 +13,21 @@ use mcpfs_tests::mount::Mount;
 use mcpfs_tests::once::Once;
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::scratch::{is_root, wait_for};
-use mcpfs_tests::site::Site;
+use mcpfs_tests::site::{Fault, Site};
 use mcpfs_tests::suite::Suite;
 use serde_json::json;
 
-use crate::world::{World, errno};
+use crate::world::{World, errno, flip};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("disk::a_wiped_cache_fills_again", a_wiped_cache_fills_again);
+    suite.mounted("disk::an_altered_file_that_is_open", an_altered_file_that_is_open);
     suite.mounted("disk::many_large_files_at_once_stay_in_their_memory", many_large_files_at_once);
     if is_root() {
         // Only root can make a disk.
         suite.mounted("disk::a_small_disk_serves_more_than_it_holds", a_small_disk_serves_more_than_it_holds);
         suite.mounted("disk::others_fill_the_disk", others_fill_the_disk);
+        suite.mounted("disk::the_disk_fills_up_during_a_fetch", the_disk_fills_up_during_a_fetch);
         suite.plain("disk::a_disk_without_inodes", a_disk_without_inodes);
     }
 }
@@ -188,19 +190,67 @@ fn a_wiped_cache_fills_again(reads: Reads) {
     (&held).read_to_end(&mut bytes).unwrap();
     assert!(bytes == source("size-65536"));
     assert_eq!(running.call("add", &json!({"a": 1, "b": 1})), "2");
-    // The kernel reads an inode from one file only, so it is opened again when it was closed everywhere.
-    let again = std::fs::read(tree.join("size-65536"));
-    match reads {
-        Reads::Passthrough => assert_eq!(errno(again), libc::EIO),
-        Reads::Cached => assert!(again.unwrap() == source("size-65536")),
+    // And it opens anew at once, although the kernel reads an inode from one file only.
+    let opens_anew = || {
+        for _ in 0..2 {
+            let again = std::fs::read(tree.join("size-65536"));
+            let again = again.unwrap_or_else(|error| panic!("{error}\n{}", mount.log()));
+            assert!(again == source("size-65536"));
+            assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
+        }
+    };
+    opens_anew();
+    if is_root() {
+        mount.kill_worker();
+        opens_anew();
     }
     drop((held, running));
-    let again = wait_for("the held file to be closed", || std::fs::read(tree.join("size-65536")).ok());
-    assert!(again == source("size-65536"));
-    wait_for("the server's program to be closed", || {
-        (std::fs::read(world.host.at("hello/1.1.0/tree/bin/hello-mcp")).is_ok()).then_some(())
+    opens_anew();
+}
+
+/// The one inode that is open has other bytes than the cache has now: nobody gets those.
+fn an_altered_file_that_is_open(reads: Reads) {
+    let world = World::new(reads);
+    let mount = Mount::start(&world.host);
+    let path = world.host.at("files/1.0.0/tree/size-65536");
+    let source = std::fs::read(world.source("files").join("size-65536")).unwrap();
+    let held = File::open(&path).unwrap();
+    let cached = world.host.cached_files().into_iter().find(|file| std::fs::read(file).unwrap() == source);
+    flip(&cached.unwrap(), 60_000);
+    let again = std::fs::read(&path);
+    match reads {
+        Reads::Passthrough => assert_eq!(errno(again), libc::EIO, "{}", mount.log()),
+        Reads::Cached => assert!(again.unwrap() == source),
+    }
+    drop(held);
+    let again = wait_for("the held file to be closed", || std::fs::read(&path).ok());
+    assert!(again == source);
+}
+
+/// What a file system says of its free space is true until others take it.
+fn the_disk_fills_up_during_a_fetch(reads: Reads) {
+    with_bulk(reads, |host, site| {
+        let disk = Disk::at(host.path("cache"), "16m");
+        host.drop_in("50-cache", "[cache]\nkeep_free = \"0MiB\"\n");
+        let mount = Mount::start(host);
+        for index in 0..2 {
+            assert!(read(host, index).unwrap() == content(index));
+        }
+        mount.stop();
+        // Each chunk takes some seconds from here.
+        let slow = Site::serve_with(site.root(), &[Fault::Rate("^/objects/", 200_000)]);
+        host.configure(&slow.url());
+        let mount = Mount::start(host);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read(host, 2));
+            // Its room was there when it began.
+            wait_for("the fetch", || (status(host, "in_flight") > 0).then_some(()));
+            disk.fill("others");
+            let read = reader.join().unwrap();
+            assert!(read.unwrap_or_else(|error| panic!("{error}\n{}", mount.log())) == content(2));
+        });
+        assert!(mount.log().contains("evicted: the cache's file system is full"), "{}", mount.log());
     });
-    assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
 }
 
 /// The most memory that the server may have had: 64 MiB of chunks on their way, itself, and what its

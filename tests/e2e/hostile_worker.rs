@@ -143,6 +143,7 @@ const REFUSALS: &[(&str, &[i32])] = &[
     ("back a file of its own outside of the cache", &[libc::EPERM]),
     ("back another user's file in the cache", &[libc::EPERM]),
     ("back a file it cannot read", &[libc::EPERM]),
+    ("open the file of an id that there is not", &[libc::ENOENT]),
     ("give back an id that there is not", &[libc::ENOENT]),
     ("ask for a secret that is not configured", &[libc::ENOENT]),
     ("ask for the program of a process that there is not", &[libc::ENOENT]),

@@ -58,6 +58,7 @@ mod packages;
 mod pages;
 mod parts;
 mod patterns;
+mod pinned;
 mod policy;
 mod proxies;
 mod publish;
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
     review::register(&mut suite);
     errno::register(&mut suite);
     disk::register(&mut suite);
+    pinned::register(&mut suite);
     whole::register(&mut suite);
     gone::register(&mut suite);
     network::register(&mut suite);

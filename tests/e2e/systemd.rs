@@ -12,7 +12,7 @@ use mcpfs_tests::command::Run;
 use mcpfs_tests::machine::Machine;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::registry::{Registry, files_below};
-use mcpfs_tests::scratch::{copy_dir, is_root, need, repository, wait_for};
+use mcpfs_tests::scratch::{Until, copy_dir, is_root, need, repository, wait_for};
 use mcpfs_tests::suite::Suite;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -155,15 +155,6 @@ pub(crate) fn install(program: &str, at: &Path) {
 
 fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
-}
-
-/// Ends the readers, also when what they were to notice fails.
-struct Until<'a>(&'a AtomicBool);
-
-impl Drop for Until<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Does things to the service, one after the other, while others read, launch and talk: none of them may fail.

@@ -10,7 +10,7 @@ use mcpfs_tests::host::Reads;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::{Mount, is_mounted};
 use mcpfs_tests::registry::files_below;
-use mcpfs_tests::scratch::{is_root, wait_for};
+use mcpfs_tests::scratch::{Until, is_root, wait_for};
 use mcpfs_tests::suite::Suite;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -66,6 +66,7 @@ fn killed_workers_are_not_noticed(reads: Reads) {
     session.initialize();
     let (over, launched) = (AtomicBool::new(false), AtomicU64::new(0));
     let compared: u64 = std::thread::scope(|scope| {
+        let until = Until(&over);
         let readers: Vec<_> = (0..3)
             .map(|seed| {
                 scope.spawn({
@@ -84,7 +85,7 @@ fn killed_workers_are_not_noticed(reads: Reads) {
             mount.kill_worker();
             assert_eq!(session.call("echo", &json!({"message": "still here"})), "still here");
         }
-        over.store(true, Ordering::Relaxed);
+        drop(until);
         launcher.join().unwrap();
         readers.into_iter().map(|reader| reader.join().unwrap()).sum()
     });

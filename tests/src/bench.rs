@@ -70,7 +70,16 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 
 /// A process's resident memory, MiB.
 pub fn resident_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim_end_matches("kB").trim().parse::<f64>().expect("kB") / 1024.0
+    mib(pid, "VmRSS:").expect("it runs")
+}
+
+/// The most resident memory that a process ever had, MiB; none if it has ended.
+pub fn peak_mib(pid: u32) -> Option<f64> {
+    mib(pid, "VmHWM:")
+}
+
+fn mib(pid: u32, field: &str) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim_end_matches("kB").trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
 }

@@ -2,10 +2,13 @@
 //!
 //! Readers compare what they read with its source, an MCP session goes on, servers are launched,
 //! releases are published and followed. Meanwhile workers are killed and stopped, bytes of the
-//! cache are altered, the cache overflows, and the network cuts, corrupts and falls silent.
+//! cache are altered, the cache overflows, others fill its disk, and the network cuts, corrupts and
+//! falls silent.
 //!
-//! An error counts as failed unless it has a name: what is not here cannot be fetched while the
-//! network is at fault, and a cache that overflows may have no room at a moment. Both are counted. Other bytes than the source's have no excuse.
+//! An error counts as failed unless it has a name, and those that have are counted: what the cache
+//! does not have cannot be fetched while the network is at fault or others have filled the disk. A
+//! cache that is smaller than what is read from it is no excuse, and other bytes than the source's
+//! have none. In the end everything is closed, and nothing may be left of it.
 
 mod actors;
 mod tally;
@@ -17,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bench::resident_mib;
+use crate::disk::Disk;
 use crate::faulty::{Fault, FaultyServer};
 use crate::fixture::{self, HELLO_LAUNCH, Recipe};
 use crate::host::{Host, Reads};
@@ -24,7 +28,7 @@ use crate::mcp::McpClient;
 use crate::mount::Mount;
 use crate::quick::Quick;
 use crate::scratch::wait_for;
-use tally::Tally;
+use tally::{Tally, Trouble};
 
 pub use tally::Report;
 
@@ -44,14 +48,21 @@ pub struct Plan {
 /// Servers whose content alone is larger than the cache, which has room for all that is read at once.
 const FILLERS: u64 = 10;
 const FILLER_BYTES: usize = 8 << 20;
-const QUOTA: &str = "[cache]\nquota = \"64MiB\"\n";
-/// How long a network fault lasts.
+const CACHE: &str = "[cache]\nquota = \"64MiB\"\nkeep_free = \"8MiB\"\n";
+/// The disk that the cache has for itself, and which others fill.
+const DISK: &str = "160m";
+/// Shorter than the defaults, so that what a fault swallowed is given up soon: `tally::AFTERMATH`.
+const NETWORK: &str = "[network]\nconnect = \"1s\"\nstall = \"2s\"\nmetadata = \"4s\"\nobject = \"10s\"\n";
+/// How long a network fault lasts, and how long the disk is full.
 const FAULT: Duration = Duration::from_millis(1_500);
+const FULL: Duration = Duration::from_millis(800);
 
 /// A publisher, its site behind a server that can be told to misbehave, and a host.
 struct World {
     quick: Quick,
     server: FaultyServer,
+    /// Unmounted before the host's directory goes.
+    disk: Option<Disk>,
     host: Host,
     published: AtomicU64,
 }
@@ -74,10 +85,12 @@ impl World {
         }
         let server = FaultyServer::healthy(&quick.path("site"));
         let host = Host::new(&quick.trust(), &server.url(), plan.reads);
+        let disk = plan.troubles.then(|| Disk::at(host.path("cache"), DISK));
         if plan.troubles {
-            host.drop_in("quota", QUOTA);
+            host.drop_in("cache", CACHE);
+            host.drop_in("network", NETWORK);
         }
-        Self { quick, server, host, published: AtomicU64::new(0) }
+        Self { quick, server, disk, host, published: AtomicU64::new(0) }
     }
 
     fn source(&self, directory: &str) -> PathBuf {
@@ -97,25 +110,25 @@ pub fn run(plan: &Plan) -> Report {
     let world = World::new(plan);
     let mount = Mount::start(&world.host);
     let tally = Tally::default();
-    let known = actors::known(&world);
     // Everything is here before the first kill, and what a worker keeps open is open.
-    actors::read_all(&known, &tally);
+    let all = actors::all(&world, &tally);
     let mut session = McpClient::start(&world.host.at("hello/run"));
     session.initialize();
-    let before = usage(&mount);
+    let before = usage(&world, &mount);
     std::thread::scope(|scope| {
         let tally = &tally;
-        let (world, known) = (&world, &known);
+        let (world, all) = (&world, &all);
         for seed in 0..3 {
-            scope.spawn(move || tally.guard("a reader", || actors::read(known, tally, seed)));
+            scope.spawn(move || tally.guard("a reader", || actors::read(all, tally, seed)));
         }
         scope.spawn(move || tally.guard("the session", || actors::converse(session, tally)));
-        scope.spawn(move || tally.guard("a launch", || actors::launch(world, tally)));
+        scope.spawn(move || tally.guard("a launch", || actors::launch(world, all, tally)));
         if plan.troubles {
             scope.spawn(move || tally.guard("publishing", || actors::publish(world, tally)));
             scope.spawn(move || tally.guard("the filler", || actors::fill(world, tally)));
             scope.spawn(move || tally.guard("the victim", || actors::alter(world, tally)));
             scope.spawn(move || tally.guard("the network", || spoil(world, tally)));
+            scope.spawn(move || tally.guard("the disk", || overfill(world, tally)));
         }
         tally.guard("killing", || disturb(plan, &mount, tally));
         tally.finish();
@@ -123,8 +136,17 @@ pub fn run(plan: &Plan) -> Report {
     world.server.turn(None);
     // Once more without a fault: everything is right again.
     tally.calm();
-    actors::read_all(&known, &tally);
-    let after = usage(&mount);
+    all.read(&tally);
+    // The kernel says that a file is closed when it was.
+    let closed = |_| {
+        usage(&world, &mount).open_handles == 0 || {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }
+    };
+    (0..100).any(closed);
+    let after = usage(&world, &mount);
+    [mount.pid(), mount.server()].into_iter().for_each(|pid| tally.saw(pid));
     mount.stop();
     tally.report(before, after)
 }
@@ -139,6 +161,9 @@ fn disturb(plan: &Plan, mount: &Mount<'_>, tally: &Tally) {
         // A worker that never lived for two seconds would be taken for one that a request kills.
         std::thread::sleep(Duration::from_millis(if turn % 4 == 0 { 2_500 } else { 300 }));
         let began = Instant::now();
+        if let Some(worker) = mount.worker() {
+            tally.saw(worker);
+        }
         if plan.troubles && turn % 8 == 0 {
             let log = |what: &str| mount.log().matches(what).count();
             let silent = log("has said nothing");
@@ -162,11 +187,26 @@ fn spoil(world: &World, tally: &Tally) {
         if tally.is_over() {
             return;
         }
-        tally.trouble_begins();
-        world.server.turn(Some(fault));
-        tally.sleep(FAULT);
-        world.server.turn(None);
-        tally.trouble_ends();
+        tally.trouble(Trouble::Network, FAULT, || world.server.turn(Some(fault)), || world.server.turn(None));
+    }
+}
+
+/// Others fill the cache's disk, and give it back.
+fn overfill(world: &World, tally: &Tally) {
+    let disk = world.disk.as_ref().expect("a plan with troubles has one");
+    let others = disk.path().join("others");
+    loop {
+        tally.sleep(Duration::from_secs(11));
+        if tally.is_over() {
+            return;
+        }
+        tally.trouble(
+            Trouble::Disk,
+            FULL,
+            || disk.fill("others"),
+            || std::fs::remove_file(&others).expect("a file of our own"),
+        );
+        tally.count("times the disk was full");
     }
 }
 
@@ -175,12 +215,15 @@ fn spoil(world: &World, tally: &Tally) {
 struct Usage {
     descriptors: [usize; 2],
     resident: [f64; 2],
+    open_handles: u64,
 }
 
-fn usage(mount: &Mount<'_>) -> Usage {
+fn usage(world: &World, mount: &Mount<'_>) -> Usage {
     let both = [mount.pid(), mount.server()];
     let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
-    Usage { descriptors: both.map(open), resident: both.map(resident_mib) }
+    let open_handles =
+        || world.host.mcpfs(["--json", "status"]).ok().json()["open_handles"].as_u64().expect("a number");
+    Usage { descriptors: both.map(open), resident: both.map(resident_mib), open_handles: open_handles() }
 }
 
 impl World {

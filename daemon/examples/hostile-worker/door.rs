@@ -26,6 +26,7 @@ const BACKED: u32 = 13;
 const NO: u32 = 15;
 const MOUNT: u32 = 16;
 const SECRET: u32 = 18;
+const AGAIN: u32 = 20;
 
 pub(crate) struct Door {
     pub(crate) generation: u64,
@@ -276,6 +277,7 @@ impl Door {
             (NO, answer, _) => Err(i32::try_from(self::number(&answer, 8)).unwrap()),
             _ => Ok(()),
         };
+        note("open the file of an id that there is not", asked(AGAIN, 77));
         note("give back an id that there is not", asked(UNBACK, 77));
         note("give back its own id", asked(UNBACK, 9));
         note("ask for a secret that is not configured", asked(SECRET, 0));

@@ -125,6 +125,7 @@ mod tests {
             cache_keep_free: 5 << 30,
             open_files: None,
             in_flight: 0,
+            open_handles: 0,
             audit_error: None,
             sandbox: "off".to_owned(),
         }

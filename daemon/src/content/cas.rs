@@ -41,6 +41,7 @@ use mcpfs_trust::digest::{Digest, Hasher};
 use mcpfs_trust::error::Code;
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+use tokio::sync::watch;
 
 use self::room::Floor;
 use super::index::{Area, Index, Name};
@@ -65,6 +66,12 @@ pub(super) struct Cas {
     log: Mutex<VerifiedLog>,
     /// Held while evicting, so that two do not take twice what is needed.
     evicting: Mutex<()>,
+    /// How many wait for room.
+    calling: AtomicU64,
+    /// Counts their calls on those who have room that nobody waits for.
+    calls: watch::Sender<u64>,
+    /// Bytes of such room.
+    unhurried: AtomicU64,
     quota: u64,
     /// Bytes and files of its file system that are left to others.
     floor: Floor,
@@ -119,6 +126,9 @@ impl Cas {
             index: Index::new(quota, verified),
             log: Mutex::new(log),
             evicting: Mutex::new(()),
+            calling: AtomicU64::new(0),
+            calls: watch::Sender::new(0),
+            unhurried: AtomicU64::new(0),
             quota,
             floor,
             events,
@@ -169,8 +179,24 @@ impl Cas {
     /// The file, if it was verified in this boot and has not changed since. One open, one fstat.
     pub(super) fn ready(&self, name: Name, size: u64) -> Option<File> {
         let key = self.index.verified(name).filter(|key| key.size == size)?;
-        let state =
-            self.open_file(name).and_then(|file| Ok((FileKey::of(&file.metadata().map_err(|_| Errno::IO)?), file)));
+        self.unchanged(name, key, self.open_file(name))
+    }
+
+    /// The same for whoever may wait for an eviction to end. `None` also if it is not verified.
+    pub(super) fn ready_patiently(&self, name: Name, size: u64) -> Result<Option<File>, Refusal> {
+        let Some(key) = self.index.verified(name) else { return Ok(None) };
+        if key.size != size {
+            return Err(other_size(key.size, size));
+        }
+        match self.open_patiently(name) {
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => Err(self.broken("open a file of", errno.into())),
+            opened => Ok(self.unchanged(name, key, opened)),
+        }
+    }
+
+    /// What was opened, if it is in the state of `key`.
+    fn unchanged(&self, name: Name, key: FileKey, opened: Result<File, Errno>) -> Option<File> {
+        let state = opened.and_then(|file| Ok((FileKey::of(&file.metadata().map_err(|_| Errno::IO)?), file)));
         match state {
             Ok((now, file)) if now == key => {
                 self.index.touch(name);
@@ -191,10 +217,14 @@ impl Cas {
 
     /// The whole file, if it was verified in this boot and has not changed since.
     pub(super) fn read(&self, name: Name, size: u64) -> Result<Option<Vec<u8>>, Refusal> {
-        let Some(file) = self.ready(name, size) else { return Ok(None) };
+        self.ready(name, size).map(|file| self.bytes(&file, size)).transpose()
+    }
+
+    /// All that is in a verified file.
+    pub(super) fn bytes(&self, file: &File, size: u64) -> Result<Vec<u8>, Refusal> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0).map_err(|error| self.broken("read a file of", error))?;
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// Known to hold nothing of that name. Touches no disk.
@@ -234,8 +264,7 @@ impl Cas {
             return self.quarantine(name, Some(before.ino()), found).map(|()| None);
         }
         if before.len() != size {
-            let detail = format!("the cached content has {} bytes, not {size} as signed", before.len());
-            return Err(Refusal::new(Code::DigestMismatch, detail));
+            return Err(other_size(before.len(), size));
         }
         self.index.verify(name, key, false);
         let mut record = Vec::new();
@@ -328,6 +357,10 @@ impl Cas {
         };
         Refusal::new(code, format!("cannot {action} the cache {}: {error}; {advice}", self.path.display()))
     }
+}
+
+fn other_size(found: u64, signed: u64) -> Refusal {
+    Refusal::new(Code::DigestMismatch, format!("the cached content has {found} bytes, not {signed} as signed"))
 }
 
 /// Makes what is missing of the cache's directories; how many there were.

@@ -6,6 +6,9 @@
 //! holds a grant while it waits for another one: pieces of a large file are written where
 //! they belong as they come, in any order, so a budget of one chunk still makes progress.
 
+mod ahead;
+
+use std::fs::File;
 use std::sync::Arc;
 
 use mcpfs_trust::chunk::Chunk;
@@ -13,9 +16,8 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::site::object;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Duration, sleep};
 
 use super::cas::Cas;
 use super::flight::{Flights, Landing, Seat};
@@ -28,9 +30,6 @@ use crate::site::Site;
 
 /// How often a wait may end without its file, because it was evicted or replaced meanwhile.
 const TURNS: usize = 5;
-/// After a failed prefetch, before a later open may start it again.
-const PREFETCH_PAUSE: Duration = Duration::from_secs(30);
-
 /// The stored and the plain digest: two layouts may differ about the same stored chunk.
 type ChunkName = (Digest, Digest);
 type ChunkLanding = Landing<ChunkName, Result<Arc<Plain>, Refusal>>;
@@ -51,10 +50,11 @@ pub(super) struct Fetcher {
 }
 
 /// How a flight for a whole file ended.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Whole {
-    /// It is in the cache and verified.
-    there: bool,
+    /// The verified file, if there is one: as long as this is held it cannot be evicted, so whoever
+    /// waits for it has it, however full the cache is.
+    file: Option<Arc<File>>,
     /// Bytes transferred for it.
     fetched: u64,
 }
@@ -99,8 +99,8 @@ impl Fetcher {
             if let Some(file) = self.cas.ready(name, wanted.size) {
                 return Ok(Opened { file, fetched_bytes });
             }
-            if !self.cas.surely_lacks(name) && self.verify(name, wanted.size).await? {
-                continue;
+            if let Some(file) = self.cached(name, wanted.size).await? {
+                return self.opened(name, wanted.size, &file, fetched_bytes);
             }
             if wanted.content.is_none() {
                 return self.store(name, wanted.size, None).await.map(|file| Opened { file, fetched_bytes });
@@ -117,7 +117,11 @@ impl Fetcher {
                 let fetched_bytes = if first { u64::from(piece.chunk.size) } else { 0 };
                 return Ok(Opened { file, fetched_bytes });
             }
-            fetched_bytes += self.assemble(name, "file", wanted.size, pieces, Some(release), class).await?;
+            let (file, fetched) = self.assemble(name, "file", wanted.size, pieces, Some(release), class).await?;
+            fetched_bytes += fetched;
+            if let Some(file) = file {
+                return self.opened(name, wanted.size, &file, fetched_bytes);
+            }
         }
         Err(lost())
     }
@@ -135,8 +139,8 @@ impl Fetcher {
             if let Some(bytes) = self.blocking(move || this.cas.read(name, size)).await? {
                 return Ok(bytes);
             }
-            if !self.cas.surely_lacks(name) && self.verify(name, size).await? {
-                continue;
+            if let Some(file) = self.cached(name, size).await? {
+                return self.bytes(file, size).await;
             }
             let mut at = 0;
             let pieces = chunks.iter().map(|chunk| {
@@ -144,97 +148,26 @@ impl Fetcher {
                 at += len as u64;
                 Piece { chunk: *chunk, index: None, from: 0, len, at: at - len as u64 }
             });
-            self.assemble(name, what, size, pieces.collect(), None, Class::Foreground).await?;
+            let (file, _) = self.assemble(name, what, size, pieces.collect(), None, Class::Foreground).await?;
+            if let Some(file) = file {
+                return self.bytes(file, size).await;
+            }
         }
         Err(lost())
     }
 
-    /// Starts the transfer of chunks before it is known what lies in them. Each stays in
-    /// memory, for whoever wants it, until `release` says that; if it never does, it is dropped.
-    pub(super) fn ahead(self: &Arc<Self>, chunks: &[Chunk], release: &watch::Receiver<Option<Arc<ReleaseContent>>>) {
-        let mut sum = 0;
-        let fits = |chunk: &&Chunk| {
-            sum += u64::from(chunk.size);
-            sum <= self.settings.prefetch_limit
-        };
-        for chunk in chunks.iter().take_while(fits).copied() {
-            let (this, mut release) = (self.clone(), release.clone());
-            let key = (chunk.sha256, chunk.plain_sha256);
-            let class = Class::Background;
-            // Whoever wants it takes a seat of its own.
-            let _ = self.chunks.join(
-                &self.runtime,
-                key,
-                class,
-                || true,
-                move |landing| async move {
-                    match this.transfer(chunk, class, &landing).await {
-                        Err(refusal) => landing.end(Err(refusal)),
-                        Ok(plain) => {
-                            landing.publish(Ok(plain.clone()));
-                            let told = release.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
-                            if let Some(release) = told
-                                && let Some(index) = release.index_of(&chunk)
-                            {
-                                this.follow(release, index, plain).await;
-                            }
-                            drop(landing);
-                        }
-                    }
-                },
-            );
-        }
+    /// A file that is held, opened once more: everybody reads it from its beginning. If its name is gone
+    /// meanwhile, what is held is as good, but for the position.
+    fn opened(&self, name: Name, size: u64, held: &File, fetched_bytes: u64) -> Result<Opened, Refusal> {
+        let again = self.cas.ready(name, size).map_or_else(|| held.try_clone(), Ok);
+        again.map(|file| Opened { file, fetched_bytes }).map_err(|error| {
+            Refusal::new(Code::CacheFault, format!("cannot open a file of the cache: {error}; allow more open files"))
+        })
     }
 
-    /// Fetches what is missing of a small release, chunk by chunk, behind everything else.
-    pub(super) fn prefetch(self: &Arc<Self>, release: &Arc<ReleaseContent>) {
-        if release.stored_bytes() > self.settings.prefetch_limit || !release.begin_prefetch() {
-            return;
-        }
-        let (this, release) = (self.clone(), release.clone());
-        self.runtime.spawn(async move {
-            if let Err(refusal) = this.fetch_rest(&release).await {
-                tracing::info!(%refusal, "prefetch stopped");
-                sleep(PREFETCH_PAUSE).await;
-                release.prefetch_failed();
-            }
-        });
-    }
-
-    async fn fetch_rest(self: &Arc<Self>, release: &Arc<ReleaseContent>) -> Result<(), Refusal> {
-        let (this, of) = (self.clone(), release.clone());
-        let mut missing = self.blocking(move || Ok(this.missing_firsts(&of))).await?.into_iter();
-        let mut under_way = JoinSet::new();
-        loop {
-            while under_way.len() < self.settings.transfers {
-                let Some(wanted) = missing.next() else { break };
-                let (this, release) = (self.clone(), release.clone());
-                let work = async move { this.file(&release, wanted, Class::Background).await.map(drop) };
-                under_way.spawn_on(work, &self.runtime);
-            }
-            match under_way.join_next().await {
-                None => return Ok(()),
-                Some(ended) => ended.unwrap_or_else(|_| Err(died()))?,
-            }
-        }
-    }
-
-    /// One missing content of each chunk, which brings the chunk's others, and every missing large one.
-    fn missing_firsts(&self, release: &ReleaseContent) -> Vec<Wanted> {
-        let mut firsts = Vec::new();
-        for chunk in 0..release.layout.chunks.len() {
-            let mut small = false;
-            for wanted in release.beginning_in(chunk) {
-                if self.cas.holds((Area::Files, wanted.sha256)) {
-                    continue;
-                }
-                let whole = release.pieces(&wanted).is_some_and(|pieces| pieces.len() == 1);
-                if !whole || !std::mem::replace(&mut small, true) {
-                    firsts.push(wanted);
-                }
-            }
-        }
-        firsts
+    async fn bytes(&self, file: Arc<File>, size: u64) -> Result<Vec<u8>, Refusal> {
+        let cas = self.cas.clone();
+        self.blocking(move || cas.bytes(&file, size)).await
     }
 
     /// Joins or starts the transfer of a piece's chunk.
@@ -301,7 +234,8 @@ impl Fetcher {
                 _ => None,
             };
             let missing: Vec<_> = release.beginning_in(index).filter_map(lies_in_it).collect();
-            let mut batch = this.cas.batch(missing.iter().map(|(wanted, _)| on_disk(wanted.size)).sum())?;
+            let mut batch =
+                this.cas.batch(missing.iter().map(|(wanted, _)| on_disk(wanted.size)).sum(), Class::Background)?;
             for (wanted, piece) in missing {
                 let name = (Area::Files, wanted.sha256);
                 if this.cas.is_scarce() {
@@ -331,34 +265,42 @@ impl Fetcher {
         name: Name,
         size: u64,
         from: Option<(Arc<Plain>, Piece)>,
-    ) -> Result<std::fs::File, Refusal> {
+    ) -> Result<File, Refusal> {
         let this = self.clone();
         self.blocking(move || {
             if let Some(file) = this.cas.ready(name, size) {
                 return Ok(file);
             }
             let bytes = from.as_ref().map_or(Ok(&[][..]), |(plain, piece)| part(plain, piece))?;
-            this.cas.batch(on_disk(size))?.put(name, "file", bytes)
+            this.cas.batch(on_disk(size), Class::Foreground)?.put(name, "file", bytes)
         })
         .await
     }
 
-    /// Hashes what the cache has under that name, once for all who ask. `false` if there is
-    /// nothing, or nothing any more.
-    async fn verify(self: &Arc<Self>, name: Name, size: u64) -> Result<bool, Refusal> {
+    /// What the cache has under that name, for whoever may wait: until eviction has let go of it, and
+    /// until it is hashed, once for all who ask. `None` if there is nothing, or nothing any more.
+    async fn cached(self: &Arc<Self>, name: Name, size: u64) -> Result<Option<Arc<File>>, Refusal> {
+        if self.cas.surely_lacks(name) {
+            return Ok(None);
+        }
         let this = self.clone();
         let needed = || !self.cas.is_verified(name);
         let seat = self.files.join(&self.runtime, name, Class::Foreground, needed, move |landing| async move {
             let cas = this.cas.clone();
-            let verify = move || cas.verify(name, size).map(|file| Whole { there: file.is_some(), fetched: 0 });
+            let verify = move || cas.verify(name, size).map(|file| Whole { file: file.map(Arc::new), fetched: 0 });
             landing.end(this.blocking(verify).await);
         });
-        let Some(seat) = seat else { return Ok(true) };
-        landed(seat).await.map(|whole| whole.there)
+        match seat {
+            Some(seat) => landed(seat).await.map(|whole| whole.file),
+            None => {
+                let cas = self.cas.clone();
+                self.blocking(move || Ok(cas.ready_patiently(name, size)?.map(Arc::new))).await
+            }
+        }
     }
 
-    /// Puts a file of several chunks together, once for all who ask. Returns the bytes
-    /// transferred if this call began it.
+    /// Puts a file of several chunks together, once for all who ask. Returns it, unless somebody else
+    /// has brought it just now, and the bytes transferred if this call began it.
     async fn assemble(
         self: &Arc<Self>,
         name: Name,
@@ -367,16 +309,16 @@ impl Fetcher {
         pieces: Vec<Piece>,
         release: Option<&Arc<ReleaseContent>>,
         class: Class,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<(Option<Arc<File>>, u64), Refusal> {
         let (this, release) = (self.clone(), release.cloned());
         let needed = || !self.cas.is_verified(name);
         let seat = self.files.join(&self.runtime, name, class, needed, move |landing| async move {
             let done = this.write_pieces(name, what, size, pieces, release, class, &landing).await;
             landing.end(done);
         });
-        let Some(seat) = seat else { return Ok(0) };
+        let Some(seat) = seat else { return Ok((None, 0)) };
         let first = seat.first;
-        landed(seat).await.map(|whole| if first { whole.fetched } else { 0 })
+        landed(seat).await.map(|whole| (whole.file, if first { whole.fetched } else { 0 }))
     }
 
     #[allow(clippy::too_many_arguments)] // The inside of `assemble`, which is the interface.
@@ -390,8 +332,21 @@ impl Fetcher {
         mut class: Class,
         landing: &Landing<Name, Result<Whole, Refusal>>,
     ) -> Result<Whole, Refusal> {
-        let cas = self.cas.clone();
-        let (mut batch, draft) = self.blocking(move || Ok((cas.batch(on_disk(size))?, cas.draft()?))).await?;
+        let mut calls = self.cas.calls_for_room();
+        let (mut batch, draft) = loop {
+            let cas = self.cas.clone();
+            match self.blocking(move || Ok((cas.batch(on_disk(size), class)?, cas.draft()?))).await {
+                // Somebody may have come to wait for it meanwhile; else it is left to whoever does.
+                Err(refusal) if refusal.code == Code::CacheFull && class == Class::Background => {
+                    tokio::select! {
+                        biased;
+                        () = landing.hurried() => class = Class::Foreground,
+                        () = std::future::ready(()) => return Ok(Whole { file: None, fetched: 0 }),
+                    }
+                }
+                done => break done?,
+            }
+        };
         let draft = Arc::new(draft);
         let mut fetched = 0;
         let mut missing = pieces.iter();
@@ -410,21 +365,28 @@ impl Fetcher {
                 under_way.spawn_on(write, &self.runtime);
             }
             tokio::select! {
-                ended = under_way.join_next() => match ended {
-                    None => break,
-                    Some(ended) => ended.unwrap_or_else(|_| Err(died()))?,
-                },
+                biased;
                 () = landing.hurried(), if class == Class::Background => {
                     class = Class::Foreground;
+                    batch.hurry();
                     pieces.iter().for_each(|piece| {
                         self.chunks.hurry(&(piece.chunk.sha256, piece.chunk.plain_sha256));
                     });
                 }
+                Ok(()) = calls.changed(), if class == Class::Background => {
+                    tracing::debug!(sha256 = %name.1, "gave its room back");
+                    return Ok(Whole { file: None, fetched });
+                }
+                ended = under_way.join_next() => match ended {
+                    None => break,
+                    Some(ended) => ended.unwrap_or_else(|_| Err(died()))?,
+                },
             }
         }
         self.blocking(move || {
             let draft = Arc::try_unwrap(draft).map_err(|_| died())?;
-            batch.publish(draft, name, what, size).map(|_| Whole { there: true, fetched })
+            let file = batch.publish(draft, name, what, size)?;
+            Ok(Whole { file: Some(Arc::new(file)), fetched })
         })
         .await
     }

@@ -54,6 +54,10 @@ pub struct Status {
     /// How many files it may have open at once; none if that is not limited.
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// How often files of the mount are open. With cached reads a worker that took over knows of those
+    /// that were read since.
+    #[serde(default)]
+    pub open_handles: u64,
     /// Why the audit cannot be written, if it cannot.
     pub audit_error: Option<String>,
     /// `required` or `off`.

@@ -309,6 +309,7 @@ impl Desk {
             cache_keep_free: cache.keep_free,
             open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
             in_flight: cache.in_flight,
+            open_handles: COUNTS.open_handles(),
             audit_error: self.daemon.audit.health().failing,
             sandbox: match config.policy.sandbox {
                 SandboxPolicy::Required => "required",

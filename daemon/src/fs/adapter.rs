@@ -17,6 +17,7 @@ use super::answer::Mounted;
 use super::handle::Handle;
 use super::ino::Ino;
 use super::node::{Attr, Found, Lifetime};
+use super::open::Opened;
 use super::vfs::Listing;
 use super::wire::{BLOCK, FOREVER, asker, attributes, fit, kind, nothing, read, send_sized, text_at, ttl};
 use crate::errno::{FsError, report};
@@ -86,9 +87,16 @@ impl Filesystem for Mounted {
             return reply.error(read_only());
         }
         let (vfs, ino, asker) = (Arc::clone(&self.0.vfs), Ino(ino.0), asker(request));
-        let work = async move { vfs.open(ino, asker).await };
+        let (unique, inner) = (self.0.opening(request.unique()), Arc::clone(&self.0));
+        let work = async move {
+            let opened = vfs.open(ino, asker).await?;
+            if let Opened::File(file) = &opened {
+                inner.settle(ino, file).await;
+            }
+            Ok(opened)
+        };
         self.answer("open", reply, work, move |inner, reply, opened| match opened {
-            Ok(opened) => inner.opened(reply, ino, opened),
+            Ok(opened) => inner.opened(reply, ino, unique, opened),
             Err(errno) => reply.error(errno),
         });
     }
@@ -126,15 +134,15 @@ impl Filesystem for Mounted {
     fn release(
         &self,
         _: &Request,
-        ino: INodeNo,
+        _: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<fuser::LockOwner>,
         _: bool,
         reply: fuser::ReplyEmpty,
     ) {
+        self.0.close(handle);
         reply.ok();
-        self.0.close(Ino(ino.0), handle);
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {

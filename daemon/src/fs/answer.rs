@@ -6,18 +6,19 @@
 //! every request gets a reply, and bounds how long that may take: a process that waits for an
 //! open cannot be killed.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fuser::{Errno, FileHandle, FopenFlags};
+use fuser::{Errno, FileHandle, FopenFlags, RequestId};
 use tokio::runtime::Handle as Runtime;
 use tracing::Instrument;
 
-use super::handle::{Backings, Handle, Handles};
+use super::backings::{Backings, Request, Source};
+use super::handle::{Handle, Handles};
 use super::ino::Ino;
 use super::open::Opened;
 use super::pulse::Pulse;
@@ -28,6 +29,12 @@ use crate::mount::{Backed, Backing, Inherited, Reads};
 /// The last deadline of any request. The rooms behind have shorter ones of their own, and say
 /// better what was slow; this one holds whatever they do.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How much of two files is compared at once.
+const PART: usize = 256 << 10;
+
+/// The mark of a request that the kernel sends again: FUSE_UNIQUE_RESEND of <linux/fuse.h>.
+const AGAIN: u64 = 1 << 63;
 
 /// The file system as fuser serves it.
 #[derive(Debug)]
@@ -116,15 +123,16 @@ impl Mounted {
 }
 
 impl Inner {
-    pub(super) fn opened(&self, reply: fuser::ReplyOpen, ino: Ino, opened: Opened) {
+    /// Answers request `unique` with what was opened.
+    pub(super) fn opened(&self, reply: fuser::ReplyOpen, ino: Ino, unique: u64, opened: Opened) {
         // Flush says nothing to us, and would cost a round trip at every close.
         let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         match opened {
             Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
             Opened::File(file) => match self.backing.reads() {
                 Reads::Cached => reply.opened(FileHandle(self.handles.insert(Handle::Cached(file))), cached),
-                Reads::Passthrough => match self.back(ino, &file) {
-                    Ok(id) => reply_backed(reply, &id),
+                Reads::Passthrough => match self.back(ino, unique, &file) {
+                    Ok((id, handle)) => reply_backed(reply, &id, handle),
                     // Not read through us instead: an inode must never have two ways of reading.
                     Err(error) => {
                         let error = FsError::Internal(format!("the kernel refused a backing file: {error}"));
@@ -135,23 +143,61 @@ impl Inner {
         }
     }
 
-    fn back(&self, ino: Ino, file: &std::fs::File) -> std::io::Result<Arc<Backed>> {
-        let found = file.metadata()?;
-        self.backings.open(ino, (found.dev(), found.ino()), || self.backing.open(ino.0, file))
+    fn back(&self, ino: Ino, unique: u64, file: &std::fs::File) -> std::io::Result<(Arc<Backed>, FileHandle)> {
+        let request = Request { handle: self.handles.number(), unique };
+        let id = self.backings.open(ino, source(file)?, request, || self.backing.open(ino.0, file))?;
+        Ok((id, FileHandle(request.handle)))
+    }
+
+    /// Sees to an inode that is open with another file than the cache has now, because that was wiped.
+    /// The kernel takes one file per inode: the new one if nobody has it open, else the old one, and
+    /// that only if it holds what was verified. If it does not, the open will fail.
+    pub(super) async fn settle(self: Arc<Self>, ino: Ino, file: &std::fs::File) {
+        if self.backing.reads() != Reads::Passthrough {
+            return;
+        }
+        let work = || -> std::io::Result<Option<(Source, std::fs::File)>> {
+            let source = source(file)?;
+            Ok(if self.backings.differs(ino, source) { Some((source, file.try_clone()?)) } else { None })
+        };
+        let Ok(Some((new, file))) = work() else { return };
+        let this = Arc::clone(&self);
+        let compared = self.runtime.spawn_blocking(move || {
+            let old = this.backing.again(ino.0)?;
+            if same(&old, &file)? {
+                this.backings.is_twin(ino, source(&old)?, new);
+            }
+            std::io::Result::Ok(())
+        });
+        if let Ok(Err(error)) = compared.await {
+            tracing::warn!(%error, "the file that an inode is open with cannot be compared with the cache's");
+        }
+    }
+
+    /// The number of a request to open. If it comes again, what a predecessor noted for it is void.
+    pub(super) fn opening(&self, unique: RequestId) -> u64 {
+        let number = unique.0 & !AGAIN;
+        if number != unique.0 {
+            self.backings.comes_again(number);
+        }
+        number
     }
 
     /// Takes up the backing ids that a predecessor made. Before the first request is served.
     pub(super) fn inherit(&self) -> std::io::Result<()> {
         for Inherited { backed, source, handles } in self.backing.inherited()? {
-            self.backings.inherit(Ino(backed.ino()), source, backed, handles);
+            let request = |(slot, handle, unique)| (slot, Request { handle, unique });
+            let handles: Vec<_> = handles.into_iter().map(request).collect();
+            self.backings.inherit(Ino(backed.ino()), source, backed, &handles);
         }
         Ok(())
     }
 
-    /// A file's handle was closed, and that has been answered.
-    pub(super) fn close(&self, ino: Ino, handle: FileHandle) {
-        if self.handles.remove(handle.0).is_none() {
-            self.backings.close(ino);
+    /// A file's handle was closed. Said before that is answered, so that it is said once more if this
+    /// process ends in between.
+    pub(super) fn close(&self, handle: FileHandle) {
+        if !self.backings.close(handle.0) {
+            drop(self.handles.remove(handle.0));
         }
     }
 
@@ -189,12 +235,37 @@ impl Inner {
     }
 }
 
+fn source(file: &std::fs::File) -> std::io::Result<Source> {
+    file.metadata().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether two files hold the same bytes.
+fn same(one: &std::fs::File, other: &std::fs::File) -> std::io::Result<bool> {
+    let size = one.metadata()?.len();
+    if other.metadata()?.len() != size {
+        return Ok(false);
+    }
+    let mut parts = [vec![0; PART], vec![0; PART]];
+    let mut at = 0;
+    while at < size {
+        let length = PART.min(usize::try_from(size - at).unwrap_or(PART));
+        let [first, second] = &mut parts;
+        one.read_exact_at(&mut first[..length], at)?;
+        other.read_exact_at(&mut second[..length], at)?;
+        if first[..length] != second[..length] {
+            return Ok(false);
+        }
+        at += length as u64;
+    }
+    Ok(true)
+}
+
 /// The id belongs to the supervisor: fuser's own type of it would close it on drop.
 #[allow(unsafe_code)]
-fn reply_backed(reply: fuser::ReplyOpen, id: &Backed) {
+fn reply_backed(reply: fuser::ReplyOpen, id: &Backed, handle: FileHandle) {
     // SAFETY: the kernel has this id, and `into_raw` keeps fuser from giving it back.
     let raw = unsafe { reply.wrap_backing(id.id()) };
-    // Handle 0: the kernel asks nothing about this file any more. KEEP_CACHE must not go with it.
-    reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &raw);
+    // KEEP_CACHE must not go with it.
+    reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &raw);
     raw.into_raw();
 }

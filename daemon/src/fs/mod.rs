@@ -22,6 +22,7 @@
 mod access;
 pub mod adapter;
 mod answer;
+mod backings;
 mod handle;
 pub mod ino;
 mod invalidate;

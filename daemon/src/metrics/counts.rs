@@ -13,12 +13,13 @@ pub(crate) static COUNTS: Counts = Counts::new();
 /// Mirrors that get lines of their own; a configuration has a handful.
 const MIRRORS: usize = 32;
 
-/// Numbers that only rise.
+/// Numbers that only rise, but for what is open.
 #[derive(Debug)]
 pub(crate) struct Counts {
     pub(super) opens: Outcomes,
     pub(super) launches: Outcomes,
     pub(super) mirrors: Mutex<BTreeMap<String, Fetches>>,
+    open_handles: AtomicU64,
     pub(super) evictions: AtomicU64,
     pub(super) quarantines: AtomicU64,
     pub(super) audit_failures: AtomicU64,
@@ -46,6 +47,7 @@ impl Counts {
             opens: Outcomes::new(),
             launches: Outcomes::new(),
             mirrors: Mutex::new(BTreeMap::new()),
+            open_handles: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             quarantines: AtomicU64::new(0),
             audit_failures: AtomicU64::new(0),
@@ -55,6 +57,21 @@ impl Counts {
     /// A file was opened, or was not for this reason.
     pub(crate) fn open(&self, refused: Option<Code>) {
         self.opens.add(refused);
+    }
+
+    /// There is one more handle of a file in the mount.
+    pub(crate) fn opened(&self) {
+        self.open_handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// There is one less.
+    pub(crate) fn closed(&self) {
+        self.open_handles.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How often files of the mount are open.
+    pub(crate) fn open_handles(&self) -> u64 {
+        self.open_handles.load(Ordering::Relaxed)
     }
 
     /// A launch was decided.

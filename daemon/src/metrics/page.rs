@@ -12,7 +12,7 @@ use crate::daemon::Daemon;
 use crate::registry::now;
 
 /// All families: name, type, what it says.
-pub(super) const FAMILIES: [(&str, &str, &str); 35] = [
+pub(super) const FAMILIES: [(&str, &str, &str); 36] = [
     ("mcpfs_build_info", "gauge", "1, labelled with the program's version, the registry and how files are read."),
     ("mcpfs_start_time_seconds", "gauge", "When this worker started, since 1970."),
     ("mcpfs_worker_generation", "gauge", "Number of this worker on its mount, 1 for the first."),
@@ -34,6 +34,7 @@ pub(super) const FAMILIES: [(&str, &str, &str); 35] = [
     ("mcpfs_servers_refused", "gauge", "Servers that do not, by code; hidden ones are not counted."),
     ("mcpfs_launches_total", "counter", "Launches that were decided, by outcome."),
     ("mcpfs_opens_total", "counter", "Opens of files in the mount, by outcome."),
+    ("mcpfs_open_handles", "gauge", "How often files in the mount are open, as far as this worker knows."),
     ("mcpfs_fetch_requests_total", "counter", "Requests to a mirror."),
     ("mcpfs_fetch_bytes_total", "counter", "Bytes that a mirror sent."),
     ("mcpfs_fetch_seconds_total", "counter", "Time that a mirror took for its answers."),
@@ -65,6 +66,7 @@ pub(super) fn page(daemon: &Daemon, generation: u64) -> String {
     head(&mut page, daemon);
     page.outcomes("mcpfs_launches_total", &COUNTS.launches.all());
     page.outcomes("mcpfs_opens_total", &COUNTS.opens.all());
+    page.one("mcpfs_open_handles", COUNTS.open_handles() as f64);
     fetches(&mut page);
     cache(&mut page, daemon);
     audit(&mut page, daemon);

@@ -4,6 +4,7 @@
 //! disk's own file system, and unharmed if the daemon dies. The id belongs to the connection,
 //! and making one needs CAP_SYS_ADMIN, so the supervisor answers behind this door.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,6 +15,7 @@ use fuser::{InitFlags, KernelConfig};
 use rustix::fs::{Mode, OFlags};
 
 use crate::supervisor::backings::Record;
+use crate::supervisor::opens::Open;
 use crate::supervisor::wire::Message;
 use crate::worker::Link;
 
@@ -51,8 +53,8 @@ pub struct Inherited {
     pub backed: Backed,
     /// Device and inode number of the file that it stands for.
     pub source: (u64, u64),
-    /// Handles on it, or more of them than there are.
-    pub handles: u64,
+    /// The handles on it: the slot of each, its number, and its request's.
+    pub handles: Vec<(u32, u64, u64)>,
 }
 
 impl Backed {
@@ -66,12 +68,20 @@ impl Backed {
         self.id
     }
 
-    /// Notes for a successor how often the inode is open.
+    /// Notes for a successor that this handle is open; `unique` is the request that opens it.
     ///
     /// # Errors
-    /// If it cannot be noted; then nobody may be told of another handle.
-    pub fn note_handles(&self, handles: u64) -> io::Result<()> {
-        self.link.mounted()?.counts().set(self.cell, handles)
+    /// If it cannot be noted; then nobody may be told of the handle.
+    pub fn note_open(&self, slot: u32, number: u64, unique: u64) -> io::Result<()> {
+        self.link.mounted()?.opens().note(&Open { slot, number, unique, cell: self.cell })
+    }
+
+    /// Notes that it is closed.
+    ///
+    /// # Errors
+    /// If it cannot be noted; then a successor keeps the file open.
+    pub fn note_close(&self, slot: u32) -> io::Result<()> {
+        self.link.mounted()?.opens().clear(slot)
     }
 }
 
@@ -138,6 +148,14 @@ impl Backing {
         *self.reads.get_or_init(|| reads)
     }
 
+    /// The file that the backing id of `ino` stands for, which may have lost its path since.
+    ///
+    /// # Errors
+    /// Whatever the supervisor or the kernel answers.
+    pub fn again(&self, ino: u64) -> io::Result<File> {
+        self.link.as_ref().ok_or(io::ErrorKind::Unsupported)?.again(ino)
+    }
+
     /// A backing id for `file`, which must be read-only, verified and complete: the kernel will
     /// serve whatever is in it. The same inode needs the same id for as long as it is open.
     ///
@@ -158,12 +176,21 @@ impl Backing {
     pub fn inherited(&self) -> io::Result<Vec<Inherited>> {
         let Some(link) = self.link.as_ref().filter(|_| self.reads() == Reads::Passthrough) else { return Ok(vec![]) };
         let device = link.mounted()?;
+        let mut handles: HashMap<u32, Vec<(u32, u64, u64)>> = HashMap::new();
+        for Open { slot, number, unique, cell } in device.opens().all()? {
+            handles.entry(cell).or_default().push((slot, number, unique));
+        }
         let inherited = |record: Record| Inherited {
             source: record.source,
-            handles: device.counts().get(record.cell),
+            handles: handles.remove(&record.cell).unwrap_or_default(),
             backed: Backed { ino: record.ino, id: record.id, cell: record.cell, link: Arc::clone(link) },
         };
-        Ok(device.backings()?.into_iter().map(inherited).collect())
+        let found = device.backings()?.into_iter().map(inherited).collect();
+        // Of ids that are no more: the next id in that cell must not have them.
+        for (slot, ..) in handles.into_values().flatten() {
+            device.opens().clear(slot)?;
+        }
+        Ok(found)
     }
 }
 

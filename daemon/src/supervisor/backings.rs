@@ -8,10 +8,8 @@
 //!
 //! An id belongs to the connection and outlives every process. The kernel insists on one id per
 //! inode while it is open anywhere, so a successor has to know them all: they are kept in a memory
-//! file that systemd can keep for us too. How often an inode is open is the worker's to count, in
-//! a second memory file, so that the count survives it. A count may come out too high, when a
-//! worker dies between counting and answering; then an id is kept that nobody needs. It never
-//! comes out too low.
+//! file that systemd can keep for us too. Which handles are open on them is the worker's to note, in
+//! a second memory file ([`Opens`]), so that it survives the worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -24,12 +22,14 @@ use fuser::BackingId;
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::handle::{self, FileHandle};
+use super::opens::Opens;
+
 /// Ids at most: as many files as a busy host has open, many times over.
 const CELLS: u32 = 1 << 16;
-/// Bytes of a record: inode in the mount, device and inode of the file, id, and whether it is in use.
-const RECORD: u64 = 32;
-/// Bytes of a count.
-const COUNT: u64 = 4;
+/// Bytes of a record: inode in the mount, device and inode of the file, id, whether it is in use, and
+/// the file's handle: length, kind, bytes.
+const RECORD: u64 = 40 + handle::LONGEST as u64;
 
 /// A backing id that the kernel has, as a successor finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,10 @@ pub(crate) struct Record {
     pub(crate) source: (u64, u64),
     /// As the kernel numbers it.
     pub(crate) id: u32,
-    /// Its place, here and among the counts.
+    /// Its place.
     pub(crate) cell: u32,
+    /// What finds the file whatever becomes of its path, if its file system can do that.
+    pub(crate) handle: Option<FileHandle>,
 }
 
 impl Record {
@@ -51,14 +53,22 @@ impl Record {
         bytes[8..16].copy_from_slice(&self.source.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.source.1.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.id.to_le_bytes());
-        bytes[28..].copy_from_slice(&1u32.to_le_bytes());
+        bytes[28..32].copy_from_slice(&1u32.to_le_bytes());
+        if let Some(handle) = &self.handle {
+            bytes[32..36].copy_from_slice(&handle.length.to_le_bytes());
+            bytes[36..40].copy_from_slice(&handle.kind.to_le_bytes());
+            bytes[40..].copy_from_slice(&handle.bytes);
+        }
         bytes
     }
 
     fn decode(cell: u32, bytes: &[u8]) -> Option<Self> {
         let eight = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let four = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let record = Self { ino: eight(0)?, source: (eight(8)?, eight(16)?), id: four(24)?, cell };
+        let handle =
+            FileHandle { length: four(32)?, kind: four(36)?.cast_signed(), bytes: bytes.get(40..)?.try_into().ok()? };
+        let handle = Some(handle).filter(|handle| handle.length > 0);
+        let record = Self { ino: eight(0)?, source: (eight(8)?, eight(16)?), id: four(24)?, cell, handle };
         (four(28)? == 1).then_some(record)
     }
 }
@@ -71,41 +81,17 @@ pub(crate) fn read(table: &File) -> io::Result<Vec<Record>> {
     Ok(records.filter_map(|(cell, bytes)| Record::decode(cell, bytes)).collect())
 }
 
-/// How often each inode is open; one number per cell.
-#[derive(Debug)]
-pub(crate) struct Counts(File);
-
-impl Counts {
-    pub(crate) fn of(file: File) -> Self {
-        Self(file)
-    }
-
-    pub(crate) fn get(&self, cell: u32) -> u64 {
-        let mut bytes = [0; COUNT as usize];
-        match self.0.read_exact_at(&mut bytes, u64::from(cell) * COUNT) {
-            Ok(()) => u64::from(u32::from_le_bytes(bytes)),
-            // Never written: nobody has it open.
-            Err(_) => 0,
-        }
-    }
-
-    /// # Errors
-    /// If memory is short; then the open must fail, for a successor would not know of it.
-    pub(crate) fn set(&self, cell: u32, handles: u64) -> io::Result<()> {
-        let handles = u32::try_from(handles).unwrap_or(u32::MAX);
-        self.0.write_all_at(&handles.to_le_bytes(), u64::from(cell) * COUNT)
-    }
-}
-
 /// The supervisor's side.
 #[derive(Debug)]
 pub(super) struct Backings {
     /// The cache's directory without links, and its device.
     cache: (PathBuf, (u32, u32)),
+    /// The same, open.
+    root: File,
     /// The worker's user.
     user: u32,
     table: File,
-    counts: OwnedFd,
+    opens: OwnedFd,
     known: BTreeMap<u64, Record>,
     free: BTreeSet<u32>,
 }
@@ -113,26 +99,24 @@ pub(super) struct Backings {
 impl Backings {
     /// With new tables, or with those that an earlier supervisor left.
     pub(super) fn new(cache: &Path, user: u32, tables: Option<(OwnedFd, OwnedFd)>) -> io::Result<Self> {
-        let (table, counts) = match tables {
+        let (table, opens) = match tables {
             Some(tables) => tables,
-            None => (
-                memory("mcpfs-backings", RECORD * u64::from(CELLS))?,
-                memory("mcpfs-counts", COUNT * u64::from(CELLS))?,
-            ),
+            None => (memory("mcpfs-backings", RECORD * u64::from(CELLS))?, memory("mcpfs-opens", Opens::BYTES)?),
         };
         let cache = cache.canonicalize()?;
-        let device = about(File::open(&cache)?)?;
+        let root = File::open(&cache)?;
+        let device = about(&root)?;
         let device = (device.stx_dev_major, device.stx_dev_minor);
         let table = File::from(table);
         let known: BTreeMap<u64, Record> = read(&table)?.into_iter().map(|record| (record.ino, record)).collect();
         let used: BTreeSet<u32> = known.values().map(|record| record.cell).collect();
         let free = (0..CELLS).filter(|cell| !used.contains(cell)).collect();
-        Ok(Self { cache: (cache, device), user, table, counts, known, free })
+        Ok(Self { cache: (cache, device), root, user, table, opens, known, free })
     }
 
     /// The tables, for systemd.
     pub(super) fn tables(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.table.as_fd(), self.counts.as_fd())
+        (self.table.as_fd(), self.opens.as_fd())
     }
 
     /// The tables for the worker, who may only read the first. Opened anew, since flags such as
@@ -142,7 +126,7 @@ impl Backings {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())
         };
-        Ok((again(&self.table, OFlags::RDONLY)?, again(&self.counts, OFlags::RDWR)?))
+        Ok((again(&self.table, OFlags::RDONLY)?, again(&self.opens, OFlags::RDWR)?))
     }
 
     /// An id for `ino` and `file`.
@@ -158,7 +142,7 @@ impl Backings {
         let cell = *self.free.first().ok_or(Errno::NFILE)?;
         let id =
             BackingId::create_raw(fuse, file).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        let record = Record { ino, source, id, cell };
+        let record = Record { ino, source, id, cell, handle: FileHandle::of(file) };
         self.write(cell, &record.encode())?;
         self.free.remove(&cell);
         self.known.insert(ino, record);
@@ -175,6 +159,16 @@ impl Backings {
         self.write(record.cell, &[0; RECORD as usize])?;
         self.free.insert(record.cell);
         super::ioctl::close_backing(fuse, record.id)
+    }
+
+    /// The file that the id of `ino` stands for, opened once more: it may have lost its path.
+    ///
+    /// # Errors
+    /// ENOENT if the inode has no id, EOPNOTSUPP if its file cannot be found by a handle, and what the
+    /// kernel says.
+    pub(super) fn again(&self, ino: u64) -> Result<OwnedFd, Errno> {
+        let record = self.known.get(&ino).ok_or(Errno::NOENT)?;
+        record.handle.ok_or(Errno::OPNOTSUPP)?.open(&self.root)
     }
 
     fn write(&self, cell: u32, record: &[u8]) -> Result<(), Errno> {
@@ -221,6 +215,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 
     use super::*;
+    use crate::supervisor::opens::Open;
 
     #[test]
     fn only_whole_readable_files_of_the_cache() {
@@ -262,24 +257,24 @@ mod tests {
     fn tables_are_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let backings = Backings::new(dir.path(), 0, None).unwrap();
-        let one = Record { ino: 7 << 32, source: (1, 2), id: 3, cell: 0 };
-        let two = Record { ino: 9, source: (1, u64::MAX), id: u32::MAX, cell: 5 };
+        let one = Record { ino: 7 << 32, source: (1, 2), id: 3, cell: 0, handle: None };
+        let handle = Some(FileHandle { length: 8, kind: -1, bytes: [7; handle::LONGEST] });
+        let two = Record { ino: 9, source: (1, u64::MAX), id: u32::MAX, cell: 5, handle };
         for record in [one, two] {
             backings.write(record.cell, &record.encode()).unwrap();
         }
-        let tables = (backings.table.try_clone().unwrap().into(), backings.counts.try_clone().unwrap());
-        let counts = Counts::of(tables.1.try_clone().unwrap().into());
-        counts.set(5, 2).unwrap();
+        let tables = (backings.table.try_clone().unwrap().into(), backings.opens.try_clone().unwrap());
         let again = Backings::new(dir.path(), 0, Some(tables)).unwrap();
         assert_eq!(again.known.values().copied().collect::<Vec<_>>(), [two, one]);
         assert!(!again.free.contains(&0) && !again.free.contains(&5) && again.free.contains(&1));
-        assert_eq!((counts.get(5), counts.get(0), counts.get(CELLS)), (2, 0, 0));
         let (table, shared) = again.shared().unwrap();
         assert_eq!(read(&File::from(table.try_clone().unwrap())).unwrap(), [one, two]);
         assert!(rustix::io::write(&table, b"x").is_err(), "the worker only reads it");
         rustix::fs::fcntl_setfl(&shared, OFlags::APPEND).unwrap();
-        counts.set(4, 1).unwrap();
-        assert_eq!(counts.get(4), 1, "another opening's flags");
+        let open = Open { slot: 3, number: 7, unique: 2, cell: 5 };
+        let opens = Opens::of(again.opens.try_clone().unwrap().into());
+        opens.note(&open).unwrap();
+        assert_eq!(opens.all().unwrap(), [open], "another opening's flags");
         assert!(rustix::fs::ftruncate(&shared, 1 << 40).is_err() && rustix::fs::ftruncate(&shared, 0).is_err());
         assert!(rustix::fs::fcntl_add_seals(&shared, SealFlags::WRITE).is_err());
     }

@@ -41,8 +41,10 @@ const KILLED: u32 = 100;
 enum Ended {
     /// This process was asked to end.
     Asked,
-    /// It died, or was silent and killed.
+    /// It died.
     Died,
+    /// It was silent, or talks nonsense, and is to be killed.
+    Condemned,
     /// It ended because the mount is gone.
     Unmounted,
 }
@@ -143,9 +145,9 @@ impl Supervisor {
                     self.service.forget();
                     return Ok(());
                 }
-                Ok(Ended::Died) => {
+                Ok(ended @ (Ended::Died | Ended::Condemned)) => {
                     let status = kill(&mut worker)?;
-                    self.after_death(&worker, status)?;
+                    self.after_death(&worker, status, matches!(ended, Ended::Died))?;
                 }
                 Err(error) => {
                     kill(&mut worker)?;
@@ -165,7 +167,7 @@ impl Supervisor {
                 return match (worker.serves, self.served) {
                     (Some(_), _) => {
                         tracing::error!(pid = worker.id(), "the worker has said nothing for {SILENCE:?}; replacing it");
-                        Ok(Ended::Died)
+                        Ok(Ended::Condemned)
                     }
                     (None, Some(_)) => Err(outage(format!("none was ready within {} s", OUTAGE.as_secs()))),
                     (None, None) => Err(outage("the first was not ready in time".to_owned())),
@@ -259,10 +261,10 @@ impl Supervisor {
                 self.mount()?;
                 let session = self.session.as_ref().ok_or(Errno::NODEV);
                 session.and_then(|session| {
-                    let (table, counts) = self.backings.shared().map_err(|_| Errno::IO)?;
+                    let (table, opens) = self.backings.shared().map_err(|_| Errno::IO)?;
                     let (fuse, _) = session.descriptors();
                     let message = Message::Mounted(session.init().to_vec());
-                    worker.answer(&message, &[fuse, table.as_fd(), counts.as_fd()]).map_err(|_| Errno::IO)
+                    worker.answer(&message, &[fuse, table.as_fd(), opens.as_fd()]).map_err(|_| Errno::IO)
                 })
             }
             (Message::Init(reply), []) => match self.session.as_mut() {
@@ -283,6 +285,10 @@ impl Supervisor {
                 self.backings.close(session.descriptors().0, ino)?;
                 done(worker)
             }),
+            (Message::Again { ino }, []) => self
+                .backings
+                .again(ino)
+                .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
             (Message::Secret(secret), []) => room::secret(&self.settings, secret)
                 .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
             (Message::Executable { pid }, []) => {
@@ -332,8 +338,8 @@ impl Supervisor {
     /// Gives systemd everything that a session is made of.
     fn store(&self, session: &Session) {
         let (fuse, record) = session.descriptors();
-        let (table, counts) = self.backings.tables();
-        self.service.store([self.listener.as_fd(), table, counts, record, fuse]);
+        let (table, opens) = self.backings.tables();
+        self.service.store([self.listener.as_fd(), table, opens, record, fuse]);
     }
 
     fn mount(&mut self) -> Result<(), SupervisorError> {
@@ -371,8 +377,9 @@ impl Supervisor {
         unmounted.map(drop).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
     }
 
-    /// What comes after a worker's death: an end, or everything that its successor needs.
-    fn after_death(&mut self, worker: &Worker, status: ExitStatus) -> Result<(), SupervisorError> {
+    /// What comes after a worker's death: an end, or everything that its successor needs. `by_others` says
+    /// that this process did not kill it.
+    fn after_death(&mut self, worker: &Worker, status: ExitStatus, by_others: bool) -> Result<(), SupervisorError> {
         let Some(served) = self.served else {
             return Err(SupervisorError::NeverServed { status });
         };
@@ -380,6 +387,8 @@ impl Supervisor {
         match (worker.serves, status.signal()) {
             (Some(since), _) if since.elapsed() > EARLY => (self.early_deaths, self.early_kills) = (0, 0),
             (Some(_), Some(libc::SIGKILL)) => self.early_kills += 1,
+            // Also before it served.
+            (None, Some(libc::SIGKILL)) if by_others => self.early_kills += 1,
             _ => self.early_deaths += 1,
         }
         if self.early_deaths >= HOPELESS || self.early_kills >= KILLED {
@@ -444,12 +453,12 @@ fn done(worker: &Worker) -> Result<(), Errno> {
 
 fn nonsense(worker: &Worker, what: &str) -> Ended {
     tracing::error!(pid = worker.id(), what, "the worker talks nonsense; replacing it");
-    Ended::Died
+    Ended::Condemned
 }
 
 /// The session that systemd kept, if it is whole and still ours.
 fn take_over(settings: &Settings, service: &Service) -> Option<(Session, Backings, UnixListener)> {
-    let [control, table, counts, record, fuse] = service.stored()?;
+    let [control, table, opens, record, fuse] = service.stored()?;
     let taken = || -> io::Result<_> {
         let point = Mountpoint::mounted(&settings.at).map_err(io::Error::other)?;
         let point = point.ok_or_else(|| io::Error::other("nothing of ours is mounted there any more"))?;
@@ -457,7 +466,7 @@ fn take_over(settings: &Settings, service: &Service) -> Option<(Session, Backing
         if session.is_over() {
             return Err(io::Error::other("its connection was aborted"));
         }
-        Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, counts)))?))
+        Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, opens)))?))
     };
     match taken() {
         Ok((session, backings)) => Some((session, backings, UnixListener::from(control))),

@@ -17,8 +17,10 @@
 
 pub(crate) mod backings;
 mod child;
+mod handle;
 mod ioctl;
 mod keep;
+pub(crate) mod opens;
 mod room;
 mod service;
 mod session;

@@ -20,7 +20,7 @@ use super::wire::INIT_REPLY;
 use crate::mount::{MountError, Mountpoint};
 
 /// The first bytes of the record; the number changes with its shape.
-const MAGIC: &[u8; 8] = b"mcpfs\0\0\x01";
+const MAGIC: &[u8; 8] = b"mcpfs\0\0\x02";
 /// Longest INIT request kept: fuse_in_header and fuse_init_in are 104 bytes.
 const INIT: usize = 256;
 /// Longest mount point kept, bytes.
@@ -271,7 +271,7 @@ mod tests {
             assert_eq!(bytes.len(), RECORD);
             assert_eq!(Stored::decode(&bytes), Some(stored));
             let mut other = bytes.clone();
-            other[7] = 2;
+            other[7] = 1;
             assert_eq!(Stored::decode(&other), None, "another version's record");
             let mut long = bytes.clone();
             long[16..20].fill(0xff);

@@ -58,7 +58,7 @@ pub(crate) enum Message {
     Reloaded,
     /// Door, a question: mount, if it is not mounted yet.
     Mount,
-    /// Door, an answer: the kernel's INIT; with the device, the table of backing ids, and their counts.
+    /// Door, an answer: the kernel's INIT; with the device, the tables of backing ids and of open handles.
     Mounted(Vec<u8>),
     /// Door, a question: this is how I would answer the kernel's INIT.
     Init([u8; INIT_REPLY]),
@@ -69,6 +69,11 @@ pub(crate) enum Message {
     },
     /// Door, a question: give this inode's backing id back.
     Unback {
+        /// The inode's number in the mount.
+        ino: u64,
+    },
+    /// Door, a question: the file that this inode's backing id stands for, which may have lost its path.
+    Again {
         /// The inode's number in the mount.
         ino: u64,
     },
@@ -83,11 +88,11 @@ pub(crate) enum Message {
     Opened,
     /// Door, an answer: it is done.
     Done,
-    /// Door, an answer: the id, and the place of its count of handles.
+    /// Door, an answer: the id, and its place in the table.
     Backed {
         /// As the kernel numbers it.
         id: u32,
-        /// Its place in the table of handles.
+        /// Its place.
         cell: u32,
     },
     /// Door, an answer: a path, not necessarily UTF-8.
@@ -115,6 +120,7 @@ impl Message {
             Self::Path(path) => (14, (0, 0), path.get(..TEXT).unwrap_or(path)),
             Self::Secret(secret) => (18, (*secret as u64, 0), &[]),
             Self::Opened => (19, (0, 0), &[]),
+            Self::Again { ino } => (20, (*ino, 0), &[]),
             Self::Mount => (16, (0, 0), &[]),
             Self::Mounted(init) => (17, (0, 0), init.get(..TEXT).unwrap_or(init)),
             Self::No(errno) => (15, (u64::from(errno.unsigned_abs()), 0), &[]),
@@ -157,6 +163,7 @@ impl Message {
             18 if first == Secret::Token as u64 => Self::Secret(Secret::Token),
             18 if first == Secret::ClientCertificate as u64 => Self::Secret(Secret::ClientCertificate),
             19 => Self::Opened,
+            20 => Self::Again { ino: first },
             _ => return None,
         })
     }
@@ -270,6 +277,7 @@ mod tests {
             Message::Init([7; INIT_REPLY]),
             Message::Back { ino: 1 << 40 },
             Message::Unback { ino: 9 },
+            Message::Again { ino: 9 },
             Message::Executable { pid: 1 },
             Message::Done,
             Message::Backed { id: 3, cell: u32::MAX },

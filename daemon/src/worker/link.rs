@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::sync::mpsc;
 
-use crate::supervisor::backings::{self, Counts, Record};
+use crate::supervisor::backings::{self, Record};
+use crate::supervisor::opens::Opens;
 use crate::supervisor::wire::{self, Message, Secret};
 
 /// How long an answer may take. The supervisor does nothing slow; one that is stopped is killed by
@@ -35,7 +36,7 @@ pub(crate) struct Device {
     init: Vec<u8>,
     fuse: OwnedFd,
     table: File,
-    counts: Counts,
+    opens: Opens,
 }
 
 impl Device {
@@ -49,9 +50,9 @@ impl Device {
         self.fuse.as_fd()
     }
 
-    /// How often each inode is open.
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.counts
+    /// The handles that are open on backing ids.
+    pub(crate) fn opens(&self) -> &Opens {
+        &self.opens
     }
 
     /// The backing ids that there are.
@@ -116,12 +117,12 @@ impl Link {
             return Ok(device);
         }
         let (answer, mut with) = self.ask_for(&Message::Mount, &[])?;
-        let (Message::Mounted(init), Some(counts), Some(table), Some(fuse)) =
+        let (Message::Mounted(init), Some(opens), Some(table), Some(fuse)) =
             (answer, with.pop(), with.pop(), with.pop())
         else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        let device = Device { init, fuse, table: table.into(), counts: Counts::of(counts.into()) };
+        let device = Device { init, fuse, table: table.into(), opens: Opens::of(opens.into()) };
         Ok(self.mounted.get_or_init(|| device))
     }
 
@@ -130,7 +131,19 @@ impl Link {
     /// # Errors
     /// What root met there.
     pub(crate) fn secret(&self, secret: Secret) -> io::Result<File> {
-        match self.ask_for(&Message::Secret(secret), &[])? {
+        self.file(&Message::Secret(secret))
+    }
+
+    /// The file that an inode's backing id stands for, whether it still has a path or not.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be found.
+    pub(crate) fn again(&self, ino: u64) -> io::Result<File> {
+        self.file(&Message::Again { ino })
+    }
+
+    fn file(&self, question: &Message) -> io::Result<File> {
+        match self.ask_for(question, &[])? {
             (Message::Opened, mut with) if with.len() == 1 => {
                 with.pop().map(File::from).ok_or(io::ErrorKind::InvalidData.into())
             }

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mcpfs_trust::digest::Digest;
 use serde_json::json;
 
 use super::{FILLER_BYTES, World, fillers};
@@ -14,54 +15,100 @@ use crate::fixture;
 use crate::mcp::McpClient;
 use crate::registry::files_below;
 
-use super::tally::Tally;
+use super::tally::{Tally, Wants};
 
 /// A file of the mount and what must be in it.
 pub(super) struct Known {
     path: PathBuf,
     bytes: Vec<u8>,
+    /// Where the cache has it.
+    cached: PathBuf,
+}
+
+/// What everybody reads, over and over.
+pub(super) struct All {
+    files: Vec<Known>,
+    /// Where the cache has the trees and layouts of these releases, once all was read.
+    metadata: Vec<PathBuf>,
+}
+
+impl Known {
+    /// Whether the cache has it.
+    fn is_here(&self) -> bool {
+        self.bytes.is_empty() || self.cached.exists()
+    }
+}
+
+impl All {
+    /// Whether trees and layouts are here: a worker that has just begun needs them for everything.
+    fn metadata_is_here(&self) -> bool {
+        self.metadata.iter().all(|file| file.exists())
+    }
+
+    fn is_here(&self, known: &Known) -> bool {
+        known.is_here() && self.metadata_is_here()
+    }
+}
+
+/// A content's place below the cache.
+fn cache_place(bytes: &[u8]) -> String {
+    let sha256 = Digest::of(bytes).to_string();
+    format!("files/{}/{sha256}", &sha256[..2])
 }
 
 fn said(path: &Path) -> impl Fn(io::Error) -> String + '_ {
     move |error| format!("{}: {error}", path.display())
 }
 
-/// Every file of what all read.
-pub(super) fn known(world: &World) -> Vec<Known> {
+/// Every file of what all read; reads it once, so that it is here.
+pub(super) fn all(world: &World, tally: &Tally) -> All {
     let trees = [("hello-1.1.0", "hello/1.1.0"), ("files", "files/1.0.0")];
+    let cache = world.host.path("cache");
     let of = |(directory, release): (&str, &str)| {
         let (source, tree) = (world.source(directory), world.host.at(release).join("tree"));
-        let file =
-            |name: String| Known { path: tree.join(&name), bytes: std::fs::read(source.join(name)).expect("ours") };
+        let file = |name: String| {
+            let bytes = std::fs::read(source.join(&name)).expect("ours");
+            Known { path: tree.join(&name), cached: cache.join(cache_place(&bytes)), bytes }
+        };
         files_below(&source).into_iter().filter(|name| source.join(name).is_file()).map(file).collect::<Vec<_>>()
     };
-    trees.into_iter().flat_map(of).collect()
+    let mut all = All { files: trees.into_iter().flat_map(of).collect(), metadata: Vec::new() };
+    all.read(tally);
+    let metadata = std::fs::read_dir(cache.join("metadata")).expect("the cache's");
+    all.metadata = metadata.map(|entry| entry.expect("the cache's").path()).collect();
+    assert!(!all.metadata.is_empty(), "trees and layouts are cached");
+    all
 }
 
-fn compare(known: &Known, tally: &Tally) {
-    let read = tally.operation("a read", || std::fs::read(&known.path).map_err(said(&known.path)));
-    if let Some(read) = read {
-        tally.same(&known.path.display().to_string(), &read, &known.bytes);
+impl All {
+    fn compare(&self, known: &Known, tally: &Tally) {
+        let wants = Wants::Files(&|| self.is_here(known));
+        let read = tally.operation("a read", &wants, || std::fs::read(&known.path).map_err(said(&known.path)));
+        if let Some(read) = read {
+            tally.same(&known.path.display().to_string(), &read, &known.bytes);
+        }
+    }
+
+    /// Reads each file once.
+    pub(super) fn read(&self, tally: &Tally) {
+        self.files.iter().for_each(|known| self.compare(known, tally));
     }
 }
 
-pub(super) fn read_all(all: &[Known], tally: &Tally) {
-    all.iter().for_each(|known| compare(known, tally));
-}
-
 /// Opens, reads, compares, lists and stats; and keeps one file open for long.
-pub(super) fn read(all: &[Known], tally: &Tally, seed: usize) {
-    let kept = all.iter().max_by_key(|known| known.bytes.len()).expect("files");
+pub(super) fn read(all: &All, tally: &Tally, seed: usize) {
+    let kept = all.files.iter().max_by_key(|known| known.bytes.len()).expect("files");
     let open = File::open(&kept.path).expect("it was just read");
+    let metadata = Wants::Files(&|| all.metadata_is_here());
     for turn in seed.. {
         if tally.is_over() {
             return;
         }
-        let known = &all[(turn * 7919) % all.len()];
-        compare(known, tally);
+        let known = &all.files[(turn * 7919) % all.files.len()];
+        all.compare(known, tally);
         let path = &known.path;
         let parent = path.parent().expect("below the mount");
-        let listed = tally.operation("a listing", || {
+        let listed = tally.operation("a listing", &metadata, || {
             let names = std::fs::read_dir(parent).and_then(|names| names.collect::<io::Result<Vec<_>>>());
             names.map_err(said(parent))
         });
@@ -71,16 +118,15 @@ pub(super) fn read(all: &[Known], tally: &Tally, seed: usize) {
             tally.same(&format!("the listing of {}", parent.display()), b"", b"its file");
         }
         let missing = path.with_file_name("no-such-file");
-        tally.operation("a lookup", || match missing.symlink_metadata() {
+        tally.operation("a lookup", &metadata, || match missing.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => Err(format!("{}: {other:?}", missing.display())),
         });
         let at = (turn * 65_537) % kept.bytes.len().saturating_sub(4096);
         let mut part = vec![0; 4096];
-        if tally
-            .operation("a read of what is open", || open.read_exact_at(&mut part, at as u64).map_err(said(&kept.path)))
-            .is_some()
-        {
+        let wants = Wants::Files(&|| all.is_here(kept));
+        let read = || open.read_exact_at(&mut part, at as u64).map_err(said(&kept.path));
+        if tally.operation("a read of what is open", &wants, read).is_some() {
             tally.same("what is open", &part, &kept.bytes[at..at + 4096]);
         }
     }
@@ -89,7 +135,7 @@ pub(super) fn read(all: &[Known], tally: &Tally, seed: usize) {
 /// One session that goes on through everything.
 pub(super) fn converse(mut session: McpClient, tally: &Tally) {
     while !tally.is_over() {
-        tally.operation("a call", || {
+        tally.operation("a call", &Wants::Nothing, || {
             let answer = session.call("echo", &json!({"message": "still here"}));
             if answer == "still here" { Ok(()) } else { Err(answer) }
         });
@@ -99,9 +145,12 @@ pub(super) fn converse(mut session: McpClient, tally: &Tally) {
     session.end();
 }
 
-pub(super) fn launch(world: &World, tally: &Tally) {
+pub(super) fn launch(world: &World, all: &All, tally: &Tally) {
+    let hello = world.host.at("hello");
+    let program: Vec<&Known> = all.files.iter().filter(|known| known.path.starts_with(&hello)).collect();
+    let here = || program.iter().all(|known| all.is_here(known));
     while !tally.is_over() {
-        tally.attempt("a launch", || {
+        tally.attempt("a launch", &Wants::Files(&here), || {
             let launched = catch_unwind(AssertUnwindSafe(|| {
                 let mut client = McpClient::start(&world.host.at("hello/run"));
                 let version = client.initialize()["serverInfo"]["version"].clone();
@@ -126,12 +175,13 @@ pub(super) fn publish(world: &World, tally: &Tally) {
         world.quick.release(&recipe, &world.quick.site()).ok();
         tally.count("releases");
         let path = world.host.at(&format!("churn/{version}/tree/data"));
-        let followed = tally.attempt("a refresh", || {
+        let followed = tally.attempt("a refresh", &Wants::Site, || {
             let ran = world.host.mcpfs(["refresh"]).run();
             if ran.code == 0 { Ok(()) } else { Err(ran.to_string()) }
         });
         if followed.is_some()
-            && let Some(read) = tally.attempt("a first read", || std::fs::read(&path).map_err(said(&path)))
+            && let Some(read) =
+                tally.attempt("a first read", &Wants::Site, || std::fs::read(&path).map_err(said(&path)))
         {
             tally.same(&path.display().to_string(), &read, &bytes);
             tally.count("releases read");
@@ -147,7 +197,7 @@ pub(super) fn fill(world: &World, tally: &Tally) {
             return;
         }
         let path = world.host.at(&format!("{name}/1.0.0/tree/data"));
-        if let Some(read) = tally.attempt("a large read", || std::fs::read(&path).map_err(said(&path))) {
+        if let Some(read) = tally.attempt("a large read", &Wants::Site, || std::fs::read(&path).map_err(said(&path))) {
             tally.same(&name, &read, &fixture::bytes(seed, FILLER_BYTES));
             tally.count("large reads");
         }
@@ -160,7 +210,8 @@ pub(super) fn alter(world: &World, tally: &Tally) {
     let bytes = fixture::bytes(99, FILLER_BYTES);
     let path = world.host.at("victim/1.0.0/tree/data");
     while !tally.is_over() {
-        let read = tally.attempt("a read of what was altered", || std::fs::read(&path).map_err(said(&path)));
+        let read =
+            tally.attempt("a read of what was altered", &Wants::Site, || std::fs::read(&path).map_err(said(&path)));
         if let Some(read) = read {
             tally.same("what was altered", &read, &bytes);
         }

@@ -8,15 +8,66 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Usage;
+use crate::bench::peak_mib;
 
 /// Shorter operations are not remembered one by one.
 const SLOW: Duration = Duration::from_millis(5);
-/// How long after a fault of the network its effects may last: a request that it swallowed is given
-/// up by the daemon's own deadlines, and the mirror is then left alone for a moment.
-const AFTERMATH: Duration = Duration::from_secs(2);
+/// How long after a fault of the network its effects may last: whoever asks for what the fault has
+/// swallowed waits with those who asked before, until `network.stall` of the chaos's host is over, and
+/// a busy machine comes to all of that later.
+pub(super) const AFTERMATH: Duration = Duration::from_secs(3);
+/// How long after others gave the disk's room back an operation may still end that found none.
+const RELIEF: Duration = Duration::from_secs(1);
 
-/// What a cache says that is too small for what is wanted of it at this moment.
+/// What an operation without room ends with.
 const FULL: &str = "No space left on device";
+
+/// What goes wrong outside of mcpfs, for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    /// The site is not there, or not as it should be.
+    Network,
+    /// Others have filled the cache's disk.
+    Disk,
+}
+
+impl Trouble {
+    fn aftermath(self) -> Duration {
+        match self {
+            Self::Network => AFTERMATH,
+            Self::Disk => RELIEF,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Network => "while the network was at fault",
+            Self::Disk => "while others filled the disk",
+        }
+    }
+}
+
+/// What an operation may have to fetch.
+pub(super) enum Wants<'a> {
+    /// Nothing: whatever goes wrong elsewhere is no excuse.
+    Nothing,
+    /// This, which the cache may have: asked before and after, and only what was missing at one of
+    /// these moments had to be fetched.
+    Files(&'a dyn Fn() -> bool),
+    /// Something from the site in any case.
+    Site,
+}
+
+impl Wants<'_> {
+    /// Whether all of it is here.
+    fn is_here(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Files(here) => here(),
+            Self::Site => false,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -28,7 +79,9 @@ pub(super) struct Tally {
     slow: Mutex<Vec<(Instant, Duration)>>,
     kills: Mutex<Vec<(Instant, Instant)>>,
     stops: Mutex<Vec<(Instant, Instant)>>,
-    troubles: Mutex<Vec<(Instant, Option<Instant>)>>,
+    troubles: Mutex<Vec<(Trouble, Instant, Option<Instant>)>>,
+    /// The most memory that any process of the host was seen to have had, MiB.
+    peak: Mutex<f64>,
     over: AtomicBool,
 }
 
@@ -53,23 +106,32 @@ impl Tally {
         }
     }
 
-    pub(super) fn trouble_begins(&self) {
-        lock(&self.troubles).push((Instant::now(), None));
-    }
-
-    pub(super) fn trouble_ends(&self) {
-        if let Some(last) = lock(&self.troubles).last_mut() {
-            last.1 = Some(Instant::now());
+    /// Has this trouble begin with `begin` and end with `end`, after `lasts`.
+    pub(super) fn trouble(&self, trouble: Trouble, lasts: Duration, begin: impl FnOnce(), end: impl FnOnce()) {
+        lock(&self.troubles).push((trouble, Instant::now(), None));
+        begin();
+        self.sleep(lasts);
+        end();
+        if let Some(last) = lock(&self.troubles).iter_mut().rfind(|(kind, ..)| *kind == trouble) {
+            last.2 = Some(Instant::now());
         }
     }
 
     /// From now on nothing is excused.
     pub(super) fn calm(&self) {
-        let last = lock(&self.troubles).last().and_then(|last| last.1);
-        if let Some(ended) = last {
-            std::thread::sleep(AFTERMATH.saturating_sub(ended.elapsed()));
+        let troubles = std::mem::take(&mut *lock(&self.troubles));
+        let over = troubles.iter().filter_map(|(kind, _, end)| end.as_ref()?.checked_add(kind.aftermath())).max();
+        if let Some(over) = over {
+            std::thread::sleep(over.saturating_duration_since(Instant::now()));
         }
-        lock(&self.troubles).clear();
+    }
+
+    /// Looks at a process before it ends.
+    pub(super) fn saw(&self, process: u32) {
+        if let Some(had) = peak_mib(process) {
+            let mut peak = lock(&self.peak);
+            *peak = peak.max(had);
+        }
     }
 
     pub(super) fn killed(&self, began: Instant) {
@@ -85,9 +147,14 @@ impl Tally {
     }
 
     /// One operation whose waiting counts.
-    pub(super) fn operation<T>(&self, what: &str, act: impl FnOnce() -> Result<T, String>) -> Option<T> {
+    pub(super) fn operation<T>(
+        &self,
+        what: &str,
+        wants: &Wants<'_>,
+        act: impl FnOnce() -> Result<T, String>,
+    ) -> Option<T> {
         let started = Instant::now();
-        let outcome = self.attempt(what, act);
+        let outcome = self.attempt(what, wants, act);
         let took = started.elapsed();
         if took >= SLOW {
             lock(&self.slow).push((started, took));
@@ -96,25 +163,28 @@ impl Tally {
     }
 
     /// One that takes its time anyway.
-    pub(super) fn attempt<T>(&self, what: &str, act: impl FnOnce() -> Result<T, String>) -> Option<T> {
+    pub(super) fn attempt<T>(
+        &self,
+        what: &str,
+        wants: &Wants<'_>,
+        act: impl FnOnce() -> Result<T, String>,
+    ) -> Option<T> {
+        let here = wants.is_here();
         let started = Instant::now();
         let outcome = act();
         self.done.fetch_add(1, Ordering::Relaxed);
-        match outcome {
-            Ok(value) => Some(value),
-            Err(_) if self.is_excused(started) => {
-                *lock(&self.named).entry(format!("{what}, while the network was at fault")).or_default() += 1;
-                None
-            }
-            Err(error) if error.contains(FULL) => {
-                *lock(&self.named).entry(format!("{what}, while the cache overflowed")).or_default() += 1;
-                None
-            }
-            Err(error) => {
-                lock(&self.failed).push(format!("{what}: {error}"));
-                None
-            }
+        let error = match outcome {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let trouble = if error.contains(FULL) { Trouble::Disk } else { Trouble::Network };
+        // What is here needs neither the site nor room.
+        if (here && wants.is_here()) || !self.is_troubled(trouble, started) {
+            lock(&self.failed).push(format!("{what}: {error}"));
+        } else {
+            *lock(&self.named).entry(format!("{what}, {}", trouble.word())).or_default() += 1;
         }
+        None
     }
 
     pub(super) fn same(&self, what: &str, got: &[u8], expected: &[u8]) {
@@ -124,8 +194,10 @@ impl Tally {
         }
     }
 
-    fn is_excused(&self, started: Instant) -> bool {
-        lock(&self.troubles).iter().any(|(_, end)| end.is_none_or(|end| end + AFTERMATH > started))
+    /// Whether this trouble, or what it leaves, was there at some time since `started`.
+    fn is_troubled(&self, trouble: Trouble, started: Instant) -> bool {
+        let since = |end: &Option<Instant>| end.is_none_or(|end| end + trouble.aftermath() > started);
+        lock(&self.troubles).iter().any(|(kind, _, end)| *kind == trouble && since(end))
     }
 
     /// An actor that gives up is a failure, with what it said.
@@ -155,11 +227,20 @@ impl Tally {
             stopped: (stops.len(), stops.into_iter().max().unwrap_or_default()),
             longest: slow.iter().map(|(_, took)| *took).max().unwrap_or_default(),
             stalls,
+            peak: self.peak.into_inner().unwrap_or_else(PoisonError::into_inner),
             before,
             after,
         }
     }
 }
+
+/// Whose figures those of [`Usage`] are.
+const WHO: [&str; 2] = ["supervisor", "worker"];
+/// Descriptors that may be more in the end: connections that a worker keeps for its next request.
+const SPARE: [usize; 2] = [0, 8];
+/// The most resident memory of a process, MiB: chunks on their way (64), trees (48), itself, and what its
+/// allocator keeps.
+const MOST: f64 = 224.0;
 
 /// How it went.
 #[derive(Debug)]
@@ -174,19 +255,33 @@ pub struct Report {
     /// How many workers were stopped, and the longest wait.
     stopped: (usize, Duration),
     longest: Duration,
+    peak: f64,
     before: Usage,
     after: Usage,
 }
 
 impl Report {
-    /// Whether nobody noticed anything.
+    /// Whether nobody noticed anything, and nothing stayed behind.
     pub fn is_good(&self) -> bool {
-        self.failed.is_empty() && self.wrong == 0 && self.leaked() == 0
+        self.failed.is_empty() && self.wrong == 0 && self.left_behind().is_empty()
     }
 
-    /// Descriptors of the supervisor that were not there before.
-    fn leaked(&self) -> usize {
-        self.after.descriptors[0].saturating_sub(self.before.descriptors[0])
+    /// What should not be there any more.
+    fn left_behind(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for (at, who) in WHO.into_iter().enumerate() {
+            let (before, after) = (self.before.descriptors[at], self.after.descriptors[at]);
+            if after > before + SPARE[at] {
+                left.push(format!("{who}: {after} descriptors, {before} before"));
+            }
+        }
+        if self.peak > MOST {
+            left.push(format!("{:.0} MiB of memory", self.peak));
+        }
+        if self.after.open_handles > 0 {
+            left.push(format!("{} files are open, and everybody has closed theirs", self.after.open_handles));
+        }
+        left
     }
 
     /// Operations, failed ones, and ones with other bytes.
@@ -217,7 +312,7 @@ impl fmt::Display for Report {
         for (what, count) in &self.named {
             writeln!(f, "expected error         {count} x {what}")?;
         }
-        for (at, who) in ["supervisor", "worker"].into_iter().enumerate() {
+        for (at, who) in WHO.into_iter().enumerate() {
             writeln!(
                 f,
                 "{who:<22} descriptors {} before, {} after; resident {:.1} MiB before, {:.1} after",
@@ -226,6 +321,10 @@ impl fmt::Display for Report {
                 self.before.resident[at],
                 self.after.resident[at],
             )?;
+        }
+        writeln!(f, "most memory of one     {:.1} MiB", self.peak)?;
+        for left in self.left_behind() {
+            writeln!(f, "LEFT BEHIND {left}")?;
         }
         for failed in self.failed.iter().take(20) {
             writeln!(f, "FAILED {failed}")?;

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Cas, hash, place};
+use crate::content::gate::Class;
 use crate::content::index::{Name, on_disk};
 use crate::content::verified::FileKey;
 use crate::refusal::Refusal;
@@ -47,14 +48,18 @@ impl Drop for DraftName {
 pub(in crate::content) struct Batch {
     cas: Arc<Cas>,
     reserved: u64,
+    /// How much of it counts as room that nobody waits for.
+    unhurried: u64,
     records: Vec<u8>,
 }
 
 impl Cas {
     /// Reserves space for files that together have `bytes` on disk, evicting if needed.
-    pub(in crate::content) fn batch(self: &Arc<Self>, bytes: u64) -> Result<Batch, Refusal> {
-        self.make_room(bytes)?;
-        Ok(Batch { cas: self.clone(), reserved: bytes, records: Vec::new() })
+    pub(in crate::content) fn batch(self: &Arc<Self>, bytes: u64, class: Class) -> Result<Batch, Refusal> {
+        self.make_room(bytes, class)?;
+        let unhurried = if class == Class::Background { bytes } else { 0 };
+        self.unhurried.fetch_add(unhurried, Ordering::SeqCst);
+        Ok(Batch { cas: self.clone(), reserved: bytes, unhurried, records: Vec::new() })
     }
 
     /// A new draft. Its space belongs to a batch.
@@ -63,7 +68,7 @@ impl Cas {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let nameless = || rustix::fs::openat(&self.root, "tmp", flags | OFlags::TMPFILE, mode);
         if !self.named_drafts.load(Ordering::Relaxed) {
-            let opened = match nameless() {
+            let opened = match self.with_room(0, nameless) {
                 Err(Errno::NOENT) if self.restore() => nameless(),
                 done => done,
             };
@@ -75,7 +80,7 @@ impl Cas {
         }
         let name = format!("tmp/{}", self.drafts.fetch_add(1, Ordering::Relaxed));
         let named = || rustix::fs::openat(&self.root, &*name, flags | OFlags::CREATE | OFlags::EXCL, mode);
-        let opened = match named() {
+        let opened = match self.with_room(0, named) {
             Err(Errno::NOENT) if self.restore() => named(),
             done => done,
         };
@@ -85,7 +90,12 @@ impl Cas {
 
     /// Writes a piece of a draft.
     pub(in crate::content) fn write(&self, draft: &Draft, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
-        draft.writer.write_all_at(bytes, offset).map_err(|error| self.broken("write to", error))
+        // All of it again: it is written where it was.
+        let write = || {
+            let written = draft.writer.write_all_at(bytes, offset);
+            written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        };
+        self.with_room(bytes.len() as u64, write).map_err(|errno| self.broken("write to", errno.into()))
     }
 
     /// Opens a draft read-only and closes its writer.
@@ -101,7 +111,7 @@ impl Cas {
     }
 
     fn link(&self, reader: &File, draft: Option<&DraftName>, name: Name) -> Result<(), Errno> {
-        match self.link_once(reader, draft, name) {
+        match self.with_room(0, || self.link_once(reader, draft, name)) {
             Err(Errno::NOENT) if self.restore() => self.link_once(reader, draft, name),
             done => done,
         }
@@ -124,6 +134,11 @@ impl Cas {
 }
 
 impl Batch {
+    /// Somebody waits for it now.
+    pub(in crate::content) fn hurry(&mut self) {
+        self.cas.unhurried.fetch_sub(std::mem::take(&mut self.unhurried), Ordering::SeqCst);
+    }
+
     /// Writes and publishes a whole file, called `what` in errors.
     pub(in crate::content) fn put(&mut self, name: Name, what: &'static str, bytes: &[u8]) -> Result<File, Refusal> {
         let draft = self.cas.draft()?;
@@ -175,6 +190,7 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         self.cas.index.release(self.reserved);
+        self.hurry();
         if !self.records.is_empty() {
             self.cas.append(&self.records);
         }

@@ -7,15 +7,26 @@
 //! Below the floor nothing is written, whoever took the room: the audit of this host may lie
 //! on the same file system, and an open that cannot be recorded is refused. What is cached
 //! stays readable.
+//!
+//! What nobody waits for gets room, too, by evicting what is older; but when somebody waits who finds
+//! none, it gives its own back ([`Cas::calls_for_room`]), whatever it has fetched so far.
+//!
+//! What a file system says of its free space is no promise: others write at the same time, and some
+//! have quotas of their own. A write that finds it full is tried once more after an eviction.
 
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mcpfs_trust::error::Code;
 use rustix::fs::{AtFlags, StatVfs};
 use rustix::io::Errno;
+use tokio::sync::watch;
 
 use super::{Cas, place};
+use crate::content::gate::Class;
+use crate::content::index::on_disk;
 use crate::content::lease;
 use crate::metrics::COUNTS;
 use crate::refusal::Refusal;
@@ -25,8 +36,13 @@ use crate::words;
 const SLACK: u64 = 20;
 /// And files beyond what is needed: one for each transfer that may end meanwhile.
 const MORE_FILES: u64 = 16;
-/// How often room is made for one who asks: others may take it.
-const TURNS: u32 = 4;
+/// How often room is made for one who asks, as long as there is something to evict: others may take it.
+const TURNS: u32 = 200;
+/// What is evicted when a write finds the file system full.
+const AT_LEAST: u64 = 1 << 20;
+/// How often in a row, and with which pauses, eviction may find nothing before that is believed.
+const IN_VAIN: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 /// The floor without `cache.keep_free`: this share of the file system, and at most that.
 const SHARE: u64 = 20;
 const MOST_FREE: u64 = 5 << 30;
@@ -78,14 +94,45 @@ fn free_bytes(stat: &StatVfs) -> u64 {
     stat.f_bavail.saturating_mul(stat.f_frsize)
 }
 
+/// Somebody who waits for room.
+struct Calling<'a>(&'a Cas);
+
+impl<'a> Calling<'a> {
+    fn new(cas: &'a Cas) -> Self {
+        cas.calling.fetch_add(1, Ordering::SeqCst);
+        Self(cas)
+    }
+
+    /// Has those give back room who can do without.
+    fn call(&self) {
+        self.0.calls.send_modify(|calls| *calls += 1);
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.calling.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Cas {
+    /// Changes when somebody waits who found no room: what nobody waits for is to give its own back.
+    pub(in crate::content) fn calls_for_room(&self) -> watch::Receiver<u64> {
+        self.calls.subscribe()
+    }
+
     /// Reserves `bytes` within the quota and above the floor.
-    pub(super) fn make_room(&self, bytes: u64) -> Result<(), Refusal> {
+    pub(super) fn make_room(&self, bytes: u64, class: Class) -> Result<(), Refusal> {
         if self.lack(bytes) == Lack::NONE && self.index.reserve(bytes).is_ok() {
             return Ok(());
         }
-        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let calling = (class == Class::Foreground).then(|| Calling::new(self));
+        if calling.is_none() && self.calling.load(Ordering::SeqCst) > 0 {
+            return Err(Refusal::new(Code::CacheFull, "somebody waits for the room that is left in the cache"));
+        }
+        let mut in_vain = 0;
         for turn in 0..=TURNS {
+            let evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
             let lack = self.lack(bytes);
             let missing = match self.index.reserve(bytes) {
                 Ok(()) if lack == Lack::NONE => return Ok(()),
@@ -95,9 +142,24 @@ impl Cas {
                 }
                 Err(excess) => Lack { bytes: excess.max(lack.bytes), ..lack },
             };
-            if turn < TURNS && bytes <= self.quota {
-                self.free_up(missing);
+            if turn == TURNS || bytes > self.quota {
+                break;
             }
+            if self.free_up(missing) != Lack::NONE {
+                in_vain = 0;
+                continue;
+            }
+            drop(evicting);
+            let Some(calling) = &calling else { break };
+            // Who has just closed a file, or opens one and is not answered yet, holds it for a moment more.
+            if self.unhurried.load(Ordering::SeqCst) == 0 {
+                in_vain += 1;
+            }
+            if in_vain > IN_VAIN {
+                break;
+            }
+            calling.call();
+            std::thread::sleep(PAUSE);
         }
         let advice = "what is open or pinned is not evicted";
         let path = self.path.display();
@@ -131,6 +193,21 @@ impl Cas {
         }
         let freed = self.free_up(lack);
         tracing::info!(freed.bytes, freed.files, "evicted: the cache's file system is below cache.keep_free");
+    }
+
+    /// Does what needs `bytes` and a file. If the file system is full, against its own word or because
+    /// others took what was free, makes room and does it once more.
+    pub(super) fn with_room<T>(&self, bytes: u64, act: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        let full = match act() {
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => errno,
+            done => return done,
+        };
+        let evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        // More than is missing: who filled it goes on.
+        let freed = self.free_up(Lack { bytes: on_disk(bytes).max(AT_LEAST), files: 1 });
+        drop(evicting);
+        tracing::info!(freed.bytes, freed.files, error = %full, "evicted: the cache's file system is full");
+        act()
     }
 
     /// Evicts at least `missing`, if that much can go, and some more.
