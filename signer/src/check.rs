@@ -466,11 +466,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The names of the other recipes beside `file`, by their file names alone.
-fn neighbours(file: &Path) -> Vec<String> {
+fn neighbours(file: &Path, ending: &str) -> Vec<String> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter_map(|name| name.strip_suffix(".yaml").map(str::to_owned)).collect();
+    let mut names: Vec<String> = names.filter_map(|name| name.strip_suffix(ending).map(str::to_owned)).collect();
     names.sort();
     names
 }

@@ -24,7 +24,7 @@ mod trial;
 mod trust;
 mod tryout;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +33,7 @@ use mcpfs_trust::error::VerifyError;
 use serde::Serialize;
 
 use crate::forge::ForgeError;
+use crate::init::InitError;
 use crate::key::awskms::KmsError;
 use crate::key::{KeyError, Keyring};
 use crate::mirror::GitError;
@@ -40,6 +41,7 @@ use crate::pin::Pins;
 use crate::policy;
 use crate::rebuild::RebuildError;
 use crate::release::ReleaseError;
+use crate::secret;
 use crate::serve::ServeError;
 use crate::sign::SignError;
 use crate::site::{SiteError, StoreError};
@@ -150,11 +152,19 @@ pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MCPFS_LOG").unwrap_or_else(|_| default());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(crate::progress::Progress::may_colour())
         .with_env_filter(filter)
         .without_time()
         .init();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // Which repeats what was typed.
+        let said = error.to_string();
+        if secret::has_login(&said) {
+            tell!("{}", said.trim_end());
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    });
     if let Err(error) = crate::descriptors::close_on_exec() {
         tell!("mcpfs-signer: cannot keep open files from the programs it starts: {error}; is /proc mounted?");
         return ExitCode::from(1);
@@ -215,7 +225,7 @@ fn print(cli: &Cli, value: &impl Serialize, text: impl FnOnce() -> String) {
 
 fn print_text(text: &str) {
     // A reader that went away (`| head`) is not this command's failure: its work is done.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().write_all(secret::without_logins(text).as_bytes());
 }
 
 /// The exit code that fits an error: 1 refused, 2 usage, 3 unreachable, 4 integrity.
@@ -234,7 +244,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
                 _ => 1,
             };
         }
-        if cause.is::<options::Usage>() {
+        if cause.is::<options::Usage>() || cause.downcast_ref().is_some_and(InitError::is_usage) {
             return 2;
         }
         if matches!(cause.downcast_ref(), Some(ServeError::Config(_) | ServeError::Forge(_)))

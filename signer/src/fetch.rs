@@ -18,7 +18,7 @@ mod pin;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +27,9 @@ use url::Url;
 
 use crate::bundle::{self as source, Order, Registry, Source, SourceError, Tools};
 use crate::image::{ImageError, Listed, Part};
+use crate::progress::{Progress, Task, Unit};
 use crate::recipe::ArtefactSource;
+use crate::secret::without_logins;
 
 pub use address::{AllowedHost, BadHost, Network};
 pub use bundle::{BundleError, bundle};
@@ -60,6 +62,8 @@ pub struct FetchPolicy {
     pub deadline: Duration,
     /// Who asks OCI registries; nobody by default.
     pub logins: Logins,
+    /// Shows how much has come; nothing by default.
+    pub shown: Progress,
 }
 
 impl Default for FetchPolicy {
@@ -76,6 +80,7 @@ impl Default for FetchPolicy {
             limit: 2 << 30,
             deadline: Duration::from_secs(15 * 60),
             logins: Logins::default(),
+            shown: Progress::silent(),
         }
     }
 }
@@ -245,7 +250,7 @@ fn get(
     folder: &Path,
 ) -> Result<(Digest, Fetched), FetchError> {
     let parsed = Url::parse(url).map_err(|_| FetchError::Url(url.to_owned()))?;
-    let mut sink = Sink::new(folder, url, expected, policy.limit)?;
+    let mut sink = Sink::new(folder, task(policy, url), expected, policy.limit)?;
     if let (Some(named), Some(expected)) = (&policy.by_digest, expected) {
         let path = named.join(expected.to_string());
         let missing = |_| FetchError::Local(format!("no file with the digest {expected} is there"));
@@ -276,7 +281,7 @@ fn build(source: &ArtefactSource, policy: &FetchPolicy, beside: &Path, folder: &
     };
     let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;
     let built = gathered.folder().map_err(FetchError::Source)?;
-    let mut sink = Sink::new(folder, &source.url, Some(source.sha256), policy.limit)?;
+    let mut sink = Sink::new(folder, task(policy, &source.url), Some(source.sha256), policy.limit)?;
     bundle::bundle_into(&built.folder, |bytes| sink.write(bytes)).map_err(|error| match error {
         bundle::Failed::Sink(error) => error,
         bundle::Failed::Folder(error) => FetchError::Bundle(error),
@@ -293,14 +298,18 @@ struct Sink<'a> {
     expected: Option<Digest>,
     written: u64,
     limit: u64,
-    progress: Option<Progress>,
+    task: Task,
+}
+
+/// An artefact that comes; its address was chosen by others.
+fn task(policy: &FetchPolicy, url: &str) -> Task {
+    policy.shown.count(&mcpfs_trust::error::bounded(&without_logins(url)), Unit::Bytes)
 }
 
 impl<'a> Sink<'a> {
-    fn new(folder: &'a Path, shown: &str, expected: Option<Digest>, limit: u64) -> Result<Self, FetchError> {
+    fn new(folder: &'a Path, task: Task, expected: Option<Digest>, limit: u64) -> Result<Self, FetchError> {
         let file = tempfile::NamedTempFile::new_in(folder).map_err(at(folder))?;
-        let progress = io::stderr().is_terminal().then(|| Progress::new(shown));
-        Ok(Self { folder, file, hasher: Hasher::new(), expected, written: 0, limit, progress })
+        Ok(Self { folder, file, hasher: Hasher::new(), expected, written: 0, limit, task })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
@@ -310,9 +319,7 @@ impl<'a> Sink<'a> {
         }
         self.hasher.update(bytes);
         self.file.write_all(bytes).map_err(at(self.folder))?;
-        if let Some(progress) = &mut self.progress {
-            progress.show(self.written);
-        }
+        self.task.add(bytes.len() as u64);
         Ok(())
     }
 
@@ -342,34 +349,4 @@ impl<'a> Sink<'a> {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
     move |source| FetchError::Io { path, source }
-}
-
-/// One line on a terminal, redrawn for every 4 MiB and wiped at the end.
-struct Progress {
-    what: String,
-    shown: u64,
-}
-
-impl Progress {
-    const STEP: u64 = 4 << 20;
-
-    fn new(url: &str) -> Self {
-        Self { what: mcpfs_trust::error::bounded(url), shown: 0 }
-    }
-
-    fn show(&mut self, bytes: u64) {
-        if bytes >= self.shown + Self::STEP {
-            self.shown = bytes;
-            // A terminal that went away is no reason to stop.
-            let _ = write!(io::stderr(), "\r{}: {} MiB", self.what, bytes >> 20);
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown > 0 {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }

@@ -51,6 +51,12 @@ pub enum InitError {
     /// Neither an address nor a file.
     #[error("{0:?} is neither an address such as https://… nor a file or folder that is there")]
     Source(String),
+    /// An address with a login in it.
+    #[error(
+        "the address has a user or password in it, and a recipe is signed and published: leave them out, and give \
+         them by --registry-auth"
+    )]
+    Login,
     /// A local source outside of the folder for such.
     #[error("{path} lies outside of --file-root {root}")]
     Outside {
@@ -80,6 +86,17 @@ pub enum InitError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl InitError {
+    /// Whether what was typed is wrong, whatever is there.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Source(_) | Self::Login => true,
+            Self::Fetch(FetchError::Source(error)) => error.is_usage(),
+            _ => false,
+        }
+    }
 }
 
 /// Fetches a source into `folder`, looks into it, and drafts its recipe.

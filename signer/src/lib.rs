@@ -11,11 +11,12 @@
 //! with `mcpfs-trust` as a host would before the head moves. Keys stay in their token; no
 //! code here writes key material.
 /// A line for people on stderr. That nobody reads it any more (`2>&1 | head`) must not end, half way, what
-/// it tells about: `eprintln` would.
+/// it tells about: `eprintln` would. A login in an address that somebody typed is left out.
 macro_rules! tell {
     ($($line:tt)*) => {{
         use std::io::Write as _;
-        let _nobody_reads = writeln!(std::io::stderr(), $($line)*);
+        let line = format!($($line)*);
+        let _nobody_reads = writeln!(std::io::stderr(), "{}", crate::secret::without_logins(&line));
     }};
 }
 

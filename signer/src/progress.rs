@@ -1,6 +1,8 @@
 //! How far long work is: bars on a terminal, else a line now and then, or nothing.
 //!
-//! Everything goes to stderr; with `--json` there is nothing, since programs read that.
+//! Everything goes to stderr; with `--json` there is nothing, since programs read that. A terminal that cannot
+//! move its cursor (`TERM=dumb`) gets lines. Bars are never wider than the terminal: one that wraps could not be
+//! wiped.
 
 use std::io::{IsTerminal as _, stderr};
 use std::sync::Mutex;
@@ -50,9 +52,16 @@ impl Progress {
         Self::default()
     }
 
-    /// Bars if stderr is a terminal, else lines.
+    /// Bars if stderr is a terminal that can show them, else lines.
     pub fn on_stderr() -> Self {
-        Self(if stderr().is_terminal() { Kind::Bars(MultiProgress::new()) } else { Kind::Lines })
+        let plain = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Self(if stderr().is_terminal() && !plain { Kind::Bars(MultiProgress::new()) } else { Kind::Lines })
+    }
+
+    /// Whether what is written to stderr may have colours: <https://no-color.org>.
+    pub fn may_colour() -> bool {
+        let colourless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        matches!(Self::on_stderr().0, Kind::Bars(_)) && !colourless
     }
 
     /// A line that stays.
@@ -67,9 +76,18 @@ impl Progress {
 
     /// Begins work of `total` units.
     pub fn start(&self, what: &str, unit: Unit, total: u64) -> Task {
+        self.begin(what, unit, total, (total > 0).then(|| styled(what, unit, total)))
+    }
+
+    /// Begins work of which nobody knows how much it is.
+    pub fn count(&self, what: &str, unit: Unit) -> Task {
+        self.begin(what, unit, 0, Some(counter(what, unit)))
+    }
+
+    fn begin(&self, what: &str, unit: Unit, total: u64, bar: Option<ProgressBar>) -> Task {
         let bar = match &self.0 {
-            Kind::Bars(bars) if total > 0 => Some(bars.add(styled(what, unit, total))),
-            _ => None,
+            Kind::Bars(bars) => bar.map(|bar| bars.add(bar)),
+            Kind::Lines | Kind::Silent => None,
         };
         let lines = matches!(self.0, Kind::Lines).then(|| Mutex::new(Instant::now()));
         Task { bar, lines, what: what.to_owned(), unit, total, done: AtomicU64::new(0) }
@@ -88,11 +106,14 @@ impl Task {
             && last.elapsed() >= BETWEEN_LINES
         {
             *last = Instant::now();
-            let (done, total) = match self.unit {
-                Unit::Bytes => (format!("{} MiB", done >> 20), format!("{} MiB", self.total >> 20)),
-                Unit::Items => (done.to_string(), self.total.to_string()),
+            let amount = |number: u64| match self.unit {
+                Unit::Bytes => format!("{} MiB", number >> 20),
+                Unit::Items => number.to_string(),
             };
-            tell!("{:<10} {done} of {total}", self.what);
+            match self.total {
+                0 => tell!("{:<10} {}", self.what, amount(done)),
+                total => tell!("{:<10} {} of {}", self.what, amount(done), amount(total)),
+            }
         }
     }
 }
@@ -102,6 +123,16 @@ impl Drop for Task {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Without an end: the name last, and no longer than there is room.
+fn counter(what: &str, unit: Unit) -> ProgressBar {
+    let counts = if unit == Unit::Bytes { "{bytes:>10}" } else { "{pos:>10}" };
+    let bar = ProgressBar::no_length().with_message(what.to_owned());
+    match ProgressStyle::with_template(&format!("{counts} {{wide_msg}}")) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }
 

@@ -299,7 +299,10 @@ fn a_release_is_promoted() {
         let run = production.publishing("promote", &site).args([what, "--from", &from, "--key", "demo:release"]);
         run.arg("--from-trust").arg(staging.trust())
     };
-    promote("hello@1.1.0").ok().says("released   hello 1.1.0");
+    let without = |what: &str| promote(what).arg("--no-policy");
+    promote("hello@1.1.0").exits(2).says("no policy is named");
+    assert!(!Path::new(&site).join("head.json").exists());
+    without("hello@1.1.0").ok().says("released   hello 1.1.0");
     verified(&production, &site);
     let predicate = |site: &str| {
         let entry = forge::read(&Path::new(site).join("servers/hello.json"));
@@ -318,11 +321,11 @@ fn a_release_is_promoted() {
     let policy = production.path("policy.yaml");
     std::fs::write(&policy, "reviewers: {allowed: [nobody@example.com]}\n").unwrap();
     promote("hello@1.2.0").arg("--policy").arg(&policy).exits(1).says("policy-reviewer");
-    promote("hello@9.9.9").exits(4).says("not in the registry");
+    without("hello@9.9.9").exits(4).says("not in the registry");
     staging.publishing("revoke", &from).args(["hello@1.0.0", "--reason", "bad"]).ok();
-    promote("hello@1.0.0").exits(4).says("revoked");
+    without("hello@1.0.0").exits(4).says("revoked");
     let wrong = production.publishing("promote", &site).args(["hello@1.2.0", "--from", &from, "--key", "demo:release"]);
-    wrong.arg("--from-trust").arg(production.trust()).exits(4).says("belongs to registry");
+    wrong.arg("--no-policy").arg("--from-trust").arg(production.trust()).exits(4).says("belongs to registry");
     assert_eq!(verified(&production, &site)["counts"]["releases"], 1);
 }
 

@@ -60,6 +60,7 @@ mod parts;
 mod patterns;
 mod pinned;
 mod policy;
+mod progress;
 mod proxies;
 mod publish;
 mod pull_request;
@@ -122,6 +123,7 @@ fn main() -> ExitCode {
     whole::register(&mut suite);
     gone::register(&mut suite);
     network::register(&mut suite);
+    progress::register(&mut suite);
     proxies::register(&mut suite);
     closed::register(&mut suite);
     exposure::register(&mut suite);

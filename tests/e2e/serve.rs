@@ -197,6 +197,13 @@ fn nothing_unproven_is_signed() {
     both(number);
     forge.merge(number, "mona", Merge::Commit);
     expected.insert("unlike", "[digest]");
+    // A recipe whose name nobody looks for.
+    dora.branch("ending");
+    dora.commit("servers/ending.yml", &desk.recipe("ending", "1.0.0"), "ending");
+    dora.push("ending").ok();
+    let number = forge.open("dora", "ending", "ending");
+    both(number);
+    forge.merge(number, "mona", Merge::Commit);
     desk.accept(&dora, "zebra", "1.0.0", Merge::Squash);
 
     let ran = signing.once(forge).exits(1);
@@ -205,8 +212,9 @@ fn nothing_unproven_is_signed() {
     assert_eq!(std::fs::read_dir(registry.site().join("servers")).unwrap().count(), 1);
     verify(&registry.site(), &registry.trust());
     let attempts = signing.journal()["attempts"].clone();
+    expected.insert("ending", "must be called ending.yaml, not ending.yml");
     for (name, reason) in &expected {
-        let attempt = &attempts[format!("{name}.yaml")];
+        let attempt = &attempts[format!("{name}.{}", if *name == "ending" { "yml" } else { "yaml" })];
         assert!(
             attempt["reason"].as_str().is_some_and(|said| said.contains(reason)),
             "{name}: expected {reason:?}: {attempt}"

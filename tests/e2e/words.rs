@@ -9,6 +9,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("words::a_host_is_asked_only_if_it_is_listed", a_host_is_asked_only_if_it_is_listed);
     suite.plain("words::of_a_command_that_is_wrong", of_a_command_that_is_wrong);
     suite.plain("words::nobody_hears", nobody_hears);
+    suite.plain("words::a_login_is_not_repeated", a_login_is_not_repeated);
+    suite.plain("words::a_recipe_of_another_ending_is_seen", a_recipe_of_another_ending_is_seen);
 }
 
 fn bundle(quick: &Quick, source: &str) -> Run {
@@ -66,10 +68,66 @@ fn of_a_command_that_is_wrong() {
     assert!(!quick.path("reports").exists());
     check().args(["--format", "sarif", "--out", "hello.sarif"]).ok();
     assert!(quick.path("hello.sarif").exists());
+    // A source is exact for a first recipe, too.
+    for source in ["npm:lodash", "pypi:six", "git+https://git.example.com/x.git", "nowhere.tar", "ftp://example.com/x"]
+    {
+        quick.signer().args(["init", "--from", source]).exits(2);
+        quick.signer().args(["try", source]).exits(2);
+    }
     // What git says is on one line, without the signs of another one.
     let ran = quick.publishing("rebuild", "elsewhere").args(["--git", ".", "--log"]).arg(quick.path("site/log"));
     let ran = ran.env("GIT_CEILING_DIRECTORIES", "/").arg("--artefacts").arg(quick.path("artefacts")).exits(1);
     assert!(ran.stderr.contains("not a git repository") && !ran.stderr.contains("\\n"), "{ran}");
+}
+
+/// Somebody typed a login into an address. Terminals are recorded, and CI keeps what is written to it.
+fn a_login_is_not_repeated() {
+    let quick = Quick::new();
+    let recipe = quick.recipe("hello", "1.0.0", &[("a.txt", b"a")]);
+    let at = |scheme: &str| format!("{scheme}://user:sekret-5a@127.0.0.1:9/x");
+    let (s3, https, git) = (at("s3"), at("https"), format!("{}#v1", at("git+https")));
+    let said = |run: Run, code: i32| {
+        let ran = run.exits(code);
+        assert!(!ran.text().contains("sekret-5a") && ran.text().contains("…@"), "{ran}");
+    };
+    for (site, code) in [(&s3, 2), (&https, 2)] {
+        said(quick.looking(&["inspect", "head"], site), code);
+        said(quick.looking(&["deps", "lodash"], site), 2);
+        said(quick.publishing("publish", site).arg("--resign"), code);
+        said(quick.publishing("release", site).args(["--key", "demo:release"]).arg(&recipe), code);
+    }
+    said(bundle(&quick, &git), 2);
+    said(bundle(&quick, &at("git+ssh")), 2);
+    said(quick.signer().arg("check").arg(&recipe).args(["--allow-host", &https]), 2);
+    said(quick.publishing("publish", &quick.site()).args(["--resign", "--public", &https]), 1);
+    // What would stand in a recipe, which is signed, is not even asked for.
+    for source in [&https, &git, &at("oci"), &at("git+ssh"), &at("ftp")] {
+        for command in ["init", "try"] {
+            let run = quick.signer().arg(command);
+            let run = if command == "init" { run.arg("--from") } else { run };
+            let ran = run.arg(source).args(["--allow-host", "127.0.0.1:9"]).exits(2).says("--registry-auth");
+            assert!(!ran.text().contains("sekret-5a"), "{ran}");
+        }
+    }
+    let kept = Run::new("grep").args(["-rl", "sekret-5a"]).arg(quick.path("")).run();
+    assert_eq!(kept.stdout, "");
+}
+
+/// `servers/x.yml` lies where recipes lie, and is none.
+fn a_recipe_of_another_ending_is_seen() {
+    let quick = Quick::new();
+    let recipe = quick.recipe("hello", "1.0.0", &[("a.txt", b"a")]);
+    let other = quick.path("servers/other.yml");
+    std::fs::copy(&recipe, &other).unwrap();
+    quick.signer().arg("check").arg(&other).exits(1).says("must be called hello.yaml, not other.yml");
+    let check = || quick.signer().arg("check").arg(&recipe).arg("--file-root").arg(quick.path("artefacts"));
+    let ran = check().args(["--staging", "staging"]).ok().says("[recipe-overlooked]");
+    assert!(ran.stdout.contains("call it other.yaml, or remove it"), "{ran}");
+    // It was seen when it was checked; the folder that is signed has only the recipe.
+    let publish = quick.publishing("publish", &quick.site()).args(["--staging", "staging", "--no-policy"]);
+    publish.args(["--key", "demo:release"]).ok();
+    std::fs::remove_file(other).unwrap();
+    assert!(!check().ok().text().contains("recipe-overlooked"));
 }
 
 /// `2>&1 | head`: what it does is done to the end, although nobody reads what it says.

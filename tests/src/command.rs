@@ -1,6 +1,6 @@
 //! Running a program to its end, with a deadline and both outputs captured.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -99,10 +99,19 @@ impl Run {
         self.through_shell(&format!("ulimit -v {kib}"))
     }
 
-    fn through_shell(mut self, before: &str) -> Self {
+    fn through_shell(self, before: &str) -> Self {
+        self.behind(|words| {
+            let shell = ["sh".into(), "-c".into(), format!("{before} && exec \"$@\"").into(), "sh".into()];
+            shell.into_iter().chain(words).collect()
+        })
+    }
+
+    /// The same variables and place for other words, which are made of its own.
+    pub(crate) fn behind(mut self, words: impl FnOnce(Vec<OsString>) -> Vec<OsString>) -> Self {
         let old = std::mem::replace(&mut self.command, Command::new("sh"));
-        self.command.args(["-c", &format!("{before} && exec \"$@\""), "sh"]);
-        self.command.arg(old.get_program()).args(old.get_args());
+        let words = words(std::iter::once(old.get_program()).chain(old.get_args()).map(OsStr::to_owned).collect());
+        self.command = Command::new(&words[0]);
+        self.command.args(&words[1..]);
         for (key, value) in old.get_envs() {
             match value {
                 Some(value) => self.command.env(key, value),

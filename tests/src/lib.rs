@@ -56,5 +56,6 @@ pub mod servers;
 pub mod signing;
 pub mod site;
 pub mod suite;
+pub mod terminal;
 pub mod tls;
 pub mod tpm;

@@ -34,6 +34,7 @@ use super::finding::{Finding, Findings};
 use super::record::{Look, Observation};
 use super::rules::{self, Rule};
 use crate::policy::{Policy, Vulnerabilities};
+use crate::progress::Progress;
 use crate::recipe::Recipe;
 
 pub use audit::{Asking, Program};
@@ -56,6 +57,8 @@ pub struct Lookups {
     pub audit: Vec<Program>,
     /// How they are asked.
     pub asking: Asking,
+    /// Shows how much of a snapshot was read.
+    pub shown: Progress,
 }
 
 /// What was answered; `advisories.json` of staging.
@@ -146,7 +149,7 @@ impl Answers {
                 let vulnerabilities = policy.and_then(|policy| policy.vulnerabilities.as_ref());
                 let by_policy = vulnerabilities.is_some_and(|demands| demands.pins(&snapshot.sha256));
                 match pinned || by_policy {
-                    true => snapshot.read(&wanted, pinned),
+                    true => snapshot.read(&wanted, pinned, &lookups.shown),
                     false => Err(format!("has SHA-256 {}, which nothing pins", snapshot.sha256)),
                 }
             });
@@ -194,7 +197,7 @@ impl Answers {
     pub(crate) fn again(&self, dependencies: &[(Platform, Inventory)], folder: &Path) -> Result<(), String> {
         let wanted = wanted(dependencies);
         for reading in &self.snapshots {
-            let again = snapshot::kept(folder, &reading.sha256)?.read(&wanted, reading.pinned)?;
+            let again = snapshot::kept(folder, &reading.sha256)?.read(&wanted, reading.pinned, &Progress::silent())?;
             if again != *reading {
                 return Err(format!("snapshot {} says something else of these packages", reading.sha256));
             }

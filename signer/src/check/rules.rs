@@ -38,6 +38,7 @@ rules! {
     RECIPE_INVISIBLE = "recipe-invisible", Error, "A recipe has no invisible or direction-changing characters, written or escaped.";
     STATEMENT_SIZE = "statement-size", Error, "What is signed has at most 4,096 bytes.";
     NAME_SIMILAR = "name-similar", Error, "No other server's name is equal but for '-', '_' and '.'.";
+    RECIPE_OVERLOOKED = "recipe-overlooked", Warning, "Recipes end in `.yaml`: nobody looks at one beside it that ends in `.yml`.";
     LAWFUL_BASIS = "lawful-basis", Error, "Confidential and restricted data need a lawful basis.";
     REVIEWED_AT = "reviewed-at", Error, "The review is not in the future.";
     CLASSIFICATION = "classification", Warning, "The data class is one that rules know.";
@@ -192,6 +193,8 @@ const OBSERVED: &[Rule] = &[
     PATTERN_NOTE,
     PATTERN_UNSCANNED,
     PATTERN_RULE,
+    // Of the folder that the recipe lay in, which does not travel with it.
+    RECIPE_OVERLOOKED,
 ];
 
 /// Whether a finding of this rule is an observation.
@@ -310,7 +313,11 @@ fn statement_size(recipe: &Recipe, registry: Option<&RegistryName>, findings: &m
 /// Names of one registry must differ by more than punctuation.
 pub(super) fn similar_names(recipe: &Recipe, file: &Path, findings: &mut Findings) {
     let folded = recipe.name.folded();
-    for other in super::neighbours(file) {
+    for other in super::neighbours(file, ".yml") {
+        let finding = RECIPE_OVERLOOKED.find(&format!("{other}.yml"), "is looked at by nobody");
+        findings.push(finding.fix(format!("call it {other}.yaml, or remove it")).at(recipe.file(), None));
+    }
+    for other in super::neighbours(file, ".yaml") {
         let Ok(other) = other.parse::<ServerName>() else { continue };
         if other != recipe.name && other.folded() == folded {
             let message = format!("{} and {other} differ only in '-', '_' or '.'", recipe.name);

@@ -80,7 +80,7 @@ fn folder(cli: &Cli, args: &Bundle) -> anyhow::Result<()> {
 }
 
 fn source(cli: &Cli, args: &Bundle, url: &str, source: &Source) -> anyhow::Result<()> {
-    let mut policy = args.fetch.policy()?;
+    let mut policy = args.fetch.policy(cli)?;
     // Who types a registry's name here means it, and the operator's configuration says where it is. A host is
     // listed like anywhere else: an address that was pasted connects to nothing.
     policy.registries.extend(source.registry());

@@ -69,7 +69,7 @@ pub(super) fn check(cli: &Cli, args: &Check) -> anyhow::Result<()> {
         }
         (registry, root) => registry.as_ref().or(root).cloned(),
     };
-    let options = args.how.options(&args.file, registry, KnownChunks::none(), published)?;
+    let options = args.how.options(cli, &args.file, registry, KnownChunks::none(), published)?;
     let mut checked = match &args.staging {
         Some(folder) => check::ingest(&args.file, folder, &options)?,
         None => check::check(&args.file, &options)?,

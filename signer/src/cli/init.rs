@@ -34,7 +34,7 @@ pub(super) struct Init {
 }
 
 pub(super) fn init(cli: &Cli, args: &Init) -> anyhow::Result<()> {
-    let mut fetch = args.fetch.policy()?;
+    let mut fetch = args.fetch.policy(cli)?;
     let source = Source::parse(&args.from, fetch.file_root.as_deref())?;
     allow_typed(&mut fetch, &source.url);
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;

@@ -72,7 +72,7 @@ pub(super) struct FetchArgs {
 }
 
 impl FetchArgs {
-    pub(super) fn policy(&self) -> anyhow::Result<FetchPolicy> {
+    pub(super) fn policy(&self, cli: &Cli) -> anyhow::Result<FetchPolicy> {
         let read = |path: &PathBuf| files::read_bounded(path, 1 << 20);
         Ok(FetchPolicy {
             file_root: self.file_root.clone(),
@@ -87,6 +87,7 @@ impl FetchArgs {
                 sandbox: !self.no_sandbox,
             },
             logins: Logins::find(self.registry_auth.as_deref())?,
+            shown: shown(cli),
             ..FetchPolicy::default()
         })
     }
@@ -104,14 +105,14 @@ pub(super) struct GateArgs {
 }
 
 impl GateArgs {
-    /// What a folder that was carried here must have been checked by. Whoever can write to it must not
-    /// choose the policy, so it is named, or it is said that there is none.
+    /// What a folder that was carried here, or a release of another registry, must have been checked by. Who
+    /// made it must not choose the policy, so it is named, or it is said that there is none.
     pub(super) fn of_publisher(&self, recipe: Option<&Path>, none: bool) -> anyhow::Result<Gate> {
         let gate = self.load(recipe);
         match (gate.has_policy(), none) {
             (false, false) => Err(Usage(
-                "no policy is named: say by which one this registry publishes, --policy FILE (or --recipe FILE, beside \
-                 whose servers/ it lies), or --no-policy if it has none"
+                "no policy is named: say by which one this registry publishes, --policy FILE (with publish also \
+                 --recipe FILE, beside whose servers/ it lies), or --no-policy if it has none"
                     .to_owned(),
             )
             .into()),
@@ -196,13 +197,14 @@ pub(super) struct LookupArgs {
 }
 
 impl LookupArgs {
-    pub(super) fn lookups(&self) -> Lookups {
+    pub(super) fn lookups(&self, cli: &Cli) -> Lookups {
         let limit = Duration::from_secs(self.audit_timeout.get().into());
         Lookups {
             snapshots: self.osv.clone(),
             pins: self.osv_sha256.clone(),
             audit: self.audit.clone(),
             asking: Asking { osv_url: self.audit_osv_url.clone(), limit },
+            shown: shown(cli),
         }
     }
 }
@@ -245,6 +247,7 @@ impl CheckArgs {
     /// For the recipe at `file`; `published` is what it is compared with.
     pub(super) fn options(
         &self,
+        cli: &Cli,
         file: &Path,
         registry: Option<RegistryName>,
         known: KnownChunks,
@@ -253,10 +256,10 @@ impl CheckArgs {
         Ok(CheckOptions {
             published,
             gate: self.gate.load(Some(file)),
-            lookups: self.lookups.lookups(),
+            lookups: self.lookups.lookups(cli),
             trial: self.trial.options()?,
             patterns: self.patterns.load()?,
-            ..options(&self.fetch, registry, known)?
+            ..options(cli, &self.fetch, registry, known)?
         })
     }
 }
@@ -288,11 +291,12 @@ pub(super) struct SiteArgs {
 }
 
 pub(super) fn options(
+    cli: &Cli,
     args: &FetchArgs,
     registry: Option<RegistryName>,
     known: KnownChunks,
 ) -> anyhow::Result<CheckOptions> {
-    let fetch = args.policy()?;
+    let fetch = args.policy(cli)?;
     Ok(CheckOptions {
         registry,
         fetch,

@@ -29,6 +29,9 @@ pub(super) struct Promote {
     /// A key that signs the release here; may be repeated
     #[arg(long = "key", value_name = "URI")]
     keys: Vec<String>,
+    /// This registry has no policy: without it, --policy must say which one it is
+    #[arg(long, conflicts_with = "policy")]
+    no_policy: bool,
     #[command(flatten)]
     gate: GateArgs,
     #[command(flatten)]
@@ -38,6 +41,8 @@ pub(super) struct Promote {
 pub(super) fn promote(cli: &Cli, keyring: &mut Keyring, args: &Promote) -> anyhow::Result<()> {
     let (name, version) = name_and_version(&args.release)?;
     let version = version.ok_or_else(|| Usage(format!("{:?} names no version; write NAME@VERSION", args.release)))?;
+    // There is no recipe here that a policy could lie beside.
+    let gate = args.gate.of_publisher(None, args.no_policy)?;
     let from_root = trust_cmd::read(&args.from_trust)?;
     let from = match Address::parse(&args.from).map_err(|error| Usage(error.to_string()))? {
         Address::Folder(root) => Site::folder(&root),
@@ -46,8 +51,7 @@ pub(super) fn promote(cli: &Cli, keyring: &mut Keyring, args: &Promote) -> anyho
     at_site(cli, keyring, &args.site, "promote", &args.release, |keyring, publisher| {
         let keys = open(keyring, &args.keys)?;
         let source = Source::find(&from, &from_root, (&name, &version), now()?)?;
-        // There is no recipe here that a policy could lie beside.
-        let released = match source.publish(publisher, (args.gate.load(None), args.lookups.lookups()), &keys) {
+        let released = match source.publish(publisher, (gate, args.lookups.lookups(cli)), &keys) {
             Err(ReleaseError::Findings { file, findings }) => {
                 show_findings(&findings);
                 return Err(ReleaseError::Findings { file, findings }.into());

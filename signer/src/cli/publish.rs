@@ -92,7 +92,7 @@ pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> a
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         // What came with this version is asked here too: the policy may make it an error.
         let published = release::compared(publisher.site, publisher.root)?;
-        let options = args.how.options(&args.file, Some(registry), known, published)?;
+        let options = args.how.options(cli, &args.file, Some(registry), known, published)?;
         let staging = match release::ingest(&args.file, folder.path(), &options) {
             Err(ReleaseError::Findings { file, findings }) => {
                 tell!("{findings}");

@@ -54,7 +54,7 @@ pub(super) fn try_out(cli: &Cli, args: &Try) -> anyhow::Result<()> {
     let mcpfs = tryout::find_mcpfs()?;
     let stop = Stop::watch().context("cannot watch for Ctrl-C")?;
     let place = Place::make()?;
-    let mut options = options(&args.fetch, None, KnownChunks::none())?;
+    let mut options = options(cli, &args.fetch, None, KnownChunks::none())?;
     let recipe = recipe(&place, args, &mut options, &story)?;
     let today = now()?;
     let (released, findings) = match tryout::publish(&place, &recipe, &options, today) {

@@ -18,7 +18,7 @@ use url::Url;
 
 use super::http::{self, Ask, Body};
 use super::oci::may_carry_secrets;
-use super::{FetchError, FetchPolicy, Sink, at, local};
+use super::{FetchError, FetchPolicy, Sink, at, local, task};
 
 /// Objects of one question; hosts have such bounds too.
 const BATCH: usize = 100;
@@ -71,7 +71,7 @@ pub(crate) fn fetch(address: &str, wanted: &[Pointer], policy: &FetchPolicy, fol
         return Err(FetchError::TooLarge(policy.limit));
     }
     if !address.starts_with("https:") {
-        return wanted.iter().try_for_each(|pointer| copy(Path::new(address), *pointer, folder));
+        return wanted.iter().try_for_each(|pointer| copy(Path::new(address), *pointer, policy, folder));
     }
     let base = address.trim_end_matches('/');
     let base = if base.ends_with(".git") { base.to_owned() } else { format!("{base}.git") };
@@ -148,12 +148,12 @@ async fn object(answer: &Answer, pointer: Pointer, policy: &FetchPolicy, folder:
     if response.status().as_u16() != 200 {
         return Err(FetchError::Status(response.status().as_u16()));
     }
-    let mut sink = Sink::new(folder, &format!("Git LFS {}", sha256.short()), Some(sha256), size)?;
+    let mut sink = Sink::new(folder, task(policy, &format!("Git LFS {}", sha256.short())), Some(sha256), size)?;
     http::receive(response, size, &mut |piece| sink.write(piece)).await.and_then(|()| finish(sink, pointer))
 }
 
 /// From the repository's own store, where `git lfs fetch` puts it.
-fn copy(repository: &Path, pointer: Pointer, folder: &Path) -> Result<(), FetchError> {
+fn copy(repository: &Path, pointer: Pointer, policy: &FetchPolicy, folder: &Path) -> Result<(), FetchError> {
     let oid = pointer.sha256.to_string();
     let below = Path::new("lfs/objects").join(&oid[..2]).join(&oid[2..4]).join(&oid);
     let root = File::open(repository).map_err(at(repository))?;
@@ -162,7 +162,7 @@ fn copy(repository: &Path, pointer: Pointer, folder: &Path) -> Result<(), FetchE
     let found = found.filter(|file| file.metadata().is_ok_and(|facts| facts.is_file()));
     let missing = "is not in the repository: git lfs fetch --all brings it there";
     let file = found.ok_or_else(|| FetchError::Part { sha256: pointer.sha256, problem: missing.to_owned() })?;
-    let mut sink = Sink::new(folder, &oid, Some(pointer.sha256), pointer.size)?;
+    let mut sink = Sink::new(folder, task(policy, &oid), Some(pointer.sha256), pointer.size)?;
     sink.copy(file, repository)?;
     finish(sink, pointer)
 }

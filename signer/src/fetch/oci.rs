@@ -24,7 +24,7 @@ use reqwest::Response;
 use url::Url;
 
 use self::auth::Session;
-use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, at, http};
+use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, at, http, task};
 use crate::image::{ACCEPT, DOCUMENT_BYTES, Document, Manifest, Part};
 use crate::recipe::ArtefactSource;
 
@@ -97,7 +97,7 @@ async fn transfer(
     let mut registry = Registry::new(reference, policy)?;
     let mut bytes = Vec::new();
     let response = registry.get(&format!("manifests/sha256:{}", source.sha256), Some(ACCEPT)).await?;
-    let mut sink = Sink::new(folder, &source.url, Some(source.sha256), DOCUMENT_BYTES.min(policy.limit))?;
+    let mut sink = Sink::new(folder, task(policy, &source.url), Some(source.sha256), DOCUMENT_BYTES.min(policy.limit))?;
     http::receive(response, DOCUMENT_BYTES, &mut |piece| {
         bytes.extend_from_slice(piece);
         sink.write(piece)
@@ -136,7 +136,7 @@ fn copy(
         let path = named.join(sha256.to_string());
         let missing = |_| FetchError::Local(format!("no file with the digest {sha256} is there"));
         let file = crate::files::open_file(&path).map_err(missing)?;
-        let mut sink = Sink::new(folder, &source.url, Some(sha256), limit)?;
+        let mut sink = Sink::new(folder, task(policy, &source.url), Some(sha256), limit)?;
         sink.copy(file, &path)?;
         sink.finish()
     };
@@ -249,7 +249,7 @@ impl<'a> Registry<'a> {
     async fn blob(&mut self, part: &Part, label: &str, folder: &Path) -> Result<(), FetchError> {
         let wrong = |problem: String| FetchError::Part { sha256: part.sha256, problem };
         let response = self.get(&format!("blobs/sha256:{}", part.sha256), None).await?;
-        let mut sink = Sink::new(folder, label, Some(part.sha256), part.size)?;
+        let mut sink = Sink::new(folder, task(self.policy, label), Some(part.sha256), part.size)?;
         let received = http::receive(response, part.size, &mut |piece| sink.write(piece)).await;
         match received.and_then(|()| sink.finish()) {
             Ok((_, fetched)) if fetched.size == part.size => Ok(()),

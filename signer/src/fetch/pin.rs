@@ -11,7 +11,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::Platform;
 use mcpfs_trust::release::Launch;
 
-use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, bundle, get, oci};
+use super::{FetchError, FetchNote, FetchPolicy, Fetched, Sink, bundle, get, oci, task};
 use crate::bundle::{self as source, Inputs, Order, PythonVersion, Source, SourceError};
 use crate::image;
 use crate::recipe::ArtefactSource;
@@ -95,7 +95,7 @@ fn build(url: &str, wanted: &Wanted, policy: &FetchPolicy, folder: &Path) -> Res
     };
     let mut gathered = source::gather(&order, policy).map_err(FetchError::Source)?;
     let built = gathered.folder().map_err(FetchError::Source)?;
-    let mut sink = Sink::new(folder, url, None, policy.limit)?;
+    let mut sink = Sink::new(folder, task(policy, url), None, policy.limit)?;
     let failed = |error| match error {
         bundle::Failed::Sink(error) => error,
         bundle::Failed::Folder(error) => FetchError::Bundle(error),

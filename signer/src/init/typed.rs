@@ -5,7 +5,7 @@ use std::path::Path;
 use mcpfs_trust::name::ServerName;
 
 use super::{InitError, Source};
-use crate::bundle;
+use crate::{bundle, secret};
 
 /// Schemes of addresses.
 const SCHEMES: [&str; 8] = ["https", "http", "file", "oci", "git+https", "git+file", "npm", "pypi"];
@@ -16,6 +16,9 @@ impl Source {
     /// # Errors
     /// If it is neither, or lies outside of `file_root`.
     pub fn parse(text: &str, file_root: Option<&Path>) -> Result<Self, InitError> {
+        if secret::has_login(text) {
+            return Err(InitError::Login);
+        }
         let scheme = text.split_once(':').map(|(scheme, _)| scheme);
         if let Some(scheme) = scheme.filter(|scheme| SCHEMES.contains(scheme)) {
             let url = spelled(scheme, text);
@@ -127,7 +130,6 @@ mod tests {
             (&format!("oci:r.example.com/x@sha256:{sha}"), format!("oci://r.example.com/x@sha256:{sha}")),
             ("git+https://git.example.com/x.git@v1.2.0", "git+https://git.example.com/x.git#v1.2.0".to_owned()),
             ("git+https://git.example.com/x.git#a@b", "git+https://git.example.com/x.git#a@b".to_owned()),
-            ("git+https://user@git.example.com/x", "git+https://user@git.example.com/x".to_owned()),
             ("npm:@a/b@1.0.0", "npm:@a/b@1.0.0".to_owned()),
         ] {
             assert_eq!(Source::parse(typed, None).unwrap().url, url, "{typed}");
@@ -139,6 +141,11 @@ mod tests {
         assert_eq!(source.url, "git+file:repo#v1");
         assert_eq!(source.file_root, Some(folder.path().canonicalize().unwrap()));
         assert!(matches!(Source::parse("git+file:nowhere#v1", None), Err(InitError::Source(_))));
+        for typed in
+            ["git+https://user@git.example.com/x", "https://u:p@example.com/x.tar", "oci://u:p@example.com/x:1"]
+        {
+            assert!(matches!(Source::parse(typed, None), Err(InitError::Login)), "{typed}");
+        }
     }
 
     #[test]

@@ -2,16 +2,19 @@
 //! where things lie on the machine that signs.
 //!
 //! Errors are written for who sits there, so they name files by their paths. Of such a path only the
-//! last part is kept. Paths that a command was given are known; others are told by their form.
+//! last part is kept. Paths that a command was given are known; others are told by their form. Of an
+//! address that somebody typed with a login in it, the login is left out.
 
 use std::path::Path;
+
+use crate::secret::without_logins;
 
 /// What a file is called in public: `servers/x.yaml` as in its repository, else its name alone.
 /// An address such as `s3://bucket/prefix` is one already.
 pub fn name(path: &Path) -> String {
     let text = path.to_string_lossy();
     if text.contains("://") {
-        return text.into_owned();
+        return without_logins(&text).into_owned();
     }
     let Some(name) = path.file_name() else { return String::new() };
     let name = name.to_string_lossy();
@@ -24,7 +27,7 @@ pub fn name(path: &Path) -> String {
 /// A text in which the paths in `known`, and what looks like an absolute or climbing path, are cut to
 /// their last part.
 pub fn without_paths(text: &str, known: &[&Path]) -> String {
-    let mut text = text.to_owned();
+    let mut text = without_logins(text).into_owned();
     let mut known: Vec<String> = known.iter().map(|path| path.to_string_lossy().into_owned()).collect();
     known.retain(|path| path.contains('/') && !path.contains("://"));
     // The longest first: one may lie in another.
@@ -71,6 +74,7 @@ mod tests {
     fn paths_of_the_machine_stay_there() {
         let known = [Path::new("/home/an na/site"), Path::new("../registry/servers/hello.yaml")];
         for (text, public) in [
+            ("https://u:p@h/x is no site", "https://…@h/x is no site"),
             ("cannot read /srv/mcp/site/head.json: permission denied", "cannot read head.json: permission denied"),
             ("/home/an na/site/head.json is damaged", "site/head.json is damaged"),
             ("../registry/servers/hello.yaml did not pass", "servers/hello.yaml did not pass"),

@@ -93,7 +93,8 @@ impl Tip {
             if let Some(index) = misnamed.iter().position(|name| *name == blob.path) {
                 return Err(PlanError::Misnamed { found: blob.path, wanted: BESIDE[index] });
             }
-            let recipe = blob.path.starts_with(&inside) && blob.path.ends_with(".yaml");
+            // One that ends in .yml is refused by its name, not overlooked.
+            let recipe = blob.path.starts_with(&inside) && [".yaml", ".yml"].iter().any(|end| blob.path.ends_with(end));
             if !recipe && !BESIDE.contains(&blob.path.as_str()) {
                 continue;
             }

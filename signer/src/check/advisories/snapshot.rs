@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, IsTerminal as _, Read, Write as _};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mcpfs_trust::digest::{Digest, Hasher};
@@ -21,6 +21,7 @@ use super::osv::{Advisory, Answer, Outline};
 use super::{Hit, Unclear, Wanted};
 use crate::fetch;
 use crate::files;
+use crate::progress::{Progress, Unit};
 use crate::unpack;
 
 /// Largest document, bytes. The longest that are published list ten thousands of versions.
@@ -102,10 +103,10 @@ impl Snapshot {
     }
 
     /// What it says of the wanted packages.
-    pub(super) fn read(&self, wanted: &Wanted, pinned: bool) -> Result<Reading, String> {
+    pub(super) fn read(&self, wanted: &Wanted, pinned: bool, shown: &Progress) -> Result<Reading, String> {
         let mut reading =
             Reading { sha256: self.sha256, pinned, covers: BTreeMap::new(), hits: Vec::new(), unclear: Vec::new() };
-        let shown = io::stderr().is_terminal();
+        let task = shown.count("advisories", Unit::Items);
         let (mut documents, mut bytes) = (0, Vec::new());
         let read = unpack::each_file(&self.file, &mut |name, size, content| {
             if !name.ends_with(b".json") {
@@ -125,15 +126,10 @@ impl Snapshot {
             }
             bytes.clear();
             content.take(DOCUMENT_BYTES + 1).read_to_end(&mut bytes)?;
-            if shown && documents % 4_096 == 0 {
-                // A terminal that went away is no reason to stop.
-                let _ = write!(io::stderr(), "\radvisories: {documents}");
-            }
+            task.add(1);
             reading.document(&bytes, wanted).map_err(bad)
         });
-        if shown && documents >= 4_096 {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        drop(task);
         read.map_err(|error| super::super::chain(&error))?;
         if reading.hits.len() + reading.unclear.len() > MATCHES {
             return Err(format!("has more than {MATCHES} advisories of these packages"));

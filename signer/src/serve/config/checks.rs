@@ -18,6 +18,7 @@ use crate::check::patterns::{RuleSet, RuleSource};
 use crate::check::{Lookups, Patterns, chain};
 use crate::fetch::{FetchPolicy, Logins};
 use crate::files;
+use crate::progress::Progress;
 use crate::trial::TrialOptions;
 
 /// `[artefacts]`.
@@ -136,6 +137,7 @@ impl Artefacts {
             pins: self.osv_sha256.iter().map(digest).collect::<Result<_, _>>()?,
             audit: check.audit.clone(),
             asking: Asking { osv_url: check.osv_url()?, limit: Duration::from_secs(check.audit_timeout) },
+            shown: Progress::silent(),
         })
     }
 }

@@ -21,17 +21,18 @@ while IFS= read -r line; do
 done < ci/options
 
 if git diff --quiet "$MCPFS_BASE...HEAD" -- policy.yaml waivers.yaml ci; then
-  mapfile -d '' -t recipes < <(git diff -z --name-only --diff-filter=d "$MCPFS_BASE...HEAD" -- 'servers/*.yaml')
+  mapfile -d '' -t recipes < <(git diff -z --name-only --diff-filter=d "$MCPFS_BASE...HEAD" -- 'servers/*.yaml' 'servers/*.yml')
 else
-  mapfile -d '' -t recipes < <(git ls-files -z -- 'servers/*.yaml')
+  mapfile -d '' -t recipes < <(git ls-files -z -- 'servers/*.yaml' 'servers/*.yml')
 fi
-mapfile -d '' -t removed < <(git diff -z --name-only --diff-filter=D "$MCPFS_BASE...HEAD" -- 'servers/*.yaml')
+mapfile -d '' -t removed < <(git diff -z --name-only --diff-filter=D "$MCPFS_BASE...HEAD" -- 'servers/*.yaml' 'servers/*.yml')
 
 comment=$results/comment.md
 : > "$comment"
 failed=0
 for recipe in "${recipes[@]}"; do
-  name=$(basename "$recipe" .yaml)
+  name=$(basename "$recipe")
+  name=${name%.*}
   echo "== $recipe"
   mcpfs-signer check "$recipe" "${options[@]}" --format markdown --out "$results/$name.md" || failed=1
   mcpfs-signer check "$recipe" "${options[@]}" --format sarif --out "$results/$name.sarif" > "$results/$name.txt" || failed=1
