@@ -222,15 +222,17 @@ fn the_signers_come_and_go() {
     assert_eq!(machine.property(unit, "ActiveState"), "inactive");
     write(&machine.path("/etc/mcpfs-signer/serve.toml"), "# Ours.\n");
     write(&machine.path("/srv/mcp/site/head.json"), "{}\n");
-    write(&machine.path("/var/lib/mcpfs-signer/journal.json"), "{}\n");
+    write(&machine.path("/var/lib/mcpfs-signer/tokens/token.object"), "a key\n");
+    write(&machine.path("/var/lib/mcpfs-signer/work/tip"), "x\n");
     dpkg(&["--remove", "mcpfs-signer"]);
-    assert!(machine.path("/var/lib/mcpfs-signer/journal.json").exists(), "a removal keeps what it remembers");
+    assert!(machine.path("/var/lib/mcpfs-signer/work/tip").exists(), "a removal keeps what it works on");
     dpkg(&["--install", "/var/tmp/signer.deb"]);
     dpkg(&["--purge", "mcpfs-signer"]);
-    for gone in ["/var/lib/mcpfs-signer", "/usr/bin/mcpfs-signer"] {
+    for gone in ["/var/lib/mcpfs-signer/work", "/usr/bin/mcpfs-signer"] {
         assert!(machine.path(gone).symlink_metadata().is_err(), "{gone} is still there");
     }
-    for kept in ["/etc/mcpfs-signer/serve.toml", "/srv/mcp/site/head.json"] {
+    for kept in ["/etc/mcpfs-signer/serve.toml", "/srv/mcp/site/head.json", "/var/lib/mcpfs-signer/tokens/token.object"]
+    {
         assert!(machine.path(kept).exists(), "{kept} is not the package's to remove");
     }
     assert_eq!(machine.property(unit, "LoadState"), "not-found");
