@@ -13,6 +13,7 @@
 //! The comments of [`Config`] and its parts are the manual.
 
 mod file;
+mod stamp;
 mod value;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::name::{ServerName, Version};
 use url::Url;
 
+pub use self::stamp::Stamp;
 pub(crate) use self::value::mirror;
 use crate::owned::OwnedError;
 

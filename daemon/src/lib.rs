@@ -43,6 +43,7 @@ pub mod fs;
 pub mod launch;
 pub mod launched;
 mod lock;
+mod memory;
 mod metrics;
 pub mod mount;
 pub mod owned;

@@ -12,20 +12,20 @@
 //! one line that says that the mount is served. A fork in this process was rejected: threads
 //! and runtimes do not survive it.
 
+mod detach;
 mod ends;
 mod rows;
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
+use std::io::IsTerminal;
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -35,12 +35,13 @@ use self::rows::{record, record_events, record_lost_audit, record_reset};
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
 use crate::caller::Caller;
 use crate::cli::Global;
-use crate::config::{Config, LogFormat, ReadsWanted};
+use crate::config::{Config, LogFormat, ReadsWanted, Stamp};
 use crate::content::{Content, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Pulse;
 use crate::fs::Vfs;
 use crate::launched::Launches;
+use crate::memory;
 use crate::metrics;
 use crate::mount::{Mountpoint, Seat, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
@@ -101,13 +102,16 @@ impl From<Refusal> for Failure {
 
 /// Mounts, and serves or leaves a process behind that does.
 pub fn mount(global: &Global, args: &MountArgs) -> Exit {
+    memory::keep_little();
+    // Before it is read: a worker may use it much later.
+    let stamp = args.worker.then(|| Stamp::of(&global.file()));
     let loaded = load(global, args);
     let as_json = args.foreground && loaded.as_ref().is_ok_and(|config| config.log.format == LogFormat::Json);
     let outcome = loaded.and_then(|config| match args.foreground {
-        _ if args.worker => work(global, config),
+        _ if let Some(stamp) = stamp => work(global, config, &stamp),
         true if rustix::process::geteuid().is_root() => supervise(global, args, config),
         true => serve(global, args, config),
-        false => detach(&config),
+        false => detach::detach(&config),
     });
     match outcome {
         Ok(()) => Exit::Ok,
@@ -132,53 +136,6 @@ fn load(global: &Global, args: &MountArgs) -> Result<Config, Failure> {
         config.log.format = format;
     }
     Ok(config)
-}
-
-/// Starts this program again in a session of its own; returns once the mount is served.
-fn detach(config: &Config) -> Result<(), Failure> {
-    let failed =
-        |what: &str, error: std::io::Error| Failure { exit: Exit::Refused, message: format!("{what}: {error}") };
-    // Not among the worker's own files: what root writes there could be led astray.
-    let path = config.rundir.join("mcpfs.log");
-    let log = || -> std::io::Result<(std::fs::File, u64)> {
-        control::make_rundir(&config.rundir).map_err(std::io::Error::other)?;
-        let log = std::fs::OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
-        let length = log.metadata()?.len();
-        Ok((log, length))
-    };
-    let (mut log, before) = log().map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                ". Mount as root, or as yourself with a configuration of your own (--config), whose state, rundir, \
-                 [cache] dir and [mount] at are yours"
-            }
-            _ => "",
-        };
-        Failure { exit: Exit::Refused, message: format!("cannot write {}: {error}{advice}", path.display()) }
-    })?;
-    let program = std::env::current_exe().map_err(|error| failed("cannot find this program", error))?;
-    let mut child = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .args(["--foreground", "--detached"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log.try_clone().map_err(|error| failed("cannot share the log", error))?)
-        .spawn()
-        .map_err(|error| failed("cannot start the daemon", error))?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        // An error is an end without the line.
-        drop(BufReader::new(stdout).take(4096).read_line(&mut line));
-    }
-    if line.ends_with('\n') {
-        print!("{line}");
-        return Ok(());
-    }
-    let status = child.wait().map_err(|error| failed("cannot wait for the daemon", error))?;
-    let mut said = String::new();
-    drop(log.seek(SeekFrom::Start(before)).and_then(|_| log.take(1 << 20).read_to_string(&mut said)));
-    eprint!("{said}");
-    Err(Failure { exit: exit_of(status.code()), message: String::new() })
 }
 
 /// Logs to stderr, and leaves the terminal's session if nobody is to wait for this process.
@@ -258,29 +215,52 @@ fn exit_of(code: Option<i32>) -> Exit {
     }
 }
 
-/// The worker's part: gives up root, and serves.
-fn work(global: &Global, mut config: Config) -> Result<(), Failure> {
+/// The worker's part: gives up root, waits for its turn, and serves.
+///
+/// What needs no word of the supervisor comes before it: while another worker serves, this one may stand by.
+fn work(global: &Global, mut config: Config, stamp: &Stamp) -> Result<(), Failure> {
     prepare(global, config.log.format, false);
     let by_hand = |error| Failure {
         exit: Exit::Usage,
         message: format!("a worker is started by `mcpfs mount` and by nothing else ({error})"),
     };
-    let (link, listener) = Link::welcome().map_err(by_hand)?;
+    Link::is_expected().map_err(by_hand)?;
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
-    // The one socket that listens, made while this is root: the worker may make none.
-    let endpoint = metrics::open(&mut config.metrics, Some(&user));
-    confine(&user, &Reach::of(&config)).map_err(|error| Failure::new(Exit::Refused, &error))?;
+    // The address of the metrics is the other worker's as long as that one serves, and to listen takes root.
+    let confined = config.metrics.listen.is_none().then(|| give_up(&mut config, &user)).transpose()?;
+    let (link, listener) = match Link::welcome() {
+        // Its turn never came.
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => std::process::exit(0),
+        other => other.map_err(by_hand)?,
+    };
+    if !stamp.holds() {
+        // Before the link closes: the supervisor then ends this process, and starts one that reads it.
+        tracing::info!("the configuration is another one by now");
+        return Err(Failure { exit: Exit::Refused, message: String::new() });
+    }
+    let (runtime, endpoint) = match confined {
+        Some(confined) => confined,
+        None => give_up(&mut config, &user)?,
+    };
     let link = Arc::new(link);
     crate::caller::ask_supervisor(Arc::clone(&link));
     let at = std::path::absolute(&config.mount.at).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    on_runtime(config, Place::Handed { at, link, listener, endpoint })
+    on_runtime(config, Place::Handed { at, link, listener, endpoint }, runtime)
+}
+
+/// What a worker gives up, and what it makes before and after that: the one socket that listens, which
+/// it may not make any more, and its threads, which must not be there yet.
+fn give_up(config: &mut Config, user: &User) -> Result<(Runtime, Option<TcpListener>), Failure> {
+    let endpoint = metrics::open(&mut config.metrics, Some(user));
+    confine(user, &Reach::of(config)).map_err(|error| Failure::new(Exit::Refused, &error))?;
+    Ok((threads()?, endpoint))
 }
 
 /// All of it in one process, by an ordinary user.
 fn serve(global: &Global, args: &MountArgs, mut config: Config) -> Result<(), Failure> {
     prepare(global, config.log.format, args.detached);
     let endpoint = metrics::open(&mut config.metrics, None);
-    on_runtime(config, Place::Own { endpoint })
+    on_runtime(config, Place::Own { endpoint }, threads()?)
 }
 
 /// Where this process serves.
@@ -291,11 +271,12 @@ enum Place {
     Handed { at: PathBuf, link: Arc<Link>, listener: UnixListener, endpoint: Option<TcpListener> },
 }
 
-fn on_runtime(config: Config, place: Place) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Refused, &error))?;
+fn threads() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Exit::Refused, &error))
+}
+
+fn on_runtime(config: Config, place: Place, runtime: Runtime) -> Result<(), Failure> {
     let outcome = runtime.block_on(daemon(Arc::new(config), place, runtime.handle().clone()));
     // A fetch that nobody waits for any more must not hold us up.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -323,10 +304,10 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
             Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link), endpoint }
         }
     };
-    let options = AuditOptions::at(config.state.join("audit.db"));
-    let audit = tokio::task::spawn_blocking(move || Audit::open(&options));
-    let audit = audit.await.map_err(|error| refused(&error))?;
-    let audit = audit.map_err(|error| of_the_worker(&error, &config.state))?;
+    let options = AuditOptions { begin: !place.takes_over(), ..AuditOptions::at(config.state.join("audit.db")) };
+    // Here, as all that follows until the mount is served: this thread has nothing else to do, and each
+    // other one would have to be woken on a host that may be busy.
+    let audit = Audit::open(&options).map_err(|error| of_the_worker(&error, &config.state))?;
     let mut background = JoinSet::new();
     let handed = place.link.is_some();
     let served = start(config, runtime, audit.clone(), place, ends, &mut background).await;
@@ -380,7 +361,7 @@ async fn start(
         ..ContentSettings::new(&config.cache.dir, config.rundir.join("content"))
     };
     let (events, arriving) = mpsc::channel(256);
-    let content = Content::open(settings, site.clone(), runtime.clone(), events);
+    let content = Content::open_idle(settings, site.clone(), runtime.clone(), events);
     let content = content.map_err(|error| of_the_worker(&error, &config.cache.dir))?;
     runtime.spawn(record_events(audit.clone(), arriving));
     let parts = Parts {
@@ -392,21 +373,27 @@ async fn start(
         state,
     };
     let registry = Registry::open(parts).await?;
-    background.spawn(registry.clone().follow());
-    registry.clone().watch_clock();
 
     let listener = control::on_runtime(listener).map_err(|error| refused(&error))?;
     let launches = Launches::default();
     let vfs = Vfs::new(registry.clone(), content.clone(), audit.clone(), launches.clone(), config.rundir.clone());
-    let (cache, cached, handle) =
-        (config.cache.dir.clone(), config.mount.reads == ReadsWanted::Cached, runtime.clone());
-    let mounting = tokio::task::spawn_blocking(move || fs::mount(vfs, seat, &cache, cached, &handle, pulse));
-    let session = mounting.await.map_err(|error| refused(&error))?.map_err(|error| refused(&error))?;
+    let cached = config.mount.reads == ReadsWanted::Cached;
+    let session = fs::mount(vfs, seat, &config.cache.dir, cached, &runtime, pulse).map_err(|error| refused(&error))?;
+    // Others wait for the mount, nobody for these.
+    content.walk();
+    background.spawn(registry.clone().follow());
+    registry.clone().watch_clock();
 
+    let takes_over = link.as_ref().is_some_and(|link| link.generation() > 1);
     let facts = daemon::boot_facts(&config, &trust.0, &trust.1, session.reads());
-    if let Err(error) = audit.describe(facts).await {
-        stop(session).await?;
-        return Err(refused(&error));
+    match audit.describe(facts).await {
+        // Whoever opens something gets an error until it can be written again; what runs goes on.
+        Err(error) if takes_over => tracing::error!(error = %with_cause(&error), "the audit cannot be written"),
+        Err(error) => {
+            stop(session).await?;
+            return Err(refused(&error));
+        }
+        Ok(()) => {}
     }
     let daemon = Daemon {
         registry,
@@ -418,13 +405,14 @@ async fn start(
         started: now(),
         runtime: runtime.clone(),
     };
-    metrics::publish(&daemon, link.as_ref().map_or(1, |link| link.generation()), endpoint, background);
     let control = runtime.spawn(control::serve(listener, daemon.clone()));
     // A successor has kept people waiting already. And overdue is no fault: what was admitted
     // before is there, and the rest follows.
-    if link.as_ref().is_none_or(|link| link.generation() == 1) {
+    if !takes_over {
         drop(timeout(FIRST_LOOK, daemon.registry.first_look()).await);
     }
+    // With what that look found: the file is not written again for a while.
+    metrics::publish(&daemon, link.as_ref().map_or(1, |link| link.generation()), endpoint, background);
     announce::served(&daemon, link.as_deref());
     if let Some(link) = &link {
         background.spawn(announce::follow(daemon.clone(), Arc::clone(link)));
@@ -446,6 +434,13 @@ struct Seated {
     listener: UnixListener,
     link: Option<Arc<Link>>,
     endpoint: Option<TcpListener>,
+}
+
+impl Seated {
+    /// Whether another worker has served here before.
+    fn takes_over(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.generation() > 1)
+    }
 }
 
 async fn stop(session: Session) -> Result<(), Failure> {

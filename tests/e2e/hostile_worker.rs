@@ -110,6 +110,21 @@ impl Hostile {
         found
     }
 
+    /// The one that serves, and the one that stands by, as far as they are there.
+    fn workers(&self) -> Vec<i32> {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        std::fs::read_to_string(children).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Waits until the supervisor has started the worker that stands by, and knows it.
+    fn stands_by(&self) {
+        let fds = format!("/proc/{}/fd", self.child.id());
+        wait_for("a worker that stands by", || {
+            let targets = std::fs::read_dir(&fds).unwrap().filter_map(|entry| entry.unwrap().path().read_link().ok());
+            (targets.filter(|target| target.to_string_lossy().contains("pidfd")).count() == 2).then_some(())
+        });
+    }
+
     fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
     }
@@ -178,6 +193,7 @@ const REFUSALS: &[(&str, &[i32])] = &[
 fn whatever_it_does_the_supervisor_lives() {
     let mut hostile = Hostile::start("all");
     hostile.said("act nothing, until somebody kills it");
+    hostile.stands_by();
     let before = hostile.descriptors();
     kill_worker(&hostile);
     hostile.said("all acts done");
@@ -216,6 +232,7 @@ fn whatever_it_does_the_supervisor_lives() {
     // Whoever it tried to reach lives, and nothing of it is left in the supervisor.
     assert!(hostile.neighbour.try_wait().unwrap().is_none());
     wait_for("the end of what was put away", || (hostile.threads() == 1).then_some(()));
+    hostile.stands_by();
     let open = hostile.descriptors();
     assert_eq!(open, before);
     kill_process(Pid::from_child(&hostile.child), Signal::TERM).unwrap();
@@ -257,9 +274,7 @@ fn waiting(hostile: &Hostile) -> Vec<std::thread::JoinHandle<std::io::Error>> {
 }
 
 fn kill_worker(hostile: &Hostile) {
-    let children = format!("/proc/{0}/task/{0}/children", hostile.child.id());
-    let worker: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    kill_process(Pid::from_raw(hostile.workers()[0]).unwrap(), Signal::KILL).unwrap();
 }
 
 fn another_init_ends_the_session() {

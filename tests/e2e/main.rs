@@ -76,6 +76,7 @@ mod signer;
 mod signer_unit;
 mod simple_client;
 mod sources;
+mod standby;
 mod store;
 mod systemd;
 mod tables;
@@ -158,6 +159,7 @@ fn main() -> ExitCode {
     kinds::register(&mut suite);
     store::register(&mut suite);
     words::register(&mut suite);
+    standby::register(&mut suite);
     systemd::register(&mut suite);
     takeover::register(&mut suite);
     zoo::register(&mut suite);

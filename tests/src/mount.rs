@@ -89,8 +89,26 @@ impl<'h> Mount<'h> {
 
     /// The supervisor's worker, if there is one just now.
     pub fn worker(&self) -> Option<u32> {
+        self.children().first().copied()
+    }
+
+    /// The worker that stands by, once there is one that has given up its rights.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn standby(&self) -> u32 {
+        wait_for("a worker that stands by", || {
+            let standby = *self.children().get(1)?;
+            let status = std::fs::read_to_string(format!("/proc/{standby}/status")).ok()?;
+            status.contains("Seccomp:\t2").then_some(standby)
+        })
+    }
+
+    /// The supervisor's processes, the oldest first.
+    fn children(&self) -> Vec<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.pid());
-        std::fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// Kills the worker and waits until another one serves.

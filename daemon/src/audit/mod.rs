@@ -66,12 +66,15 @@ pub struct AuditOptions {
     pub reserve_bytes: u64,
     /// How repeats are folded and users held back.
     pub folding: FoldLimits,
+    /// Whether a boot row begins at once, which proves that the store can be written, or with the first
+    /// row or facts: whoever takes over for another process has others waiting.
+    pub begin: bool,
 }
 
 impl AuditOptions {
     /// The store at `path` with 16 MiB in reserve (about 100,000 rows) and the usual limits.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), reserve_bytes: 16 << 20, folding: FoldLimits::default() }
+        Self { path: path.into(), reserve_bytes: 16 << 20, folding: FoldLimits::default(), begin: true }
     }
 }
 
@@ -108,7 +111,9 @@ impl Audit {
         let lock = schema::Lock::take(&options.path)?;
         let mut store = Store::open(&options.path, lock)?;
         let reserve = Reserve::new(&options.path, options.reserve_bytes);
-        store.describe(BootFacts::default()).map_err(|source| schema::failed(&options.path, source))?;
+        if options.begin {
+            store.describe(BootFacts::default()).map_err(|source| schema::failed(&options.path, source))?;
+        }
         let tip = store.tip();
         let health = Arc::new(Mutex::new(Health {
             sealed: tip.map_or(0, |tip| tip.last),

@@ -4,7 +4,7 @@
 //! The reserve buys the time in which an administrator can act, and its loss is a row.
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::schema::beside;
@@ -21,8 +21,15 @@ impl Reserve {
     /// Takes the blocks, if the disk has them. Zero bytes: none is kept.
     pub(super) fn new(store: &Path, bytes: u64) -> Self {
         let mut reserve = Self { path: beside(store, "-reserve"), bytes, held: false };
-        reserve.held = reserve.fill();
+        reserve.held = reserve.is_whole() || reserve.fill();
         reserve
+    }
+
+    /// Whether an earlier process took the blocks: taking them again would sync the disk while others
+    /// wait for this one to serve.
+    fn is_whole(&self) -> bool {
+        let whole = |found: fs::Metadata| found.is_file() && found.blocks().saturating_mul(512) >= self.bytes;
+        self.bytes > 0 && fs::symlink_metadata(&self.path).is_ok_and(whole)
     }
 
     /// Whether the blocks are there.
@@ -70,8 +77,6 @@ impl Reserve {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]
@@ -87,6 +92,10 @@ mod tests {
         assert!(!beside(&store, "-reserve").exists());
         assert!(!reserve.release());
         assert!(reserve.restore() && reserve.held());
+        assert!(Reserve::new(&store, 1 << 20).held());
+        let short = fs::File::create(beside(&store, "-reserve")).unwrap();
+        short.set_len(1 << 20).unwrap();
+        assert!(Reserve::new(&store, 1 << 20).held() && short.metadata().unwrap().blocks() * 512 >= 1 << 20);
         // More than any disk has: none, and no half of one.
         let none = Reserve::new(&dir.path().join("b"), 1 << 60);
         assert!(!none.held() && !dir.path().join("b-reserve").exists());

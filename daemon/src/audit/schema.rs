@@ -91,10 +91,13 @@ fn open_with(path: &Path, steps: &[&str]) -> Result<Connection, AuditError> {
     let mut conn = Connection::open_with_flags(path, flags).map_err(broken)?;
     conn.busy_timeout(BUSY).map_err(broken)?;
     let version = check(&conn, path, steps.len())?;
-    // auto_vacuum must be chosen before the first table.
+    if version == 0 {
+        // To be chosen before the first table; chosen again later it is written, and waited for, again.
+        conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;").map_err(broken)?;
+    }
     conn.execute_batch(
-        "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-         PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 8388608;",
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+         PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 8388608;",
     )
     .map_err(broken)?;
     if 0 < version && version < steps.len() {

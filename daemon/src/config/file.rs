@@ -248,9 +248,14 @@ fn explain(message: &str) -> String {
     }
 }
 
+/// Where the files beside the main file lie.
+pub(super) fn directory(main: &Path) -> PathBuf {
+    main.with_file_name("conf.d")
+}
+
 /// `conf.d/*.toml` beside the main file, in name order; none if there is no such directory.
-fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let dir = main.with_file_name("conf.d");
+pub(super) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let dir = directory(main);
     let failed = |source| ConfigError::Directory { path: dir.clone(), source };
     let entries = match std::fs::read_dir(&dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -366,12 +366,27 @@ fn other_size(found: u64, signed: u64) -> Refusal {
 /// Makes what is missing of the cache's directories; how many there were.
 fn lay_out(root: &OwnedFd) -> Result<usize, Errno> {
     let mut made = 0;
-    let parts = ["metadata", "quarantine", "tmp", "files"].map(str::to_owned);
-    for part in parts.into_iter().chain((0..=255_u8).map(|byte| format!("files/{byte:02x}"))) {
+    let mut make = |part: &str| {
         match rustix::fs::mkdirat(root, part, Mode::RWXU) {
             Ok(()) => made += 1,
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
+        }
+        Ok(())
+    };
+    for part in ["metadata", "quarantine", "tmp", "files"] {
+        make(part)?;
+    }
+    // One look instead of 256 tries, each time that somebody starts.
+    let files = rustix::fs::openat(root, "files", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut there = HashSet::new();
+    for entry in rustix::fs::Dir::new(files)? {
+        there.insert(entry?.file_name().to_bytes().to_vec());
+    }
+    for byte in 0..=255_u8 {
+        let part = format!("files/{byte:02x}");
+        if !there.contains(&part.as_bytes()["files/".len()..]) {
+            make(&part)?;
         }
     }
     Ok(made)

@@ -40,7 +40,7 @@ pub(super) struct Fetcher {
     pub(super) gate: Arc<Gate>,
     pub(super) cas: Arc<Cas>,
     site: Site,
-    runtime: Handle,
+    pub(super) runtime: Handle,
     events: Events,
     chunks: Flights<ChunkName, Result<Arc<Plain>, Refusal>>,
     /// Verification and assembly of whole files.

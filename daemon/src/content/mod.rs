@@ -228,11 +228,26 @@ pub struct Usage {
 pub struct Content(Arc<Fetcher>);
 
 impl Content {
-    /// Opens the cache and starts the walk over it. Blocks for a few file operations.
+    /// Opens the cache and starts the walk over it.
+    ///
+    /// # Errors
+    /// As [`Self::open_idle`].
+    pub fn open(
+        settings: ContentSettings,
+        site: Site,
+        runtime: Handle,
+        events: mpsc::Sender<ContentEvent>,
+    ) -> Result<Self, ContentError> {
+        let content = Self::open_idle(settings, site, runtime, events)?;
+        content.walk();
+        Ok(content)
+    }
+
+    /// Opens the cache. Blocks for a few file operations. Whoever writes waits for [`Self::walk`].
     ///
     /// # Errors
     /// When the directories cannot be used, others can write them, or another daemon does.
-    pub fn open(
+    pub fn open_idle(
         settings: ContentSettings,
         site: Site,
         runtime: Handle,
@@ -260,10 +275,14 @@ impl Content {
             events.clone(),
         )?);
         let fetcher = Fetcher::new(settings, site, runtime.clone(), events, cas);
-        let walker = fetcher.clone();
-        runtime.spawn_blocking(move || walker.cas.walk());
         runtime.spawn(relieve(Arc::downgrade(&fetcher.cas)));
         Ok(Self(fetcher))
+    }
+
+    /// Starts the walk over the cache, once.
+    pub fn walk(&self) {
+        let walker = self.0.clone();
+        self.0.runtime.spawn_blocking(move || walker.cas.walk());
     }
 
     /// The file, if it is cached and was verified in this boot. One open and one fstat: fit

@@ -198,12 +198,17 @@ impl Backing {
 const NOBODY: u64 = 0;
 
 fn try_backing(link: &Arc<Link>, cache: &Path) -> io::Result<()> {
-    // A predecessor may have died between trying and giving back.
-    drop(link.ask(&Message::Unback { ino: NOBODY }, &[]));
     let file = rustix::fs::open(cache, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR)?;
     let readable = format!("/proc/self/fd/{}", file.as_raw_fd());
     let readable = rustix::fs::open(readable, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()])?;
+    match link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()]) {
+        // A predecessor died between trying and giving back.
+        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::EXIST) => {
+            link.ask(&Message::Unback { ino: NOBODY }, &[])?;
+            link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()])?;
+        }
+        tried => drop(tried?),
+    }
     link.ask(&Message::Unback { ino: NOBODY }, &[]).map(drop)
 }
 

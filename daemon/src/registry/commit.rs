@@ -62,8 +62,13 @@ impl Registry {
         }
         self.record(rows).await?;
         let revoked = writes.revoked.clone();
-        let registry = self.clone();
-        let slots = blocking(move || registry.0.state.commit(&writes)).await?;
+        let slots = match self.0.state.known_slots(&writes)? {
+            Some(slots) => slots,
+            None => {
+                let registry = self.clone();
+                blocking(move || registry.0.state.commit(&writes)).await?
+            }
+        };
         let mut known = self.0.revoked.write().unwrap_or_else(PoisonError::into_inner);
         known.extend(revoked.into_iter().map(|(name, version, reason)| ((name, version), reason)));
         drop(known);
@@ -252,9 +257,11 @@ fn note(decided: &mut Decided, writes: &mut Writes) {
     }
     for chosen in &decision.chosen {
         let version = &chosen.release.version;
-        writes.published.push((name.clone(), version.clone(), chosen.statement));
+        // What is known is not written again: a start decides about all names, and a head a day does too.
+        if known.published.get(version) != Some(&chosen.statement) {
+            writes.published.push((name.clone(), version.clone(), chosen.statement));
+        }
         writes.slots.push((SlotKind::Release, release_key(name, version, &chosen.statement)));
-        // Unchanged rows are not written again: a head a day would write all of them.
         if known.admitted.get(version) != Some(&evidence.sha256) || !known.published.contains_key(version) {
             writes.admitted.push(AdmittedRow {
                 name: name.clone(),
@@ -264,7 +271,9 @@ fn note(decided: &mut Decided, writes: &mut Writes) {
                 head_issued: evidence.head_issued,
             });
         }
-        if decision.by_catalogue && decision.selected.as_ref() == Ok(version) {
+        let selected = (version, &chosen.release.issued);
+        let remembered = known.selected.as_ref().map(|(version, issued)| (version, issued)) == Some(selected);
+        if decision.by_catalogue && decision.selected.as_ref() == Ok(version) && !remembered {
             writes.selected.push((name.clone(), version.clone(), chosen.release.issued));
         }
     }

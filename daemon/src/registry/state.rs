@@ -15,6 +15,11 @@
 //! Rejected: JSON files with rename (no transaction over several of them); one database with
 //! the audit (its retention, export and erasure are other people's business).
 
+mod look;
+#[cfg(test)]
+mod tests;
+mod writes;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -26,8 +31,11 @@ use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{Floor, Seen, SeenTrust};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
+pub(super) use self::writes::release_key;
+pub use self::writes::{SlotKind, Writes};
+use self::writes::{put_admitted, put_documents};
 use crate::refusal::Refusal;
 
 /// `user_version` of the schema below.
@@ -103,15 +111,6 @@ pub enum Opened {
     Damaged(PathBuf),
 }
 
-/// What the slots number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlotKind {
-    /// `/mcp/<name>`; the key is the name.
-    Server,
-    /// `/mcp/<name>/<version>`; the key also holds the statement.
-    Release,
-}
-
 /// A release that was admitted, the entry it was admitted from, and the last head that named that entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmittedRow {
@@ -138,23 +137,6 @@ pub struct Known {
     pub admitted: BTreeMap<Version, Digest>,
     /// The version that the catalogue selected last, and when that was issued.
     pub selected: Option<(Version, Timestamp)>,
-}
-
-/// What one batch of decisions changes.
-#[derive(Debug, Default)]
-pub struct Writes {
-    /// Versions seen, by their statement.
-    pub published: Vec<(ServerName, Version, Digest)>,
-    /// Versions revoked, with the reason.
-    pub revoked: Vec<(ServerName, Version, String)>,
-    /// What the catalogue selected, and when that was issued.
-    pub selected: Vec<(ServerName, Version, Timestamp)>,
-    /// Releases admitted.
-    pub admitted: Vec<AdmittedRow>,
-    /// Files of the site, by path.
-    pub documents: Vec<(String, Vec<u8>)>,
-    /// Slots wanted; the answer has one number for each.
-    pub slots: Vec<(SlotKind, String)>,
 }
 
 /// The open store. One connection; every call is short.
@@ -211,9 +193,17 @@ impl State {
     pub fn set_trust(&self, root: &TrustRoot, seen: &SeenTrust) -> Result<(), StateError> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
-        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, unsigned(row, 1)?));
-        let before = transaction.query_row("SELECT registry, epoch FROM trust", [], read).optional()?;
-        if let Some((registry, epoch)) = before {
+        let read = |row: &Row<'_>| {
+            let seen = SeenTrust { version: unsigned(row, 2)?, sha256: digest(row, 3)? };
+            Ok((row.get::<_, String>(0)?, unsigned(row, 1)?, seen))
+        };
+        let sql = "SELECT registry, epoch, version, sha256 FROM trust";
+        let before = transaction.query_row(sql, [], read).optional()?;
+        if let Some((registry, epoch, known)) = before {
+            // Every start comes by here, and a write waits for the disk.
+            if registry == root.registry.as_str() && (epoch, &known) == (root.epoch, seen) {
+                return Ok(());
+            }
             if registry != root.registry.as_str() {
                 for table in ["floor", "published", "revoked", "selected", "admitted", "document", "look"] {
                     transaction.execute(&format!("DELETE FROM {table}"), [])?;
@@ -347,50 +337,6 @@ impl State {
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
-
-    /// The slot of a release that was admitted once, and the statement that it was admitted by.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn release_slot(&self, name: &ServerName, version: &Version) -> Result<Option<(u32, Digest)>, StateError> {
-        let connection = self.connection();
-        let published = "SELECT statement FROM published WHERE name = ?1 AND version = ?2";
-        let mut published = connection.prepare_cached(published)?;
-        let found = published.query_row([name.as_str(), version.as_str()], |row| digest(row, 0)).optional()?;
-        let Some(statement) = found else { return Ok(None) };
-        let mut slot = connection.prepare_cached("SELECT slot FROM slot WHERE kind = 'release' AND key = ?1")?;
-        let found = slot.query_row([release_key(name, version, &statement)], |row| row.get(0)).optional()?;
-        Ok(found.map(|slot| (slot, statement)))
-    }
-
-    /// Stores a batch of decisions, whole or not at all, and returns the slots it asked for.
-    ///
-    /// # Errors
-    /// If it cannot be written; then nothing is.
-    pub fn commit(&self, writes: &Writes) -> Result<Vec<u32>, StateError> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction()?;
-        for (name, version, statement) in &writes.published {
-            transaction
-                .prepare_cached("INSERT OR IGNORE INTO published (name, version, statement) VALUES (?1, ?2, ?3)")?
-                .execute(params![name.as_str(), version.as_str(), statement.as_bytes()])?;
-        }
-        for (name, version, reason) in &writes.revoked {
-            transaction
-                .prepare_cached("INSERT OR IGNORE INTO revoked (name, version, reason) VALUES (?1, ?2, ?3)")?
-                .execute(params![name.as_str(), version.as_str(), reason])?;
-        }
-        for (name, version, issued) in &writes.selected {
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO selected (name, version, issued) VALUES (?1, ?2, ?3)")?
-                .execute(params![name.as_str(), version.as_str(), issued.unix()])?;
-        }
-        put_admitted(&transaction, &writes.admitted)?;
-        put_documents(&transaction, &writes.documents)?;
-        let slots = writes.slots.iter().map(|(kind, key)| slot(&transaction, *kind, key)).collect::<Result<_, _>>()?;
-        transaction.commit()?;
-        Ok(slots)
-    }
 }
 
 /// The open store, and whether it held nothing before.
@@ -432,51 +378,6 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-fn put_documents(transaction: &Transaction<'_>, documents: &[(String, Vec<u8>)]) -> Result<(), StateError> {
-    for (path, bytes) in documents {
-        transaction
-            .prepare_cached("INSERT OR REPLACE INTO document (path, bytes) VALUES (?1, ?2)")?
-            .execute(params![path, bytes])?;
-    }
-    Ok(())
-}
-
-fn put_admitted(transaction: &Transaction<'_>, rows: &[AdmittedRow]) -> Result<(), StateError> {
-    for row in rows {
-        transaction
-            .prepare_cached(
-                "INSERT OR REPLACE INTO admitted (name, version, entry, head_version, head_issued)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![
-                row.name.as_str(),
-                row.version.as_str(),
-                row.entry.as_bytes(),
-                row.head_version as i64,
-                row.head_issued.unix()
-            ])?;
-    }
-    Ok(())
-}
-
-/// What the slot of a release is kept under.
-pub(super) fn release_key(name: &ServerName, version: &Version, statement: &Digest) -> String {
-    format!("{name}@{version}#{statement}")
-}
-
-/// The slot of a key, for ever the same.
-fn slot(transaction: &Transaction<'_>, kind: SlotKind, key: &str) -> Result<u32, StateError> {
-    let kind = match kind {
-        SlotKind::Server => "server",
-        SlotKind::Release => "release",
-    };
-    transaction
-        .prepare_cached("INSERT OR IGNORE INTO slot (kind, key) VALUES (?1, ?2)")?
-        .execute(params![kind, key])?;
-    let sql = "SELECT slot FROM slot WHERE kind = ?1 AND key = ?2";
-    Ok(transaction.prepare_cached(sql)?.query_row(params![kind, key], |row| row.get(0))?)
-}
-
 /// SQLite's integers are signed; our counters keep their bits.
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|value| value as u64)
@@ -495,7 +396,3 @@ fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Resul
     let text: String = row.get(column)?;
     text.parse().map_err(|_| rusqlite::Error::InvalidColumnType(column, text, rusqlite::types::Type::Text))
 }
-
-mod look;
-#[cfg(test)]
-mod tests;

@@ -37,6 +37,10 @@ pub(super) struct Worker {
     pidfd: OwnedFd,
     line: OwnedFd,
     door: OwnedFd,
+    /// Its end of the door, until it gets it.
+    asking: Option<OwnedFd>,
+    /// Whether it was started before it was needed.
+    pub(super) stood_by: bool,
     /// Messages on the line within the second that began then.
     said: (Instant, u32),
     /// When it first said something.
@@ -48,25 +52,24 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts one and welcomes it with the control socket's `listener`.
+    /// Starts one, which waits for its welcome.
     ///
     /// # Errors
     /// If the system has no room for a process or a socket.
-    pub(super) fn start(command: &WorkerCommand, generation: u64, listener: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn start(command: &WorkerCommand) -> io::Result<Self> {
         let (line, theirs) = wire::pair()?;
         let (door, asking) = wire::pair()?;
         // The line is the worker's standard input: the one descriptor that std hands on.
         let mut child = Command::new(&command.program).args(&command.args).stdin(Stdio::from(theirs)).spawn()?;
         let started = Pid::from_raw(child.id().cast_signed())
             .ok_or(io::ErrorKind::InvalidData.into())
-            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))
-            .and_then(|pidfd| {
-                wire::send(&line, &Message::Welcome { generation }, &[asking.as_fd(), listener]).map(|()| pidfd)
-            });
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
         match started {
             Ok(pidfd) => {
-                let now = Instant::now();
-                Ok(Self { child, pidfd, line, door, said: (now, 0), first: None, heard: now, serves: None })
+                let (now, asking) = (Instant::now(), Some(asking));
+                let said = (now, 0);
+                let (stood_by, first, serves) = (false, None, None);
+                Ok(Self { child, pidfd, line, door, asking, stood_by, said, first, heard: now, serves })
             }
             Err(error) => {
                 child.kill()?;
@@ -74,6 +77,16 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// Welcomes it with the control socket's `listener`: from now on it may ask, and is to serve.
+    ///
+    /// # Errors
+    /// If it is gone, or was welcomed before.
+    pub(super) fn welcome(&mut self, generation: u64, listener: BorrowedFd<'_>) -> io::Result<()> {
+        let asking = self.asking.take().ok_or(io::ErrorKind::InvalidInput)?;
+        self.heard = Instant::now();
+        wire::send(&self.line, &Message::Welcome { generation }, &[asking.as_fd(), listener])
     }
 
     pub(super) fn id(&self) -> u32 {

@@ -15,6 +15,7 @@ use super::child::Worker;
 use super::service::Service;
 use super::session::Session;
 use super::signals::Signals;
+use super::standby::Standby;
 use super::wire::{self, Message};
 use super::{Settings, SupervisorError, failed, room};
 use crate::mount::Mountpoint;
@@ -66,6 +67,8 @@ pub(super) struct Supervisor {
     early_deaths: u32,
     early_kills: u32,
     announced: bool,
+    /// The next worker, if there is one already.
+    standby: Standby,
 }
 
 impl Supervisor {
@@ -87,6 +90,7 @@ impl Supervisor {
                 early_deaths: 0,
                 early_kills: 0,
                 announced: false,
+                standby: Standby::default(),
                 settings,
             });
         }
@@ -112,6 +116,7 @@ impl Supervisor {
             early_deaths: 0,
             early_kills: 0,
             announced: false,
+            standby: Standby::default(),
         })
     }
 
@@ -130,9 +135,11 @@ impl Supervisor {
                 }
             };
             self.mend_socket()?;
-            let mut worker = Worker::start(&self.settings.worker, generation, self.listener.as_fd())
+            let mut worker = self
+                .standby
+                .next(&self.settings.worker, generation, self.listener.as_fd())
                 .map_err(failed("starting the worker failed"))?;
-            tracing::debug!(pid = worker.id(), generation, "the worker starts");
+            tracing::debug!(pid = worker.id(), generation, stood_by = worker.stood_by, "the worker starts");
             let ended = self.watch(&mut worker);
             let service = &mut self.service;
             let mut kill =
@@ -141,6 +148,7 @@ impl Supervisor {
                 Ok(Ended::Asked) => return self.stop(&mut worker),
                 Ok(Ended::Unmounted) => {
                     tracing::warn!("somebody unmounted it");
+                    self.standby.end(|| self.service.alive());
                     worker.join(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
                     self.service.forget();
                     return Ok(());
@@ -175,15 +183,22 @@ impl Supervisor {
             }
             let sleep = self.service.period().map_or(deadline - now, |period| period.min(deadline - now));
             let [end, line, door] = worker.descriptors();
-            let asked = [self.signals.reload.as_fd(), self.signals.end.as_fd(), door, line, end];
-            let [reload, stop, door, line, end] =
+            // Without one, the worker's own stand for it: they are looked at anyway.
+            let [other_end, other_line] = self.standby.descriptors().unwrap_or([end, line]);
+            let asked = [self.signals.reload.as_fd(), self.signals.end.as_fd(), door, line, end, other_end, other_line];
+            let [reload, stop, door, line, end, other_end, other_line] =
                 wait(asked, sleep).map_err(failed("waiting for the worker failed"))?;
             if stop {
                 return Ok(Ended::Asked);
             }
+            if other_end || other_line {
+                self.standby.speaks(|| self.service.alive());
+            }
             if reload {
                 self.signals.reload_taken();
                 self.service.reloading();
+                // It has read the configuration that is to be another one now.
+                self.standby.end(|| self.service.alive());
                 worker.tell(&Message::Reload);
             }
             if door && let Some(ended) = self.at_the_door(worker)? {
@@ -235,9 +250,13 @@ impl Supervisor {
                         worker.serves = Some(worker.heard);
                         self.served = Some(worker.heard);
                         self.announce(&text);
+                        self.standby.start(&self.settings.worker);
                     }
                     Message::Status(text) => self.service.status(&text),
-                    Message::Reloaded => self.service.ready("reloaded"),
+                    Message::Reloaded => {
+                        self.service.ready("reloaded");
+                        self.standby.start(&self.settings.worker);
+                    }
                     other => return Some(nonsense(worker, &format!("{other:?}"))),
                 }
                 None
@@ -366,6 +385,7 @@ impl Supervisor {
     /// Asked to end: the worker ends well, and the mount goes unless systemd keeps it.
     fn stop(&mut self, worker: &mut Worker) -> Result<(), SupervisorError> {
         self.service.stopping();
+        self.standby.end(|| self.service.alive());
         if self.service.keeps {
             worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
             return Ok(());
@@ -383,6 +403,11 @@ impl Supervisor {
         let Some(served) = self.served else {
             return Err(SupervisorError::NeverServed { status });
         };
+        if worker.stood_by && worker.serves.is_none() {
+            // It may have been too old for what has become of this host; a fresh one is not.
+            tracing::warn!(pid = worker.id(), %status, "the worker that stood by does not serve; starting another");
+            return self.resend();
+        }
         tracing::error!(pid = worker.id(), %status, "the worker died; another takes over the mount");
         match (worker.serves, status.signal()) {
             (Some(since), _) if since.elapsed() > EARLY => (self.early_deaths, self.early_kills) = (0, 0),
@@ -428,6 +453,7 @@ impl Supervisor {
 
     /// Ends everything: whoever waits gets EIO, and the mount goes.
     pub(super) fn give_up(&mut self) {
+        self.standby.end(|| self.service.alive());
         if let Some(session) = self.session.take() {
             // Some may be answered and others not where the kernel cannot resend: the abort gets those.
             drop(session.resend());

@@ -25,6 +25,7 @@ mod room;
 mod service;
 mod session;
 mod signals;
+mod standby;
 pub(crate) mod wire;
 
 use std::io;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::SocketType;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::sync::mpsc;
 
@@ -71,10 +72,22 @@ pub enum Wish {
 }
 
 impl Link {
-    /// Takes the supervisor's welcome from the standard input, with the control socket.
+    /// Whether this process can be welcomed: its standard input is a socket as the supervisor makes them.
     ///
     /// # Errors
-    /// If this process was not started by a supervisor.
+    /// If it is anything else: this process was not started by a supervisor.
+    pub fn is_expected() -> io::Result<()> {
+        match rustix::net::sockopt::socket_type(io::stdin())? {
+            SocketType::SEQPACKET => Ok(()),
+            other => Err(io::Error::other(format!("its standard input is a socket of type {other:?}"))),
+        }
+    }
+
+    /// Waits for the supervisor's welcome on the standard input; with the control socket. It comes at once
+    /// to a worker that is to serve, and to one that stands by when the one that serves is dead.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the supervisor ended before; any other if it was none.
     pub fn welcome() -> io::Result<(Self, UnixListener)> {
         let line = io::stdin().as_fd().try_clone_to_owned()?;
         let (message, mut with) = wire::receive(&line)?;

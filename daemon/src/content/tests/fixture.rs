@@ -244,6 +244,7 @@ impl Home {
         let site = Site::new(site, Handle::current()).unwrap();
         let (events, received) = mpsc::channel(16);
         Content::open_in_boot(self.settings.clone(), site, Handle::current(), events, boot)
+            .inspect(Content::walk)
             .map(|content| (content, received))
     }
 }
