@@ -1,7 +1,7 @@
 //! One worker after the other: what it asks, what it says, and what follows its end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -14,10 +14,10 @@ use super::backings::Backings;
 use super::child::Worker;
 use super::service::Service;
 use super::session::Session;
-use super::signals::Signals;
+use super::signals::{Signals, wait};
 use super::standby::Standby;
 use super::wire::{self, Message};
-use super::{Settings, SupervisorError, failed, room};
+use super::{Settings, SupervisorError, failed, room, take_over};
 use crate::mount::Mountpoint;
 
 /// How long there may be no worker that serves.
@@ -480,40 +480,4 @@ fn done(worker: &Worker) -> Result<(), Errno> {
 fn nonsense(worker: &Worker, what: &str) -> Ended {
     tracing::error!(pid = worker.id(), what, "the worker talks nonsense; replacing it");
     Ended::Condemned
-}
-
-/// The session that systemd kept, if it is whole and still ours.
-fn take_over(settings: &Settings, service: &Service) -> Option<(Session, Backings, UnixListener)> {
-    let [control, table, opens, record, fuse] = service.stored()?;
-    let taken = || -> io::Result<_> {
-        let point = Mountpoint::mounted(&settings.at).map_err(io::Error::other)?;
-        let point = point.ok_or_else(|| io::Error::other("nothing of ours is mounted there any more"))?;
-        let session = Session::adopt(point, fuse, record)?;
-        if session.is_over() {
-            return Err(io::Error::other("its connection was aborted"));
-        }
-        Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, opens)))?))
-    };
-    match taken() {
-        Ok((session, backings)) => Some((session, backings, UnixListener::from(control))),
-        Err(error) => {
-            tracing::warn!(%error, "the session that systemd kept cannot be taken over; mounting anew");
-            service.forget();
-            if let Ok(Some(point)) = Mountpoint::mounted(&settings.at) {
-                drop(point.abort());
-            }
-            None
-        }
-    }
-}
-
-/// Which of the descriptors have something to say.
-fn wait<const N: usize>(of: [BorrowedFd<'_>; N], patience: Duration) -> io::Result<[bool; N]> {
-    let mut asked = of.map(|one| PollFd::from_borrowed_fd(one, PollFlags::IN));
-    let left = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: patience.subsec_nanos().into() };
-    match poll(&mut asked, Some(&left)) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(asked.map(|one| !one.revents().is_empty()))
 }

@@ -29,12 +29,16 @@ mod standby;
 pub(crate) mod wire;
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use self::backings::Backings;
 pub use self::child::WorkerCommand;
 use self::keep::Supervisor;
 pub use self::room::User;
-use crate::mount::MountError;
+use self::service::Service;
+use self::session::Session;
+use crate::mount::{MountError, Mountpoint};
 
 /// What a supervisor needs to know.
 #[derive(Debug)]
@@ -107,4 +111,29 @@ pub fn run(settings: Settings) -> Result<(), SupervisorError> {
         supervisor.give_up();
     }
     outcome
+}
+
+/// The session that systemd kept, if it is whole and still ours.
+fn take_over(settings: &Settings, service: &Service) -> Option<(Session, Backings, UnixListener)> {
+    let [control, table, opens, record, fuse] = service.stored()?;
+    let taken = || -> io::Result<_> {
+        let point = Mountpoint::mounted(&settings.at).map_err(io::Error::other)?;
+        let point = point.ok_or_else(|| io::Error::other("nothing of ours is mounted there any more"))?;
+        let session = Session::adopt(point, fuse, record)?;
+        if session.is_over() {
+            return Err(io::Error::other("its connection was aborted"));
+        }
+        Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, opens)))?))
+    };
+    match taken() {
+        Ok((session, backings)) => Some((session, backings, UnixListener::from(control))),
+        Err(error) => {
+            tracing::warn!(%error, "the session that systemd kept cannot be taken over; mounting anew");
+            service.forget();
+            if let Ok(Some(point)) = Mountpoint::mounted(&settings.at) {
+                drop(point.abort());
+            }
+            None
+        }
+    }
 }
