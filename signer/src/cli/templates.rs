@@ -91,6 +91,8 @@ fn its_workflows_run_the_script_with_all_that_it_needs() {
     assert_eq!(yaml(".github/workflows/check.yml")["permissions"]["contents"], "read");
     let job = yaml(".gitlab-ci.yml")["check"].clone();
     assert_eq!(job["script"], serde_json::json!(["ci/check.sh"]));
+    // The image's own entrypoint is the signer; a job of GitLab's begins with a shell.
+    assert_eq!(job["image"]["entrypoint"], serde_json::json!([""]));
     for name in variables {
         assert!(job["variables"][name].is_string(), "{name}");
     }
