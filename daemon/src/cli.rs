@@ -84,6 +84,18 @@ enum Command {
     Pin(commands::pin::PinArgs),
     /// Follow the registry's choice again.
     Unpin(commands::pin::UnpinArgs),
+    /// Open and start nothing of a server on this host any more, whatever the registry says.
+    ///
+    /// Holds until `mcpfs resume`, also over restarts, and needs neither network nor daemon.
+    Stop(commands::stop::StopArgs),
+    /// Take `mcpfs stop` back.
+    Resume(commands::stop::ResumeArgs),
+    /// The processes that run servers, those of withdrawn releases with `--revoked`.
+    #[command(after_help = "Examples:
+  mcpfs ps                        everything that runs from the mount
+  mcpfs ps --revoked              what still runs of releases that were revoked
+  mcpfs ps --revoked --kill       end those, and what they started")]
+    Ps(commands::ps::Args),
     /// Look at the registry now.
     Refresh,
     /// Check a whole site as a host would, and every byte of it against its digest.
@@ -171,6 +183,9 @@ pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
         Command::Explain(args) => ask(&global, |door| commands::explain::run(door, &args)),
         Command::Pin(args) => ask(&global, |door| commands::pin::pin(door, &args)),
         Command::Unpin(args) => ask(&global, |door| commands::pin::unpin(door, &args)),
+        Command::Stop(args) => ask(&global, |door| commands::stop::stop(door, &args)),
+        Command::Resume(args) => ask(&global, |door| commands::stop::resume(door, &args)),
+        Command::Ps(args) => ask(&global, |door| commands::ps::run(door, &args)),
         Command::Refresh => ask(&global, commands::refresh::run),
         Command::Doctor => commands::doctor::run(&global).into(),
         Command::Verify(args) => commands::verify::run(&global, &args).into(),

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mcpfs_trust::digest::Digest;
+use mcpfs_trust::error::bounded;
 use mcpfs_trust::name::{ServerName, Version};
 use url::Url;
 
@@ -82,6 +83,9 @@ pub struct RegistryConfig {
     /// `max_stale`: how long what was admitted may run without a fresh head, counted from
     /// when that head was issued, "30d".
     pub max_stale: Duration,
+    /// `max_stale_for`: less of it for what touches data of a class (`public`, `internal`, `confidential`,
+    /// `restricted`), such as `restricted = "1d"`.
+    pub max_stale_for: BTreeMap<String, Duration>,
     /// `ca_file`: certificates (PEM) to trust instead of the system's; nobody else may write the file.
     pub ca_file: Option<PathBuf>,
     /// `token_file`: a file whose first line is sent as a bearer token; mode 0600, nobody else may read it.
@@ -170,6 +174,18 @@ pub struct Pins {
     pub default: PinsDefault,
     /// By name: `hello = "1.0.0"` or `"1.0.0@sha256:<artefact digest>"`.
     pub by_name: BTreeMap<ServerName, Pin>,
+    /// `[stops]`: names that this host opens nothing of, and why; `mcpfs stop` writes it.
+    pub stopped: BTreeMap<ServerName, String>,
+}
+
+impl RegistryConfig {
+    /// `max_stale` of what touches data of this class, and the setting that says so.
+    pub fn max_stale_of(&self, class: &str) -> (Duration, String) {
+        match self.max_stale_for.get(class) {
+            Some(span) => (*span, format!("registry.max_stale_for.{class}")),
+            None => (self.max_stale, "registry.max_stale".to_owned()),
+        }
+    }
 }
 
 /// What a name without a pin shows.
@@ -239,6 +255,9 @@ impl Policy {
 /// # Errors
 /// Which rule hides it, for people.
 pub(crate) fn shows(policy: &Policy, pins: &Pins, name: &ServerName) -> Result<(), String> {
+    if let Some(reason) = pins.stopped.get(name) {
+        return Err(format!("stopped on this host: {}; to take that back: mcpfs resume {name}", bounded(reason)));
+    }
     if !policy.exposes(name) {
         return Err("policy.expose and policy.hide of this host do not show it".to_owned());
     }

@@ -130,7 +130,7 @@ fn clock_and_expiry() {
     finds(&resign("now + 2 hours", "now + 7 days"), "clock", "wrong", "timedatectl set-ntp true");
     let expired = resign("now - 9 days", "now - 2 days");
     finds(&expired, "head", "wrong", "HeadExpired");
-    finds(&expired, "head", "wrong", "mcpfs-signer resign");
+    finds(&expired, "head", "wrong", "mcpfs-signer publish --resign");
     finds(&expired, "clock", "ok", "");
     finds(&resign("now - 6 days", "now + 1 day"), "head", "note", "ends in ");
     finds(&resign("now - 1 hour", "now + 7 days"), "head", "ok", "");

@@ -4,12 +4,15 @@
 //! codes are the same for all of them and stand here.
 
 pub mod audit;
+mod conf_d;
 pub mod doctor;
 pub mod explain;
 pub mod ls;
 pub mod pin;
+pub mod ps;
 pub mod refresh;
 pub mod status;
+pub mod stop;
 pub mod unmount;
 pub mod verify;
 pub mod who_uses;

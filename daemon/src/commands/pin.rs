@@ -5,9 +5,6 @@
 //! The file is replaced as a whole by rename, under a lock, and the new configuration must
 //! load before the daemon is asked to take it; else the old file comes back.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use mcpfs_trust::error::{Code, bounded};
@@ -15,6 +12,7 @@ use mcpfs_trust::name::ServerName;
 use serde::Serialize;
 use toml_edit::{DocumentMut, Item, Table, value};
 
+use super::conf_d::{read, replace};
 use super::{CommandError, Door};
 use crate::config::{Config, Pin, PinsDefault};
 use crate::control::facts::{Explained, Reason};
@@ -200,28 +198,6 @@ fn pins_file(config: &Path) -> PathBuf {
     config.with_file_name("conf.d").join("90-pins.toml")
 }
 
-fn unwritable(path: &Path) -> impl Fn(io::Error) -> CommandError {
-    let path = path.to_owned();
-    move |error| {
-        let advice = match error.kind() {
-            io::ErrorKind::PermissionDenied => "run it with sudo: pins are for administrators",
-            _ => "",
-        };
-        CommandError::refused(format!("cannot write {}: {error}", path.display()), advice)
-    }
-}
-
-fn read(file: &Path) -> Result<DocumentMut, CommandError> {
-    let text = match fs::read_to_string(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        other => other.map_err(unwritable(file))?,
-    };
-    text.parse().map_err(|error: toml_edit::TomlError| CommandError::Usage {
-        message: format!("{} is not TOML: {}", file.display(), error.message()),
-        advice: "correct it or remove it".to_owned(),
-    })
-}
-
 fn set(document: &mut DocumentMut, name: &ServerName, pin: &Pin, reason: Option<&str>) {
     if document.is_empty() {
         document.decor_mut().set_prefix("# Written by `mcpfs pin` and `mcpfs unpin`.\n");
@@ -240,50 +216,11 @@ fn remove(document: &mut DocumentMut, name: &ServerName) -> Option<Item> {
     document.get_mut("pins")?.as_table_like_mut()?.remove(name.as_str())
 }
 
-/// Edits the pins file, and takes the edit back unless the configuration then loads and
-/// `holds`.
-fn replace(
-    config: &Path,
-    file: &Path,
-    edit: impl FnOnce(&mut DocumentMut),
-    holds: impl FnOnce(&Config) -> Result<(), String>,
-) -> Result<(), CommandError> {
-    let directory = file.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory).map_err(unwritable(directory))?;
-    let lock = File::open(directory).map_err(unwritable(directory))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(|error| unwritable(directory)(error.into()))?;
-    let mut document = read(file)?;
-    let old = file.exists().then(|| document.to_string());
-    edit(&mut document);
-    write(directory, file, &document.to_string()).map_err(unwritable(file))?;
-    let loaded = Config::load(config)
-        .map_err(CommandError::from)
-        .and_then(|loaded| holds(&loaded).map_err(|problem| CommandError::refused(problem, "remove that pin first")));
-    if loaded.is_err() {
-        match &old {
-            Some(text) => write(directory, file, text),
-            None => fs::remove_file(file),
-        }
-        .map_err(unwritable(file))?;
-    }
-    loaded
-}
-
-/// Whole or not at all, also after a crash.
-fn write(directory: &Path, file: &Path, text: &str) -> io::Result<()> {
-    let new = directory.join(".90-pins.toml.new");
-    let _ = fs::remove_file(&new);
-    let mut out = File::options().write(true).create_new(true).mode(0o644).open(&new)?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::fs;
+
     use super::*;
 
     fn host() -> (tempfile::TempDir, PathBuf, PathBuf) {

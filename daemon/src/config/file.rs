@@ -36,6 +36,7 @@ struct Partial {
     network: PartialNetwork,
     #[serde(deserialize_with = "pins")]
     pins: BTreeMap<ServerName, PinValue>,
+    stops: BTreeMap<ServerName, String>,
     policy: PartialPolicy,
     metrics: PartialMetrics,
     log: PartialLog,
@@ -61,6 +62,7 @@ struct PartialRegistry {
     url: Option<Mirrors>,
     refresh: Option<Span>,
     max_stale: Option<Span>,
+    max_stale_for: BTreeMap<String, Span>,
     ca_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
     client_certificate: Option<PathBuf>,
@@ -297,6 +299,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         cache,
         network,
         pins,
+        stops,
         policy,
         metrics,
         log,
@@ -317,6 +320,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
                 .0,
             refresh: span(registry.refresh, 300),
             max_stale: span(registry.max_stale, 30 * 86_400),
+            max_stale_for: registry.max_stale_for.into_iter().map(|(class, span)| (class, span.0)).collect(),
             ca_file: registry.ca_file,
             token_file: registry.token_file,
             client_certificate: registry.client_certificate,
@@ -340,7 +344,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
             metadata: span(network.metadata, 10),
             object: span(network.object, 30),
         },
-        pins: to_pins(pins)?,
+        pins: Pins { stopped: stops, ..to_pins(pins)? },
         policy: to_policy(policy)?,
         metrics: MetricsConfig { textfile: metrics.textfile, listen: metrics.listen },
         log: LogConfig { format: log.format.unwrap_or_default() },
@@ -348,6 +352,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
     };
     check_paths(&config)?;
     check_metrics(&config.metrics)?;
+    check_stale(&config.registry)?;
     if config.cache.quota < LEAST_QUOTA {
         return Err(format!(
             "cache.quota = {}: no server could start; the least is {}, and \"20GiB\" is what it is without the line",
@@ -404,6 +409,24 @@ fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
         hide: written.hide,
         scanners: written.scanners,
     })
+}
+
+/// What a class may have less of, and under names that releases use.
+fn check_stale(registry: &RegistryConfig) -> Result<(), String> {
+    const CLASSES: [&str; 4] = ["public", "internal", "confidential", "restricted"];
+    for (class, span) in &registry.max_stale_for {
+        if !CLASSES.contains(&class.as_str()) {
+            return Err(format!("registry.max_stale_for.{class}: there is no such class, but {}", CLASSES.join(", ")));
+        }
+        if *span > registry.max_stale {
+            return Err(format!(
+                "registry.max_stale_for.{class} is longer than registry.max_stale ({}), which is the end for all: \
+                 lengthen that one, or shorten this one",
+                words::span(registry.max_stale.as_secs())
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Nobody but this host is told; and node_exporter reads what ends in `.prom`.

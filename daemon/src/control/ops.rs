@@ -259,8 +259,8 @@ impl Desk {
         let terms = Terms { policy: &config.policy, runtimes: &config.runtimes, file, uid, args, tree: &tree };
         let decided = plan(&admitted.release, terms).map(|mut launch| {
             if fresh.stale {
-                launch.warning =
-                    stale_warning(admitted.head_issued, config.registry.max_stale, self.daemon.registry.time());
+                let (allowed, _) = config.registry.max_stale_of(&admitted.release.data_classification);
+                launch.warning = stale_warning(admitted.head_issued, allowed, self.daemon.registry.time());
             }
             launch
         });
@@ -273,7 +273,8 @@ impl Desk {
             snapshot.servers.values().filter_map(|server| {
                 let refusal = server.selected.as_ref().err()?;
                 // What is hidden on purpose is no fault.
-                config.shows(&server.name).is_ok().then_some((server, refusal))
+                let told = config.shows(&server.name).is_ok() || config.pins.stopped.contains_key(&server.name);
+                told.then_some((server, refusal))
             })
         };
         let named = refused().take(PAGE);

@@ -92,7 +92,7 @@ pub(super) fn head(bytes: &[u8], root: &TrustRoot, at: Timestamp) -> Vec<Finding
             let found = format!("version {}, signed {}, until {}", head.version, head.issued, head.expires);
             let soon = left.saturating_mul(5) < all;
             let left = span(u64::try_from(left).unwrap_or(0));
-            let fix = "sign again on the signer (mcpfs-signer resign), and look why its timer does not";
+            let fix = "sign again on the signer (mcpfs-signer publish --resign), and look why its timer does not";
             vec![
                 clock_ok(),
                 match soon {
@@ -111,7 +111,7 @@ pub(super) fn head(bytes: &[u8], root: &TrustRoot, at: Timestamp) -> Vec<Finding
             Finding::wrong(
                 Check::Head,
                 Refusal::from(error).to_string(),
-                "sign again on the signer (mcpfs-signer resign), and look why its timer does not; if this host's clock \
+                "sign again on the signer (mcpfs-signer publish --resign), and look why its timer does not; if this host's clock \
                  is ahead: timedatectl set-ntp true",
             ),
         ],

@@ -45,7 +45,7 @@ use mcpfs_trust::root::{Role, TrustRoot};
 use mcpfs_trust::verify::SeenTrust;
 use tokio::sync::watch;
 
-pub(crate) use self::clock::now;
+pub(crate) use self::clock::{now, since_boot};
 pub use self::snapshot::{Admitted, Freshness, HeadFacts, Refreshed, Server, Slot, Snapshot, TrustFacts};
 pub use self::stale::NextStop;
 pub(crate) use self::stale::{STEPS, share};

@@ -54,12 +54,12 @@ impl Registry {
             .servers
             .values()
             .filter_map(|server| server.selected.as_ref().ok())
-            .min_by_key(|admitted| admitted.head_issued)?;
+            .min_by_key(|admitted| end(admitted, &config))?;
         Some(NextStop {
             name: oldest.name().clone(),
             issued: oldest.head_issued,
             at: end(oldest, &config),
-            share: share(oldest.head_issued, config.registry.max_stale, self.time()),
+            share: share(oldest.head_issued, allowed(oldest, &config).0, self.time()),
         })
     }
 
@@ -72,11 +72,12 @@ impl Registry {
         Err(Refusal::new(
             Code::HeadExpired,
             format!(
-                "the last head that lists {} {} was signed at {}, and registry.max_stale ended at {end}: \
+                "the last head that lists {} {} was signed at {}, and {} ended at {end}: \
                  is the site reachable, and does its head still get signed?",
                 admitted.name(),
                 admitted.version(),
-                admitted.head_issued
+                admitted.head_issued,
+                allowed(admitted, config).1
             ),
         ))
     }
@@ -131,7 +132,12 @@ impl Registry {
 }
 
 fn end(admitted: &Admitted, config: &Config) -> Timestamp {
-    admitted.head_issued.plus(i64::try_from(config.registry.max_stale.as_secs()).unwrap_or(i64::MAX))
+    admitted.head_issued.plus(i64::try_from(allowed(admitted, config).0.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// How long it may run without a newer word, by the class of the data that it touches, and which setting says so.
+fn allowed(admitted: &Admitted, config: &Config) -> (Duration, String) {
+    config.registry.max_stale_of(&admitted.release.data_classification)
 }
 
 #[cfg(test)]

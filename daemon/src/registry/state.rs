@@ -31,7 +31,7 @@ use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{Floor, Seen, SeenTrust};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 pub(super) use self::writes::release_key;
 pub use self::writes::{SlotKind, Writes};
@@ -337,6 +337,17 @@ impl State {
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
+}
+
+/// All revocations that this host has seen, read beside a daemon or without one.
+///
+/// # Errors
+/// If there is no state, or it cannot be read.
+pub fn seen_revocations(directory: &Path) -> Result<HashMap<(ServerName, Version), String>, StateError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(directory.join("state.db"), flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    State(Mutex::new(connection)).revoked()
 }
 
 /// The open store, and whether it held nothing before.

@@ -9,6 +9,7 @@
 mod mounted;
 mod publishing;
 mod takeover;
+mod withdrawal;
 
 use std::cell::LazyCell;
 
@@ -26,7 +27,7 @@ fn main() {
     // Only what is mounted needs it.
     let bench = &LazyCell::new(Bench::new);
     let mounted = |part: fn(&Bench) -> Vec<Figure>| -> Part<'_> { Box::new(move || part(bench)) };
-    let parts: [(&str, Part<'_>); 10] = [
+    let parts: [(&str, Part<'_>); 11] = [
         ("read", mounted(mounted::read)),
         ("warm", mounted(mounted::warm)),
         ("launch", mounted(mounted::launch)),
@@ -37,6 +38,7 @@ fn main() {
         ("start", Box::new(takeover::start)),
         ("publish", Box::new(publishing::publish)),
         ("rebuild", Box::new(publishing::rebuild)),
+        ("withdraw", Box::new(withdrawal::withdraw)),
     ];
     println!("| what | mcpfs | peer | figure | goal |\n|---|---|---|---|---|");
     for (name, part) in parts {

@@ -1,0 +1,146 @@
+//! Taking a release away: from everybody, from this host, and from the processes that run it.
+
+use mcpfs_tests::command::Run;
+use mcpfs_tests::forge;
+use mcpfs_tests::host::{Host, Reads};
+use mcpfs_tests::mcp::McpClient;
+use mcpfs_tests::mount::Mount;
+use mcpfs_tests::registry::{HEAD_KEY, Registry};
+use mcpfs_tests::scratch::wait_for;
+use mcpfs_tests::site::Site;
+use mcpfs_tests::suite::Suite;
+use serde_json::json;
+
+use crate::world::{World, errno};
+
+pub(crate) fn register(suite: &mut Suite) {
+    suite.mounted("withdrawal::stop_and_resume_need_no_network", stop_and_resume_need_no_network);
+    suite.mounted("withdrawal::revoked_processes_are_found_and_ended", revoked_processes_are_found_and_ended);
+    suite.plain("withdrawal::a_revocation_ends_with_its_epoch_only", a_revocation_ends_with_its_epoch_only);
+}
+
+fn pids(host: &Host, args: &[&str]) -> Vec<u64> {
+    let listed = host.mcpfs(["--json", "ps"]).args(args).ok().json();
+    listed.as_array().unwrap().iter().map(|one| one["pid"].as_u64().unwrap()).collect()
+}
+
+fn stop_and_resume_need_no_network(reads: Reads) {
+    let mut world = World::new(reads);
+    let mount = Mount::start(&world.host);
+    world.host.refresh();
+    let mut running = McpClient::start(&world.run("hello"));
+    running.initialize();
+    let file = world.host.at("hello/1.1.0/tree/README");
+    assert!(std::fs::read(&file).is_ok());
+    world.site.stop();
+
+    world.host.mcpfs(["stop", "hello", "--reason", "odd traffic"]).ok().says("mcpfs resume hello");
+    let stopped = |host: &Host| {
+        let ran = Run::new(host.at("hello/run")).exits(77);
+        assert!(ran.stdout.is_empty() && ran.stderr.contains("odd traffic"), "{ran}");
+        assert!(std::fs::read(host.at("hello/1.1.0/tree/README")).is_err());
+    };
+    stopped(&world.host);
+    world.host.mcpfs(["explain", "hello"]).run().says("mcpfs resume hello");
+    world.host.mcpfs(["ls", "--all"]).ok().says("odd traffic");
+    // What is open stays so, until somebody wants it to end.
+    assert_eq!(running.call("add", &json!({"a": 1, "b": 1})), "2");
+    let before = pids(&world.host, &["hello"]);
+    assert_eq!(before.len(), 1);
+    world.host.mcpfs(["stop", "hello", "--reason", "odd traffic", "--kill"]).ok().says(&before[0].to_string());
+    assert_eq!(pids(&world.host, &["hello"]), [0_u64; 0]);
+    drop(running);
+
+    // Over a restart, and other servers are not touched.
+    mount.stop();
+    let mount = Mount::start(&world.host);
+    stopped(&world.host);
+    assert!(world.host.at("files/1.0.0").exists());
+    world.host.mcpfs(["resume", "hello"]).ok();
+    wait_for("hello to be there again", || std::fs::read(&file).ok());
+    assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
+    world.host.mcpfs(["resume", "hello"]).exits(1).says("does not stop hello");
+    mount.stop();
+
+    // And without a daemon, from its next start.
+    world.host.mcpfs(["stop", "hello", "--reason", "odd traffic"]).ok().says("from the next start");
+    let _mount = Mount::start(&world.host);
+    stopped(&world.host);
+}
+
+fn revoked_processes_are_found_and_ended(reads: Reads) {
+    let registry = Registry::new();
+    registry.release(&registry.hello("1.0.0"));
+    let site = Site::serve(&registry.site());
+    let host = Host::new(&registry.trust(), &site.url(), reads);
+    let mount = Mount::start(&host);
+    host.refresh();
+    let mut running = McpClient::start(&host.at("hello/run"));
+    running.initialize();
+    assert_eq!(pids(&host, &[]).len(), 1);
+    assert_eq!(pids(&host, &["--revoked"]).len(), 0);
+    host.mcpfs(["ps", "--kill"]).exits(2).says("every server");
+
+    registry.publishing("revoke").args(["hello@1.0.0", "--reason", "CVE-2026-7"]).ok();
+    host.refresh();
+    assert_eq!(errno(std::fs::read(host.at("hello/1.0.0/tree/README"))), libc::EACCES);
+    Run::new(host.at("hello/run")).exits(77).says("CVE-2026-7");
+    assert_eq!(running.call("add", &json!({"a": 2, "b": 2})), "4", "what runs goes on");
+    host.mcpfs(["ps", "--revoked"]).ok().says("hello 1.0.0").says("REVOKED: CVE-2026-7");
+    let revoked = pids(&host, &["--revoked"]);
+    assert_eq!(revoked, pids(&host, &[]));
+    // Also while no daemon runs.
+    mount.stop();
+    assert_eq!(pids(&host, &["--revoked"]), revoked);
+    let ended = host.mcpfs(["--json", "ps", "--revoked", "--kill"]).ok().json();
+    assert!(ended.as_array().unwrap().iter().any(|one| one["pid"] == revoked[0]), "{ended}");
+    assert_eq!(pids(&host, &[]), [0_u64; 0]);
+    host.mcpfs(["ps", "--revoked", "--kill"]).ok().says("nothing of that runs");
+    drop(running);
+}
+
+/// A thief of the head key revokes what is good and takes revocations back. Hosts keep what they saw until the
+/// epoch rises; then they believe what the new epoch says.
+fn a_revocation_ends_with_its_epoch_only() {
+    let registry = Registry::new();
+    registry.release(&registry.hello("1.0.0"));
+    let site = Site::serve(&registry.site());
+    let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
+    let mount = Mount::start(&host);
+    host.refresh();
+    assert_eq!(McpClient::start(&host.at("hello/run")).initialize()["serverInfo"]["version"], "1.0.0");
+    let refused = || drop(Run::new(host.at("hello/run")).exits(77).says("Revoked"));
+    forge::replace_entry(&registry.site(), &registry, "hello", |entry| entry["status"] = json!("revoked"));
+    host.refresh();
+    refused();
+    forge::replace_entry(&registry.site(), &registry, "hello", |entry| {
+        entry.as_object_mut().unwrap().insert("status".to_owned(), json!("active"));
+    });
+    host.refresh();
+    refused();
+    // The publisher itself does not take it back either.
+    let old = registry.trust().with_file_name("old.json");
+    std::fs::copy(registry.trust(), &old).unwrap();
+    registry.generate("head-2");
+    let uri = |key| registry.hsm().uri(key);
+    let edit = registry.signer().args(["trust", "edit"]).arg(registry.trust());
+    edit.args(["--raise-epoch", "--minimum-head", "50", "--add-head-key", &uri("head-2")])
+        .args(["--remove-key", &uri(HEAD_KEY)])
+        .ok();
+    let publish = registry.signer().args(["publish", "--resign", "--new-epoch"]).arg(&old);
+    publish
+        .arg("--site")
+        .arg(registry.site())
+        .arg("--trust")
+        .arg(registry.trust())
+        .args(["--head-key", &uri("head-2")])
+        .ok();
+    refused();
+    std::fs::copy(registry.trust(), host.trust()).unwrap();
+    mount.reload();
+    wait_for("the new trust root", || {
+        (host.mcpfs(["--json", "status"]).ok().json()["trust_version"] == 2).then_some(())
+    });
+    host.refresh();
+    assert_eq!(McpClient::start(&host.at("hello/run")).initialize()["serverInfo"]["version"], "1.0.0");
+}
