@@ -231,14 +231,14 @@ fn an_altered_file_that_is_open(reads: Reads) {
 fn the_disk_fills_up_during_a_fetch(reads: Reads) {
     with_bulk(reads, |host, site| {
         let disk = Disk::at(host.path("cache"), "16m");
-        host.drop_in("50-cache", "[cache]\nkeep_free = \"0MiB\"\n");
+        host.drop_in("50-cache", "[cache]\nkeep_free = \"0MiB\"\n[network]\nobject = \"100s\"\n");
         let mount = Mount::start(host);
         for index in 0..2 {
             assert!(read(host, index).unwrap() == content(index));
         }
         mount.stop();
         // Each chunk takes some seconds from here.
-        let slow = Site::serve_with(site.root(), &[Fault::Rate("^/objects/", 200_000)]);
+        let slow = Site::serve_with(site.root(), &[Fault::Rate("^/objects/", 400_000)]);
         host.configure(&slow.url());
         let mount = Mount::start(host);
         std::thread::scope(|scope| {

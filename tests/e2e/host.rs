@@ -1,6 +1,7 @@
 //! Faults of the host itself: mount points, trust root, keys and tokens.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::{Ran, Run};
@@ -8,12 +9,13 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::hsm::Hsm;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::{Mount, is_mounted};
+use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{audit, forge};
 use serde_json::{Value, json};
 
 use crate::boundary::LOCAL_USER;
-use crate::world::World;
+use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("host::a_stale_mount_is_cleared_at_start", a_stale_mount_is_cleared_at_start);
@@ -47,7 +49,13 @@ fn mount_refuses(host: &Host) -> Ran {
 
 fn a_stale_mount_is_cleared_at_start(reads: Reads) {
     let world = World::new(reads);
-    Mount::start(&world.host).kill();
+    let mount = Mount::start(&world.host);
+    let worker = mount.server();
+    mount.kill();
+    // Nobody waits for a daemon that is gone: with the supervisor its worker ends, and what is mounted is a ruin.
+    wait_for("the worker's end", || (!Path::new(&format!("/proc/{worker}")).exists()).then_some(()));
+    assert_eq!(errno(std::fs::read(world.run("hello"))), libc::ENOTCONN);
+    assert!(is_mounted(&world.host.mcp()));
     let _mount = Mount::start(&world.host);
     assert_eq!(McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"], "1.1.0");
 }
@@ -90,7 +98,7 @@ fn mount_detaches_by_itself() {
     let pid = rustix::net::sockopt::socket_peercred(&socket).unwrap().pid;
     drop(socket);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    mcpfs_tests::scratch::wait_for("the mount to go", || (!is_mounted(&world.host.mcp())).then_some(()));
+    wait_for("the mount to go", || (!is_mounted(&world.host.mcp())).then_some(()));
 }
 
 fn a_trust_root_that_others_can_write() {

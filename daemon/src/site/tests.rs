@@ -48,6 +48,19 @@ async fn read(site: &Site) -> Result<Vec<u8>, Refusal> {
 }
 
 #[tokio::test]
+async fn pauses_double_and_differ() {
+    let backoff = Duration::from_millis(100);
+    let settings = SiteSettings { retries: 4, backoff, ..SiteSettings::with_mirrors(["http://localhost/"]) };
+    let shared = Site::new(settings, Handle::current()).unwrap().shared();
+    for (left, mean) in [(5, backoff), (4, 2 * backoff), (3, 4 * backoff), (2, 8 * backoff)] {
+        let pauses: Vec<Duration> = (0..200).map(|_| shared.pause(left)).collect();
+        assert!(pauses.iter().all(|pause| (mean / 2..=mean + mean / 2).contains(pause)), "{mean:?}: {pauses:?}");
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]), "hosts that failed together come back together");
+    }
+    assert!(shared.pause(0) <= 48 * backoff);
+}
+
+#[tokio::test]
 async fn plain_reads_reuse_their_site() {
     let server = server().await;
     let site = site(&[&server]);

@@ -54,7 +54,11 @@ impl Standby {
             }
         }
         let mut worker = Worker::start(command)?;
-        worker.welcome(generation, listener)?;
+        match worker.welcome(generation, listener) {
+            // Somebody killed it before that: its end is seen like any other's.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            welcomed => welcomed?,
+        }
         Ok(worker)
     }
 
