@@ -43,9 +43,15 @@ fn main() {
         },
     };
     if let Err(error) = supervisor::run(settings) {
-        eprintln!("supervisor: {error}");
+        say(&format!("supervisor: {error}"));
         std::process::exit(1);
     }
+}
+
+/// A line in one piece: `eprintln!` writes it in several, and another process may come between them.
+fn say(line: &str) {
+    use std::io::Write as _;
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("a log");
 }
 
 fn work(config: &Config, user: &User, which: &str) {
@@ -55,12 +61,12 @@ fn work(config: &Config, user: &User, which: &str) {
     let generation = door.generation;
     door.mount(which == "init" && generation > 1);
     door.ready();
-    eprintln!("worker {generation} serves, started with descriptors {held:?}");
+    say(&format!("worker {generation} serves, started with descriptors {held:?}"));
     match which {
         // Dies as soon as it serves, as of a request that kills whoever takes it.
         "deadly" => {
             door.take_one();
-            eprintln!("worker {generation} took a request and dies of it");
+            say(&format!("worker {generation} took a request and dies of it"));
             // SIGSEGV is no kill by somebody else.
             unsafe { libc::raise(libc::SIGABRT) };
         }
@@ -70,13 +76,13 @@ fn work(config: &Config, user: &User, which: &str) {
             let acts = door::acts();
             let at = usize::try_from(generation).expect("small") - 1;
             if let Some((name, act)) = acts.get(at) {
-                eprintln!("act {name}");
+                say(&format!("act {name}"));
                 act(&mut door, config);
                 door.wait_for_death(name);
                 return;
             }
             for (name, outcome) in door.refusals(config).into_iter().chain(system::refusals(config)) {
-                eprintln!("refusal {name}: {outcome}");
+                say(&format!("refusal {name}: {outcome}"));
             }
             eprintln!("all acts done");
             door.stay();

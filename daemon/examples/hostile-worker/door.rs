@@ -95,7 +95,7 @@ pub(crate) fn acts() -> Vec<(&'static str, Act)> {
         ("every id there is", |door, config| {
             let file = door.cached(config, "all");
             let made = (1..=70_000).take_while(|ino| door.back(*ino << 20, &file).is_ok()).count();
-            eprintln!("made {made} ids");
+            crate::say(&format!("made {made} ids"));
             door.raw(true, &[1], &[]);
         }),
     ]
@@ -222,7 +222,7 @@ impl Door {
         while started.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(100));
         }
-        eprintln!("survived: {name}");
+        crate::say(&format!("survived: {name}"));
     }
 
     fn cached(&self, config: &Config, name: &str) -> File {

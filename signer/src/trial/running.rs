@@ -8,13 +8,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::client::Process;
@@ -40,7 +42,8 @@ pub(crate) type Limit = Arc<Mutex<Option<Trouble>>>;
 #[derive(Debug)]
 pub(super) struct Running {
     child: Child,
-    pipe: PathBuf,
+    /// An end to write to, so that the reader need not wait for the tracer's; without it there is nothing to read.
+    writer: Option<OwnedFd>,
     limit: Limit,
     done: Arc<AtomicBool>,
     reader: Option<JoinHandle<Read>>,
@@ -58,11 +61,12 @@ pub(super) struct Ended {
 }
 
 impl Running {
-    pub(super) fn watch(child: Child, pipe: PathBuf, view: View) -> Self {
+    pub(super) fn watch(child: Child, pipe: &Path, view: View) -> Self {
         let limit = Limit::default();
         let done = Arc::new(AtomicBool::new(false));
-        let (path, too_much) = (pipe.clone(), limit.clone());
-        let reader = std::thread::spawn(move || read(&path, &view, &too_much));
+        let (source, writer) = ends(pipe).unzip();
+        let too_much = limit.clone();
+        let reader = std::thread::spawn(move || read(source, &view, &too_much));
         let (pid, too_much, ended) = (child.id(), limit.clone(), done.clone());
         let watcher = std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
@@ -72,7 +76,7 @@ impl Running {
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        Self { child, pipe, limit, done, reader: Some(reader), watcher: Some(watcher) }
+        Self { child, writer, limit, done, reader: Some(reader), watcher: Some(watcher) }
     }
 
     /// Ends all of it.
@@ -112,9 +116,8 @@ impl Running {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        // If the tracer never began, the reader still waits for a writer.
-        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-        drop(rustix::fs::open(&self.pipe, flags, rustix::fs::Mode::empty()));
+        // The tracer's end is gone, if it ever began, and so the reader comes to the end.
+        self.writer = None;
     }
 }
 
@@ -150,9 +153,19 @@ pub(crate) fn is_set(limit: &Limit) -> bool {
     limit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
 }
 
-fn read(path: &Path, view: &View, limit: &Limit) -> Read {
+/// Both ends of a named pipe, without waiting for anybody: a tracer that ends before it opens its own
+/// would otherwise leave a reader that waits for ever.
+fn ends(pipe: &Path) -> Option<(File, OwnedFd)> {
+    let open = |how| rustix::fs::open(pipe, how | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let source = open(OFlags::RDONLY).ok()?;
+    let writer = open(OFlags::WRONLY).ok()?;
+    rustix::fs::fcntl_setfl(&source, OFlags::empty()).ok()?;
+    Some((source.into(), writer))
+}
+
+fn read(pipe: Option<File>, view: &View, limit: &Limit) -> Read {
     let (mut watch, mut reader) = (Watch::default(), Reader::default());
-    let Ok(mut pipe) = File::open(path) else {
+    let Some(mut pipe) = pipe else {
         return (watch, Some(Misread("its pipe cannot be read".to_owned())));
     };
     let mut pending: VecDeque<u8> = VecDeque::new();

@@ -263,7 +263,7 @@ pub(super) fn start(tools: &Tools, layout: &Layout, place: &Place) -> Result<Run
         command.uid(identity.uid).gid(identity.gid);
     }
     let child = command.spawn().map_err(|error| TrialError::Sandbox(error.to_string()))?;
-    Ok(Running::watch(child, place.pipe(), layout.view.clone()))
+    Ok(Running::watch(child, &place.pipe(), layout.view.clone()))
 }
 
 /// What bubblewrap said, which is the last that was said.
