@@ -127,7 +127,7 @@ fn tags_get_recipes() {
     // What is not there.
     let missing = typed.replace("@v1.2.0", "#v9");
     author.signer().args(["init", "--from", &missing]).args(&more).exits(1).says("there is no tag v9");
-    author.signer().args(["init", "--from", "git+file:nowhere#v1"]).exits(1).says("neither an address");
+    author.signer().args(["init", "--from", "git+file:nowhere#v1"]).exits(2).says("neither an address");
 }
 
 fn platform() -> &'static str {
