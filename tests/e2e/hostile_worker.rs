@@ -259,18 +259,28 @@ fn is_over(mut hostile: Hostile, waiting: Vec<std::thread::JoinHandle<std::io::E
     mount.stop();
 }
 
-/// Callers whose requests the first worker never answers.
+/// Callers whose requests the first worker never answers: each is in the middle of its own.
 fn waiting(hostile: &Hostile) -> Vec<std::thread::JoinHandle<std::io::Error>> {
-    let stat = |name: &str| {
-        let path = hostile.host().at(name);
-        std::thread::spawn(move || path.symlink_metadata().expect_err("nobody answers"))
-    };
-    let list = hostile.host().mcp();
-    vec![
-        stat("a"),
-        stat("b"),
-        std::thread::spawn(move || std::fs::read_dir(list).map(drop).expect_err("nobody answers")),
-    ]
+    let calls = [(hostile.host().at("a"), false), (hostile.host().at("b"), false), (hostile.host().mcp(), true)];
+    let started = calls.map(|(path, lists)| {
+        let (begins, begun) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            begins.send(rustix::thread::gettid()).unwrap();
+            match lists {
+                true => std::fs::read_dir(path).map(drop).expect_err("nobody answers"),
+                false => path.symlink_metadata().map(drop).expect_err("nobody answers"),
+            }
+        });
+        let state = format!("/proc/self/task/{}/syscall", begun.recv().unwrap());
+        wait_for("a call in the kernel", || {
+            // The number of the call that it sleeps in; a thread that runs has none.
+            let number = std::fs::read_to_string(&state).unwrap().split(' ').next().and_then(|word| word.parse().ok());
+            let paths = [libc::SYS_statx, libc::SYS_newfstatat, libc::SYS_openat];
+            number.is_some_and(|number: i64| paths.contains(&number)).then_some(())
+        });
+        thread
+    });
+    started.into()
 }
 
 fn kill_worker(hostile: &Hostile) {
