@@ -22,23 +22,41 @@ pub(crate) fn register(suite: &mut Suite) {
 
 /// The code blocks of a page that open with exactly this line.
 pub(crate) fn blocks(page: &str, opening: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(scratch::repository().join("docs").join(page)).unwrap();
+    blocks_of(&read(page), opening)
+}
+
+/// The same of a text; a block in a list is indented as its opening is.
+pub(crate) fn blocks_of(text: &str, opening: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut inside = None;
     for line in text.lines() {
-        match (line.starts_with("```"), inside) {
+        let bare = line.trim_start();
+        match (bare.starts_with("```"), inside) {
             (true, None) => {
-                inside = Some(line == opening);
-                if line == opening {
+                inside = Some((bare == opening, line.len() - bare.len()));
+                if bare == opening {
                     found.push(String::new());
                 }
             }
             (true, Some(_)) => inside = None,
-            (false, Some(true)) => *found.last_mut().unwrap() += &format!("{line}\n"),
+            (false, Some((true, indent))) => {
+                *found.last_mut().unwrap() += &format!("{}\n", line.get(indent..).unwrap_or_default());
+            }
             (false, _) => {}
         }
     }
     found
+}
+
+/// The section of a page with this title.
+pub(crate) fn section(page: &str, title: &str) -> String {
+    let text = read(page);
+    let (_, rest) = text.split_once(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("no section {title:?}"));
+    rest.split("\n## ").next().unwrap().to_owned()
+}
+
+fn read(page: &str) -> String {
+    std::fs::read_to_string(scratch::repository().join("docs").join(page)).unwrap()
 }
 
 fn the_audits_questions_have_answers() {

@@ -1,21 +1,14 @@
 //! docs/keys.md: the life of keys and trust roots, by the commands that stand there, on a host that
 //! must never meet what it does not believe.
 
-use std::path::PathBuf;
-
 use mcpfs_tests::audit;
-use mcpfs_tests::binaries::bin;
-use mcpfs_tests::command::Run;
-use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::forge;
-use mcpfs_tests::host::{Host, Reads};
-use mcpfs_tests::hsm::Hsm;
+use mcpfs_tests::host::Host;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
-use mcpfs_tests::scratch::{self, wait_for};
-use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
 
+use crate::keepers::{self, Keepers};
 use crate::world::errno;
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -27,147 +20,6 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("lifecycle::a_stolen_release_key", a_stolen_release_key);
     suite.plain("lifecycle::a_lost_token", a_lost_token);
     suite.plain("lifecycle::unsafe_trust_roots_are_refused", unsafe_trust_roots_are_refused);
-}
-
-/// Who keeps the keys of a registry: tokens, a folder with recipes, and the site.
-struct Keepers {
-    hsm: Hsm,
-    dir: tempfile::TempDir,
-}
-
-impl Keepers {
-    /// With tokens and the recipe of hello 1.0.0; no key is made yet.
-    fn new() -> Self {
-        let keepers = Self { hsm: Hsm::new(), dir: scratch::dir() };
-        for token in ["hsm-a", "hsm-b", "hsm-c", "hsm-d"] {
-            keepers.hsm.add_token(token);
-        }
-        for folder in ["servers", "artefacts"] {
-            std::fs::create_dir(keepers.path(folder)).unwrap();
-        }
-        keepers.recipe("hello", "1.0.0");
-        keepers
-    }
-
-    /// As docs/keys.md begins.
-    fn from_the_first_day() -> Self {
-        let keepers = Self::new();
-        keepers.types("From the first day", 0);
-        keepers
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn recipe(&self, name: &str, version: &str) {
-        let artefact = fixture::tar(&fixture::hello_tree(&self.path("artefacts"), version));
-        let recipe = Recipe::new(name, version, &artefact).with(fixture::HELLO_LAUNCH);
-        std::fs::write(self.path(&format!("servers/{name}.yaml")), recipe.yaml()).unwrap();
-    }
-
-    /// A shell in that folder, with the functions of the page.
-    fn shell(&self, script: &str) -> Run {
-        let page = scratch::repository().join("docs/keys.md");
-        let page = std::fs::read_to_string(page).unwrap();
-        let functions: String =
-            page.lines().filter(|line| line.starts_with("key() ")).map(|line| format!("{line}\n")).collect();
-        assert_eq!(functions.lines().count(), 1);
-        let path = format!("{}:{}", bin("mcpfs-signer").parent().unwrap().display(), std::env::var("PATH").unwrap());
-        self.hsm
-            .with_token(Run::new("bash"))
-            .args(["-euc", &format!("{functions}{script}")])
-            .env("PATH", path)
-            .env("M", self.hsm.module())
-            .env("SITE", self.path("site"))
-            .env("MCPFS_PIN_FILE", self.hsm.pin_file())
-            .env("MCPFS_SIGNER_STATE", self.path("state"))
-            .dir(self.dir.path())
-    }
-
-    /// Types a block of a section of the page as it stands there.
-    fn types(&self, section: &str, block: usize) {
-        let blocks = blocks(section);
-        self.shell(blocks.get(block).unwrap_or_else(|| panic!("{section} has {} blocks", blocks.len()))).ok();
-    }
-
-    fn key(&self, token: &str, label: &str) -> String {
-        self.hsm.uri(label).replace("token=mcpfs", &format!("token={token}"))
-    }
-
-    /// A key's id, by the signer.
-    fn id(&self, token: &str, label: &str) -> String {
-        let run = self.hsm.signer().args(["--json", "keys", "show", "--key", &self.key(token, label)]);
-        run.ok().json()["id"].as_str().unwrap().to_owned()
-    }
-
-    /// `release servers/NAME.yaml` with these release keys.
-    fn release(&self, name: &str, head: &str, keys: &[(&str, &str)]) -> Run {
-        let key =
-            keys.iter().map(|(token, label)| format!("--key \"$(key {token} {label})\"")).collect::<Vec<_>>().join(" ");
-        self.shell(&format!(
-            "mcpfs-signer release servers/{name}.yaml --site $SITE --trust trust.json --file-root artefacts \
-             --head-key \"$(key {head} head)\" {key}"
-        ))
-    }
-
-    fn edit(&self, options: &str) -> Run {
-        self.shell(&format!("mcpfs-signer --json trust edit trust.json {options}"))
-    }
-
-    fn root(&self) -> serde_json::Value {
-        forge::read(&self.path("trust.json"))
-    }
-
-    fn entry(&self) -> serde_json::Value {
-        forge::read(&self.path("site/servers/hello.json"))
-    }
-
-    fn head(&self) -> serde_json::Value {
-        forge::payload(&forge::read(&self.path("site/head.json")))["predicate"].clone()
-    }
-
-    fn host(&self) -> (Site, Host) {
-        let site = Site::serve(&self.path("site"));
-        let host = Host::new(&self.path("trust.json"), &site.url(), Reads::Cached);
-        (site, host)
-    }
-
-    /// Gives a running host the trust root as it is now.
-    fn roll_out(&self, host: &Host, mount: &Mount<'_>) {
-        std::fs::copy(self.path("trust.json"), host.trust()).unwrap();
-        mount.reload();
-        let wanted = &self.root()["version"];
-        wait_for("the new trust root", || {
-            (host.mcpfs(["--json", "status"]).ok().json()["trust_version"] == *wanted).then_some(())
-        });
-    }
-
-    /// The whole site verifies under the trust root of the hosts.
-    fn verified(&self) {
-        Run::new(bin("mcpfs")).arg("verify").arg(self.path("site")).arg("--trust").arg(self.path("trust.json")).ok();
-    }
-}
-
-/// The shell blocks of a section of docs/keys.md.
-fn blocks(section: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(scratch::repository().join("docs/keys.md")).unwrap();
-    let (_, rest) = text.split_once(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no section {section:?}"));
-    let section = rest.split("\n## ").next().unwrap();
-    let mut found: Vec<String> = Vec::new();
-    let mut inside = false;
-    for line in section.lines() {
-        match (line.trim(), inside) {
-            ("```sh", false) => {
-                found.push(String::new());
-                inside = true;
-            }
-            ("```", true) => inside = false,
-            (_, true) => *found.last_mut().unwrap() += &format!("{}\n", line.strip_prefix("   ").unwrap_or(line)),
-            _ => {}
-        }
-    }
-    found
 }
 
 /// What the mount starts says its version.
@@ -310,7 +162,7 @@ fn a_rotation_that_no_host_notices() {
     keepers.types("Rotation", 0);
     // Too early: what only the old keys signed would stop verifying.
     let trust = std::fs::read(keepers.path("trust.json")).unwrap();
-    let ran = keepers.shell(&blocks("Rotation")[2]).exits(1);
+    let ran = keepers.shell(&keepers::blocks("Rotation")[2]).exits(1);
     let ran = ran.says("hello 1.0.0").says("hello 1.1.0").says("the head");
     assert!(ran.text().contains("countersign"), "{ran}");
     assert_eq!(std::fs::read(keepers.path("trust.json")).unwrap(), trust);
@@ -451,7 +303,7 @@ fn a_lost_token() {
     host.refresh();
     keepers.hsm.lose_token("hsm-a");
     keepers.release("hello", "hsm-a", &[]).exits(1).says("hsm-a");
-    let script = &blocks("A token is lost")[0];
+    let script = &keepers::blocks("A token is lost")[0];
     keepers.shell(script).env("LOST_HEAD", &head[..12]).env("LOST_RELEASE", &release[..12]).ok();
     keepers.verified();
     host.refresh();

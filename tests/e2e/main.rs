@@ -43,6 +43,7 @@ mod host;
 mod hostile;
 mod hostile_worker;
 mod inherited;
+mod keepers;
 mod keeping;
 mod keys;
 mod kinds;

@@ -177,9 +177,8 @@ fn the_log_as_json() {
 
 /// The commands of the manual's section about a crash, against a daemon that systemd did not start.
 fn a_crash_as_written() {
-    let manual = std::fs::read_to_string(scratch::repository().join("docs/operating.md")).unwrap();
-    let section = manual.split("\n## A crash\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    let blocks: Vec<&str> = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let section = crate::docs::section("operating.md", "A crash");
+    let blocks = crate::docs::blocks_of(&section, "```sh");
     let [of_the_worker, of_all] = blocks.as_slice() else { panic!("{section}") };
     let world = World::new(Reads::Passthrough);
     let mount = Mount::start(&world.host);

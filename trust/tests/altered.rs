@@ -37,22 +37,9 @@ static PUBLISHED: LazyLock<Published> = LazyLock::new(|| {
     Published { site, root, head, catalogue, bin, entry, tree: support::tree() }
 });
 
-/// Up to three bytes replaced, put in or taken out; never what it was.
+/// With up to three changes; never what it was.
 fn altered(bytes: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
-    let edit = (any::<prop::sample::Index>(), 0_u8..3, any::<u8>());
-    let edits = prop::collection::vec(edit, 1..4).prop_map(move |edits| {
-        let mut bytes = bytes.to_vec();
-        for (at, how, byte) in edits {
-            let at = at.index(bytes.len());
-            match how {
-                0 => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                _ => drop(bytes.remove(at)),
-            }
-        }
-        bytes
-    });
-    edits.prop_filter("a change", move |now| now != bytes)
+    support::edited(bytes.to_vec(), 1..4).prop_filter("a change", move |now| now != bytes)
 }
 
 fn kept(bytes: Vec<u8>) -> &'static [u8] {

@@ -221,21 +221,9 @@ fn flags_and_tags_have_no_other_values() {
     }
 }
 
-/// Bytes that are nearly those of a valid encoding: some replaced, put in or taken out.
+/// Bytes that are nearly those of a valid encoding.
 fn nearly(bytes: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
-    let edit = (any::<prop::sample::Index>(), 0_u8..3, any::<u8>());
-    prop::collection::vec(edit, 0..4).prop_map(move |edits| {
-        let mut bytes = bytes.clone();
-        for (at, how, byte) in edits {
-            let at = at.index(bytes.len());
-            match how {
-                0 => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                _ => drop(bytes.remove(at)),
-            }
-        }
-        bytes
-    })
+    support::edited(bytes, 0..4)
 }
 
 proptest! {

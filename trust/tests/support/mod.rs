@@ -19,6 +19,7 @@ use mcpfs_trust::root::{ReleaseRule, Role, TrustRoot};
 use mcpfs_trust::statement::{Statement, Subject};
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::tree::{Tree, TreeBuilder};
+use proptest::prelude::*;
 
 /// RFC 8032 tests 1, 2, 3, 1024 and SHA(abc).
 const SEEDS: [&str; 5] = [
@@ -253,4 +254,21 @@ pub(crate) fn site(name: &str, entry: Vec<u8>) -> Site {
     let catalogue = Catalogue::new(REGISTRY.parse().unwrap(), vec![blob]).encode();
     let head = sign(head_payload(head_predicate(&catalogue), &catalogue), &[HEAD]).encode();
     Site { head, catalogue, bin, entry }
+}
+
+/// Bytes with so many changes: some replaced, put in or taken out.
+pub(crate) fn edited(bytes: Vec<u8>, changes: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+    let edit = (any::<prop::sample::Index>(), 0_u8..3, any::<u8>());
+    prop::collection::vec(edit, changes).prop_map(move |edits| {
+        let mut bytes = bytes.clone();
+        for (at, how, byte) in edits {
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        bytes
+    })
 }
