@@ -7,15 +7,15 @@
 
 use std::collections::BTreeSet;
 
+use mcpfs_trust::entry::Entry;
 use mcpfs_trust::entry::Listed;
 use mcpfs_trust::name::{Platform, ServerName, Version};
+use mcpfs_trust::package::PackageQuery;
 use mcpfs_trust::release::Release;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::verify;
-use mcpfs_trust::{details, entry::Entry};
 use serde::Serialize;
 
-use crate::check::Ecosystem;
 use crate::check::changes::published::PublishedFiles;
 use crate::check::changes::published_tree;
 use crate::pages;
@@ -23,14 +23,6 @@ use crate::progress::{Progress, Unit};
 use crate::site::publish::status_word;
 use crate::site::state::at;
 use crate::site::{Site, SiteError, StoreError, parallel};
-
-/// The package that is looked for: `lodash`, `npm:lodash`, `npm:lodash@4.17.20`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    ecosystem: Option<Ecosystem>,
-    name: String,
-    version: Option<String>,
-}
 
 /// One place where it was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,53 +41,6 @@ pub struct Carrier {
     pub package: String,
 }
 
-impl std::str::FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (ecosystem, rest) = match text.split_once(':') {
-            Some((word, rest)) => {
-                let known = Ecosystem::ALL.into_iter().find(|one| one.as_str() == word);
-                (Some(known.ok_or_else(|| format!("{word:?} is not one of: npm, pypi, cargo, go"))?), rest)
-            }
-            None => (None, text),
-        };
-        // A scope of npm begins with an @ of its own.
-        let split = rest.char_indices().skip(1).find(|(_, c)| *c == '@').map(|(at, _)| at);
-        let (name, version) = match split {
-            Some(at) => (&rest[..at], Some(rest[at + 1..].to_owned())),
-            None => (rest, None),
-        };
-        match name.is_empty() || version.as_deref() == Some("") {
-            true => Err("write a package such as lodash, npm:lodash or npm:lodash@4.17.20".to_owned()),
-            false => Ok(Self { ecosystem, name: name.to_owned(), version }),
-        }
-    }
-}
-
-impl Wanted {
-    fn is(&self, ecosystem: Ecosystem, name: &str, version: &str) -> bool {
-        self.ecosystem.is_none_or(|wanted| wanted == ecosystem)
-            && ecosystem.canonical(&self.name) == ecosystem.canonical(name)
-            && self.version.as_ref().is_none_or(|wanted| *wanted == version)
-    }
-
-    /// Whether it is the package that details name; of an ecosystem that is not known here nothing is said.
-    fn is_detailed(&self, package: &details::Package) -> bool {
-        let ecosystem = Ecosystem::ALL.into_iter().find(|one| one.as_str() == package.ecosystem);
-        ecosystem.is_some_and(|ecosystem| self.is(ecosystem, &package.name, &package.version))
-    }
-
-    /// Whether it is the package of this id, such as `npm:lodash@4.17.20`.
-    fn is_id(&self, id: &str) -> bool {
-        let named = id.split_once(':').and_then(|(ecosystem, rest)| {
-            let (name, version) = rest.rsplit_once('@')?;
-            Some((Ecosystem::ALL.into_iter().find(|one| one.as_str() == ecosystem)?, name, version))
-        });
-        named.is_some_and(|(ecosystem, name, version)| self.is(ecosystem, name, version))
-    }
-}
-
 /// What an index says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Indexed {
@@ -109,7 +54,7 @@ pub struct Indexed {
 ///
 /// # Errors
 /// If there is none, or it cannot be read.
-pub fn indexed(site: &Site, wanted: &Wanted) -> Result<Indexed, SiteError> {
+pub fn indexed(site: &Site, wanted: &PackageQuery) -> Result<Indexed, SiteError> {
     let bytes = site.read(pages::DEPS, pages::LIST_BYTES)?;
     let unread = |problem| StoreError::Failed { place: site.place(), name: pages::DEPS.to_owned(), problem };
     let deps = pages::Deps::parse(&bytes).map_err(unread)?;
@@ -140,7 +85,7 @@ pub fn indexed(site: &Site, wanted: &Wanted) -> Result<Indexed, SiteError> {
 pub fn carriers(
     site: &Site,
     root: &TrustRoot,
-    wanted: &Wanted,
+    wanted: &PackageQuery,
     all: bool,
     shown: &Progress,
 ) -> Result<Vec<Carrier>, SiteError> {
@@ -168,7 +113,7 @@ fn of_entry(
     site: &Site,
     root: &TrustRoot,
     entry: &verify::Verified<Entry>,
-    wanted: &Wanted,
+    wanted: &PackageQuery,
     all: bool,
 ) -> Result<Vec<Carrier>, SiteError> {
     let mut found = Vec::new();
@@ -181,7 +126,7 @@ fn of_entry(
     Ok(found)
 }
 
-fn of_release(site: &Site, listed: &Listed, wanted: &Wanted, selected: bool) -> Result<Vec<Carrier>, SiteError> {
+fn of_release(site: &Site, listed: &Listed, wanted: &PackageQuery, selected: bool) -> Result<Vec<Carrier>, SiteError> {
     let mut packages: Vec<(String, Platform)> = Vec::new();
     let details = site.details(listed)?.filter(|details| !details.carried.is_empty());
     for carried in details.iter().flat_map(|details| &details.carried) {
@@ -191,7 +136,7 @@ fn of_release(site: &Site, listed: &Listed, wanted: &Wanted, selected: bool) -> 
     for stored in listed.layout.iter().filter(|_| details.is_none()) {
         let Some(tree) = published_tree(site, listed, &stored.platform)? else { continue };
         let inventory = PublishedFiles::open(site, &tree, stored)?.inventory()?;
-        let here = inventory.packages.iter().filter(|one| wanted.is(one.ecosystem, &one.name, &one.version));
+        let here = inventory.packages.iter().filter(|one| wanted.is(one.ecosystem.as_str(), &one.name, &one.version));
         packages.extend(here.map(|package| (package.id(), stored.platform.clone())));
     }
     let ids: BTreeSet<&String> = packages.iter().map(|(id, _)| id).collect();
@@ -204,39 +149,4 @@ fn of_release(site: &Site, listed: &Listed, wanted: &Wanted, selected: bool) -> 
         package: id.clone(),
     };
     Ok(ids.into_iter().map(carrier).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn ids_of_an_index_are_told_apart() {
-        let is = |wanted: &str, id: &str| wanted.parse::<Wanted>().unwrap().is_id(id);
-        assert!(is("lodash", "npm:lodash@4.17.20") && is("npm:@s/x@1.0.0", "npm:@s/x@1.0.0"));
-        assert!(is("pypi:Zope_Interface", "pypi:zope.interface@5"));
-        for (wanted, id) in [
-            ("lodash", "npm:lodash.merge@1"),
-            ("npm:lodash@4.17.2", "npm:lodash@4.17.20"),
-            ("pypi:lodash", "npm:lodash@4.17.20"),
-            ("lodash", "lodash"),
-            ("lodash", "gem:lodash@1"),
-        ] {
-            assert!(!is(wanted, id), "{wanted} {id}");
-        }
-    }
-
-    #[test]
-    fn packages_are_named_as_reports_name_them() {
-        let read = |text: &str| text.parse::<Wanted>().map(|one| (one.ecosystem, one.name, one.version));
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(read("lodash"), Ok((None, "lodash".to_owned(), None)));
-        assert_eq!(read("npm:@s/x@1.0.0"), Ok((Some(Ecosystem::Npm), "@s/x".to_owned(), some("1.0.0"))));
-        assert_eq!(read("@s/x"), Ok((None, "@s/x".to_owned(), None)));
-        assert_eq!(read("go:golang.org/x/net"), Ok((Some(Ecosystem::Go), "golang.org/x/net".to_owned(), None)));
-        for bad in ["", "npm:", "lodash@", "gem:rails"] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-    }
 }

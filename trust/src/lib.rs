@@ -37,6 +37,7 @@ pub mod key;
 pub mod layout;
 pub mod limits;
 pub mod name;
+pub mod package;
 pub mod release;
 pub mod root;
 pub mod site;

@@ -19,6 +19,7 @@ use mcpfs_trust::details::{Details, Package};
 use mcpfs_trust::entry::{Entry, Listed, Status};
 use mcpfs_trust::error::VerifyError;
 use mcpfs_trust::name::ServerName;
+use mcpfs_trust::package::PackageQuery;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::verify::{self, Seen, Verified};
 use mcpfs_trust::{limits, site};
@@ -35,7 +36,7 @@ use crate::site::{Secrets, Site};
 #[derive(Debug, Clone, Args)]
 pub struct WhoUses {
     /// The package: lodash, npm:lodash or npm:lodash@4.17.20 (npm, pypi, cargo or go)
-    package: Wanted,
+    package: PackageQuery,
     /// Only what was used since: 2026-04-15T09:30:00Z, 2026-04-15, or how long ago (24h, 30d)
     #[arg(long, value_name = "TIME")]
     since: Option<Moment>,
@@ -45,14 +46,6 @@ pub struct WhoUses {
     /// Another audit than this host's, such as a copy
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
-}
-
-/// What is looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    ecosystem: Option<String>,
-    name: String,
-    version: Option<String>,
 }
 
 /// One use, or one offer that nobody used.
@@ -89,44 +82,6 @@ struct Answer {
     head: u64,
     found: Vec<Found>,
     unknown: Vec<Unknown>,
-}
-
-impl std::str::FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (ecosystem, rest) = match text.split_once(':') {
-            Some((word, rest)) if matches!(word, "npm" | "pypi" | "cargo" | "go") => (Some(word.to_owned()), rest),
-            Some((word, _)) => return Err(format!("{word:?} is not one of: npm, pypi, cargo, go")),
-            None => (None, text),
-        };
-        // A scope of npm begins with an @ of its own.
-        let split = rest.char_indices().skip(1).find(|(_, c)| *c == '@').map(|(at, _)| at);
-        let (name, version) = match split {
-            Some(at) => (&rest[..at], Some(rest[at + 1..].to_owned())),
-            None => (rest, None),
-        };
-        match name.is_empty() || version.as_deref() == Some("") {
-            true => Err("write a package such as lodash, npm:lodash or npm:lodash@4.17.20".to_owned()),
-            false => Ok(Self { ecosystem, name: name.to_owned(), version }),
-        }
-    }
-}
-
-impl Wanted {
-    fn is(&self, package: &Package) -> bool {
-        let canonical = |name: &str| match package.ecosystem.as_str() {
-            // PyPI takes these for one name.
-            "pypi" => {
-                let words: Vec<&str> = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).collect();
-                words.join("-").to_lowercase()
-            }
-            _ => name.to_owned(),
-        };
-        self.ecosystem.as_ref().is_none_or(|wanted| *wanted == package.ecosystem)
-            && canonical(&self.name) == canonical(&package.name)
-            && self.version.as_ref().is_none_or(|wanted| *wanted == package.version)
-    }
 }
 
 /// Why there is no answer.
@@ -231,7 +186,8 @@ impl Answer {
             }
             match packages(site, listed).await {
                 Ok((packages, whole)) => {
-                    let found: Vec<&Package> = packages.iter().filter(|package| options.package.is(package)).collect();
+                    let found: Vec<&Package> =
+                        packages.iter().filter(|package| options.package.is_detailed(package)).collect();
                     for package in &found {
                         self.found.extend(rows(listed, selected, package, &of_it));
                     }
@@ -325,34 +281,4 @@ fn show(answer: &Answer, json: bool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "not known: {} {}: {}", clean(&one.server, 64), clean(&one.version, 64), clean(&one.why, 300))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn packages_are_told_apart() {
-        let package = |ecosystem: &str, name: &str, version: &str| Package {
-            ecosystem: ecosystem.to_owned(),
-            name: name.to_owned(),
-            version: version.to_owned(),
-            licence: None,
-        };
-        let is = |wanted: &str, package: &Package| wanted.parse::<Wanted>().unwrap().is(package);
-        let lodash = package("npm", "lodash", "4.17.20");
-        for wanted in ["lodash", "npm:lodash", "lodash@4.17.20", "npm:lodash@4.17.20"] {
-            assert!(is(wanted, &lodash), "{wanted}");
-        }
-        for wanted in ["pypi:lodash", "lodash@4.17.2", "Lodash", "npm:lodash.merge"] {
-            assert!(!is(wanted, &lodash), "{wanted}");
-        }
-        assert!(
-            is("@s/x@1", &package("npm", "@s/x", "1")) && is("Zope_Interface", &package("pypi", "zope.interface", "5"))
-        );
-        for bad in ["", "npm:", "lodash@", "gem:rails"] {
-            assert!(bad.parse::<Wanted>().is_err(), "{bad}");
-        }
-    }
 }

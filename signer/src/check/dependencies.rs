@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
 use mcpfs_trust::error::bounded;
+use mcpfs_trust::package;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
 use serde::{Deserialize, Serialize};
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
@@ -134,15 +135,9 @@ impl Ecosystem {
         }
     }
 
-    /// A name as it is compared: PyPI folds `-_.` and case, the others take names as they are.
+    /// A name as it is compared.
     pub(crate) fn canonical(self, name: &str) -> String {
-        match self {
-            Self::Pypi => {
-                let words: Vec<&str> = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).collect();
-                words.join("-").to_lowercase()
-            }
-            Self::Npm | Self::Cargo | Self::Go => name.to_owned(),
-        }
+        package::canonical(self.as_str(), name)
     }
 }
 

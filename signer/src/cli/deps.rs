@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use mcpfs_trust::package::PackageQuery;
 
 use super::options::{StoreArgs, Usage, shown};
 use super::{Cli, print};
-use crate::deps::{Carrier, Wanted, carriers, indexed};
+use crate::deps::{Carrier, carriers, indexed};
 use crate::site::Site;
 use crate::site::public::Public;
 use crate::trust_cmd;
@@ -16,7 +17,7 @@ use crate::trust_cmd;
 #[derive(Debug, Args)]
 pub(super) struct Deps {
     /// The package: lodash, npm:lodash or npm:lodash@4.17.20 (npm, pypi, cargo or go)
-    package: Wanted,
+    package: PackageQuery,
     /// The site: a folder, s3://bucket/prefix, or the https: address that hosts have
     #[arg(long, value_name = "SITE")]
     site: String,
