@@ -8,6 +8,7 @@ use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
+use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use crate::boundary::{CONFIGURATION, HEAD_THIEF, RELEASE_THIEF};
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
+    suite.plain("rules::another_registry_begins_with_nothing", another_registry_begins_with_nothing);
     suite.attack(
         Attack::new(
             HEAD_THIEF,
@@ -41,6 +43,15 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.attack(
         Attack::new(
             CONFIGURATION,
+            "rules::an_epoch_never_goes_back",
+            "a newer trust.json of an earlier epoch, whose stolen keys and heads would count again",
+            &["TrustRollback"],
+        ),
+        an_epoch_never_goes_back,
+    );
+    suite.attack(
+        Attack::new(
+            CONFIGURATION,
             "rules::two_trust_roots_of_one_version",
             "another trust.json with the version of the last one",
             &["TrustEquivocation"],
@@ -56,6 +67,23 @@ pub(crate) fn register(suite: &mut Suite) {
         ),
         a_published_version_never_changes,
     );
+}
+
+/// Nothing of the registry before is said to be of the next one, also before its site answers.
+fn another_registry_begins_with_nothing() {
+    let world = World::new(Reads::Cached);
+    let mount = Mount::start(&world.host);
+    world.host.refresh();
+    assert!(head(&world.host) > 0);
+    let other = Registry::named("mcp.example.com/other");
+    std::fs::copy(other.trust(), world.host.trust()).unwrap();
+    world.host.configure("http://127.0.0.1:9/");
+    mount.reload();
+    let status = || world.host.mcpfs(["--json", "status"]).ok().json();
+    wait_for("the other registry", || (status()["registry"] == "mcp.example.com/other").then_some(()));
+    world.host.refresh_fails("Unreachable");
+    assert!(status()["head"].is_null(), "{}", status());
+    world.host.mcpfs(["explain", "hello"]).run().says("Unreachable");
 }
 
 /// The version of the head that a host rests on.
@@ -121,6 +149,22 @@ fn a_trust_root_never_goes_back() {
     let rows = audit::rows(&world.host);
     let found = rows.iter().filter(|row| row.event == "trust" && row.outcome == "TrustRollback").count();
     assert_eq!(found, 2, "{}", audit::listing(&rows));
+}
+
+fn an_epoch_never_goes_back() {
+    let world = World::new(Reads::Cached);
+    let first = forge::read(&world.registry.trust());
+    let version = first["version"].as_u64().expect("a number");
+    deploy(&world.host, &first, |root| (root["version"], root["epoch"]) = (json!(version + 1), json!(2)));
+    let mount = Mount::start(&world.host);
+    world.host.refresh_fails("HeadRollback");
+    deploy(&world.host, &first, |root| root["version"] = json!(version + 2));
+    mount.reload();
+    audit::wait(&world.host, "TrustRollback", None);
+    assert_eq!(trust_version(&world.host), version + 1);
+    world.host.refresh_fails("HeadRollback");
+    mount.stop();
+    world.host.mcpfs(["mount", "--foreground"]).exits(1).says("TrustRollback").says("epoch");
 }
 
 fn two_trust_roots_of_one_version() {

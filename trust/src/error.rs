@@ -330,6 +330,14 @@ pub enum VerifyError {
         /// The newest version seen.
         seen: u64,
     },
+    /// A trust root whose epoch went back, whatever its version.
+    #[error("trust root of epoch {found}, after one of epoch {seen}")]
+    TrustEpochRollback {
+        /// The offered root's epoch.
+        found: u64,
+        /// The highest epoch seen.
+        seen: u64,
+    },
     /// Two trust roots with one version.
     #[error("two different trust roots carry version {version}")]
     TrustEquivocation {
@@ -397,7 +405,7 @@ impl VerifyError {
             Self::SizeExceeded { .. } => Code::SizeExceeded,
             Self::NotARegistry { .. } => Code::NotARegistry,
             Self::ClockRollback { .. } | Self::NotYetValid { .. } => Code::ClockRollback,
-            Self::TrustRollback { .. } => Code::TrustRollback,
+            Self::TrustRollback { .. } | Self::TrustEpochRollback { .. } => Code::TrustRollback,
             Self::TrustEquivocation { .. } => Code::TrustEquivocation,
             Self::Malformed { .. } => Code::Malformed,
             Self::PayloadTooLarge { .. } => Code::PayloadTooLarge,

@@ -88,6 +88,10 @@ impl PublicKey {
         match algorithm {
             Algorithm::Ed25519 => {
                 let key = Ed25519Key::try_from(bytes).map_err(off_curve)?;
+                // RFC 8032 section 5.1.3: a number of 2^255 - 19 or more is no coordinate.
+                if key.to_edwards().compress().as_bytes() != bytes {
+                    return Err(refuse("a public ed25519 key that is not in its one form".to_owned()));
+                }
                 if key.is_weak() { Err(refuse("a weak public key".to_owned())) } else { Ok(Self(Point::Ed25519(key))) }
             }
             // The first byte says that the point is not compressed; other forms are of other lengths,

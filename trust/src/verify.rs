@@ -56,6 +56,8 @@ impl<T> Deref for Verified<T> {
 pub struct SeenTrust {
     /// Its version.
     pub version: u64,
+    /// Its epoch: one that went back would let heads count again that a later one has ended.
+    pub epoch: u64,
     /// Digest of its canonical text, so that white space is no change.
     pub sha256: Digest,
 }
@@ -76,8 +78,20 @@ pub struct Floor {
 pub struct Seen {
     /// The newest head accepted.
     pub floor: Option<Floor>,
-    /// The latest `issued` of all heads accepted.
+    /// The latest `issued` of all heads accepted in the floor's epoch.
     pub signed_time: Option<Timestamp>,
+}
+
+impl Seen {
+    /// What of it counts under a trust root of this epoch. The time goes with the number: whoever stole a head
+    /// key may have shown a head of next year to a host whose clock was there for a moment.
+    #[must_use]
+    pub fn of_epoch(self, epoch: u64) -> Self {
+        match self.floor {
+            Some(floor) if floor.epoch != epoch => Self::default(),
+            _ => self,
+        }
+    }
 }
 
 /// A verified head, and what to remember of it.
@@ -107,13 +121,16 @@ pub struct Pin {
 /// against the root used last.
 pub fn trust_root(bytes: &[u8], seen: Option<&SeenTrust>) -> Result<(TrustRoot, SeenTrust), VerifyError> {
     let root = TrustRoot::parse(bytes)?;
-    let now = SeenTrust { version: root.version, sha256: Digest::of(&root.encode()) };
+    let now = SeenTrust { version: root.version, epoch: root.epoch, sha256: Digest::of(&root.encode()) };
     match seen {
         Some(seen) if now.version < seen.version => {
             Err(VerifyError::TrustRollback { found: now.version, seen: seen.version })
         }
         Some(seen) if now.version == seen.version && now.sha256 != seen.sha256 => {
             Err(VerifyError::TrustEquivocation { version: now.version })
+        }
+        Some(seen) if now.epoch < seen.epoch => {
+            Err(VerifyError::TrustEpochRollback { found: now.epoch, seen: seen.epoch })
         }
         _ => Ok((root, now)),
     }
@@ -124,6 +141,7 @@ pub fn trust_root(bytes: &[u8], seen: Option<&SeenTrust>) -> Result<(TrustRoot, 
 /// # Errors
 /// Any of the head's errors in docs/format.md section 12. Nothing may be stored then.
 pub fn head(bytes: &[u8], root: &TrustRoot, seen: &Seen, now: Timestamp) -> Result<AcceptedHead, VerifyError> {
+    let seen = seen.of_epoch(root.epoch);
     // 2. A clock that went back would let expired heads live: the last signed time is a floor.
     if let Some(signed) = seen.signed_time
         && now < signed.plus(-limits::CLOCK_SKEW_SECONDS)
@@ -137,7 +155,7 @@ pub fn head(bytes: &[u8], root: &TrustRoot, seen: &Seen, now: Timestamp) -> Resu
     if head.epoch != root.epoch {
         return Err(VerifyError::WrongEpoch { found: head.epoch, expected: root.epoch });
     }
-    let floor = seen.floor.filter(|floor| floor.epoch == root.epoch);
+    let floor = seen.floor;
     let lowest = floor.map_or(root.minimum_head, |floor| floor.version.max(root.minimum_head));
     if head.version < lowest {
         return Err(VerifyError::HeadRollback { found: head.version, floor: lowest });

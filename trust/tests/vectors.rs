@@ -92,7 +92,11 @@ impl Input {
     fn verify(&self) -> Result<(), VerifyError> {
         match self {
             Self::TrustRoot { bytes, seen } => {
-                let seen = seen.as_ref().map(|seen| SeenTrust { version: seen.version, sha256: seen.sha256 });
+                let seen = seen.as_ref().map(|seen| SeenTrust {
+                    version: seen.version,
+                    epoch: seen.epoch.unwrap_or(1),
+                    sha256: seen.sha256,
+                });
                 verify::trust_root(&bytes.0, seen.as_ref()).map(drop)
             }
             Self::Head { trust, head, floor, signed_time, now } => {

@@ -132,7 +132,7 @@ impl Host {
         let audit = Audit::open(&AuditOptions::at(dir.path().join("audit.db"))).unwrap();
         let (state, _) = State::open(&dir.path().join("state")).unwrap();
         let trust = root(REGISTRY, (1, 1, 1), &key(1), &key(2));
-        let seen = SeenTrust { version: 1, sha256: Digest::of(b"root") };
+        let seen = SeenTrust { version: 1, epoch: 1, sha256: Digest::of(b"root") };
         let site = crate::daemon::site(&config, &Handle::current(), &crate::site::Secrets::Own).unwrap();
         let settings = ContentSettings::new(dir.path().join("cache"), dir.path().join("verified"));
         let events = tokio::sync::mpsc::channel(8).0;

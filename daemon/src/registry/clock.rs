@@ -96,7 +96,7 @@ impl Clock {
         }
     }
 
-    /// Forgets what another registry signed.
+    /// Forgets what another registry, or a key of another epoch, signed.
     pub(super) fn forget(&self) {
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

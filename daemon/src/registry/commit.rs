@@ -39,8 +39,13 @@ impl Decided {
 }
 
 impl Registry {
-    /// Records, stores and shows a batch of decisions taken under `settings`.
+    /// Records, stores and shows a batch of decisions taken under `settings`; nothing of it if others are in
+    /// force by now, since a reload decides about all names itself.
     pub(super) async fn commit(&self, settings: &Arc<Settings>, mut batch: Vec<Decided>) -> Result<(), Refusal> {
+        let _in_force = self.0.in_force.read().await;
+        if !Arc::ptr_eq(&self.settings(), settings) {
+            return Ok(());
+        }
         let snapshot = self.snapshot();
         // What is shown already outlives an entry that cannot be had: it only grows stale.
         batch.retain(|decided| match decided {
@@ -75,15 +80,12 @@ impl Registry {
 
         let mut slots = slots.into_iter();
         let servers: Vec<_> = batch.into_iter().filter_map(|decided| server(decided, &mut slots)).collect();
-        // A reload in between decides about all names itself.
-        if Arc::ptr_eq(&self.settings(), settings) {
-            self.swap(|snapshot| {
-                for server in servers {
-                    self.show(&server);
-                    snapshot.servers.insert(server.name.clone(), server);
-                }
-            });
-        }
+        self.swap(|snapshot| {
+            for server in servers {
+                self.show(&server);
+                snapshot.servers.insert(server.name.clone(), server);
+            }
+        });
         Ok(())
     }
 
@@ -95,7 +97,23 @@ impl Registry {
     ) -> Result<Option<Arc<Admitted>>, Refusal> {
         let name = &server.name;
         let _alone = self.0.deciding[self.share(name)].lock().await;
-        let settings = self.settings();
+        loop {
+            let settings = self.settings();
+            let admitted = self.admit_under(&settings, server, version).await?;
+            // A reload in between asks for another decision, under what it brought.
+            if admitted.is_some() || Arc::ptr_eq(&self.settings(), &settings) {
+                return Ok(admitted);
+            }
+        }
+    }
+
+    async fn admit_under(
+        &self,
+        settings: &Arc<Settings>,
+        server: &Arc<Server>,
+        version: &Version,
+    ) -> Result<Option<Arc<Admitted>>, Refusal> {
+        let name = &server.name;
         let rows = server.admitted.iter().filter_map(|one| Some(row(one, server.entry?)));
         let rows: Vec<AdmittedRow> = rows.collect();
         let Some(evidence) = self.stored_evidence(name, &rows)? else { return Ok(None) };
@@ -103,13 +121,13 @@ impl Registry {
             return Ok(None);
         }
         let mut known = self.0.state.known(name)?;
-        let rules = self.rules(&settings, &known);
+        let rules = self.rules(settings, &known);
         permitted(name, &rules)?;
         admit(evidence.entry(), version, &rules)?;
         // It may be shown: from here on it is one of the versions that every decision keeps.
         known.admitted.entry(version.clone()).or_insert(evidence.sha256);
-        let decided = self.decide_with(&settings, evidence, known);
-        self.commit(&settings, vec![decided]).await?;
+        let decided = self.decide_with(settings, evidence, known);
+        self.commit(settings, vec![decided]).await?;
         Ok(self.snapshot().servers.get(name).and_then(|server| server.find(version).cloned()))
     }
 

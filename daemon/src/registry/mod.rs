@@ -100,6 +100,9 @@ struct Shared {
     reconciling: tokio::sync::Mutex<()>,
     /// One decision at a time for each of a few shares of the names.
     deciding: [tokio::sync::Mutex<()>; 16],
+    /// Held for reading while a decision takes effect, for writing while other settings come into force: what was
+    /// decided by a trust root leaves nothing in `state` after that one is gone.
+    in_force: tokio::sync::RwLock<()>,
     nudge: tokio::sync::Notify,
     /// The step of `max_stale`'s end that was announced last, percent.
     announced: Mutex<u8>,
@@ -169,6 +172,7 @@ impl Registry {
             clock,
             reconciling: tokio::sync::Mutex::new(()),
             deciding: Default::default(),
+            in_force: tokio::sync::RwLock::new(()),
             nudge: tokio::sync::Notify::new(),
             announced: Mutex::new(0),
             lagging: Mutex::new(None),
@@ -320,6 +324,7 @@ impl Registry {
         site: Site,
     ) -> Result<(), Refusal> {
         let alone = self.0.reconciling.lock().await;
+        let changing = self.0.in_force.write().await;
         self.0.state.set_trust(&root, &seen)?;
         let trust = TrustFacts { version: root.version, epoch: root.epoch, sha256: seen.sha256 };
         let registry = root.registry.clone();
@@ -329,7 +334,7 @@ impl Registry {
         old.site.become_like(site);
         let settings = Settings { config, root, trust: trust.clone(), site: old.site.clone() };
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
-        if old.root.registry != registry {
+        if old.root.registry != registry || old.trust.epoch != trust.epoch {
             self.0.clock.forget();
         }
         self.swap(|snapshot| {
@@ -339,6 +344,7 @@ impl Registry {
             snapshot.registry = registry;
             snapshot.trust = trust;
         });
+        drop(changing);
         self.restore().await?;
         drop(alone);
         self.refresh();
@@ -369,7 +375,8 @@ impl Registry {
     /// The trust root in force, and what is remembered of it.
     pub fn trust(&self) -> (TrustRoot, SeenTrust) {
         let settings = self.settings();
-        let seen = SeenTrust { version: settings.trust.version, sha256: settings.trust.sha256 };
+        let TrustFacts { version, epoch, sha256 } = settings.trust;
+        let seen = SeenTrust { version, epoch, sha256 };
         (settings.root.clone(), seen)
     }
 

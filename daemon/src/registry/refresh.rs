@@ -379,7 +379,12 @@ impl Registry {
             before.extend(server.admitted.iter().map(|one| one.version().clone()));
         }
         let before: Vec<_> = before.into_iter().collect();
-        let decision = decide(evidence.entry(), &before, &self.rules(settings, &known));
+        let mut decision = decide(evidence.entry(), &before, &self.rules(settings, &known));
+        // What an entry of before revokes was recorded under its head. After an epoch has risen that would be the
+        // word of the key that was stolen, and it would outlast it.
+        if matches!(evidence.entry, Source::Kept(_)) {
+            decision.revoked.clear();
+        }
         Decided::Seen(Box::new(decision), Box::new(evidence), known)
     }
 

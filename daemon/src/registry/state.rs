@@ -180,9 +180,8 @@ impl State {
     /// # Errors
     /// If it cannot be read.
     pub fn trust(&self, registry: &RegistryName) -> Result<Option<SeenTrust>, StateError> {
-        let read = |row: &Row<'_>| Ok(SeenTrust { version: unsigned(row, 0)?, sha256: digest(row, 1)? });
-        let sql = "SELECT version, sha256 FROM trust WHERE registry = ?1";
-        Ok(self.connection().query_row(sql, [registry.as_str()], read).optional()?)
+        let sql = "SELECT version, epoch, sha256 FROM trust WHERE registry = ?1";
+        Ok(self.connection().query_row(sql, [registry.as_str()], |row| seen_trust(row, 0)).optional()?)
     }
 
     /// Remembers the trust root. A risen epoch takes back revocations, as the key that
@@ -193,23 +192,23 @@ impl State {
     pub fn set_trust(&self, root: &TrustRoot, seen: &SeenTrust) -> Result<(), StateError> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
-        let read = |row: &Row<'_>| {
-            let seen = SeenTrust { version: unsigned(row, 2)?, sha256: digest(row, 3)? };
-            Ok((row.get::<_, String>(0)?, unsigned(row, 1)?, seen))
-        };
-        let sql = "SELECT registry, epoch, version, sha256 FROM trust";
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, seen_trust(row, 1)?));
+        let sql = "SELECT registry, version, epoch, sha256 FROM trust";
         let before = transaction.query_row(sql, [], read).optional()?;
-        if let Some((registry, epoch, known)) = before {
+        if let Some((registry, known)) = before {
             // Every start comes by here, and a write waits for the disk.
-            if registry == root.registry.as_str() && (epoch, &known) == (root.epoch, seen) {
+            if registry == root.registry.as_str() && known == *seen {
                 return Ok(());
             }
             if registry != root.registry.as_str() {
                 for table in ["floor", "published", "revoked", "selected", "admitted", "document", "look"] {
                     transaction.execute(&format!("DELETE FROM {table}"), [])?;
                 }
-            } else if epoch < root.epoch {
+            } else if known.epoch < root.epoch {
                 transaction.execute("DELETE FROM revoked", [])?;
+                // A head of a time to come would let what it listed run until then.
+                let now = super::now().unix();
+                transaction.execute("UPDATE admitted SET head_issued = min(head_issued, ?1)", [now])?;
             }
         }
         transaction.execute(
@@ -396,6 +395,11 @@ fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 
 fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     row.get::<_, [u8; 32]>(column).map(Digest::from_bytes)
+}
+
+/// From the columns version, epoch, sha256.
+fn seen_trust(row: &Row<'_>, first: usize) -> rusqlite::Result<SeenTrust> {
+    Ok(SeenTrust { version: unsigned(row, first)?, epoch: unsigned(row, first + 1)?, sha256: digest(row, first + 2)? })
 }
 
 fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {

@@ -1,8 +1,10 @@
 //! tuf_conformance/test_rollback.py: what was, and numbers that run ahead.
 
-use mcpfs_tests::forge;
-use mcpfs_tests::host::Reads;
+use mcpfs_tests::command::Run;
+use mcpfs_tests::host::{Host, Reads};
+use mcpfs_tests::mount::Mount;
 use mcpfs_tests::outside::OutsideKey;
+use mcpfs_tests::{audit, forge};
 use serde_json::json;
 
 use super::roles::{deploy, next_head_by, publish_head, role};
@@ -28,8 +30,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "test_targets_rollback[basic, with hashes]",
-        here: "A head of a lower number, signed anew with the true key, over what is there.",
-        port: Port::Plain(&["HeadRollback"], targets_rollback),
+        here: "An older entry under the next head, signed with the true key. TUF refuses it by the number that targets \
+               carry; an entry carries none, since what is selected is the catalogue's say: it is followed to the older, \
+               authentic release, recorded as a downgrade, and refused where policy.downgrade is `pin-only`. A head of a \
+               lower number over what is there is refused.",
+        port: Port::Plain(&["ok", "PolicyRefused", "HeadRollback"], targets_rollback),
     },
     Scenario {
         name: "test_new_targets_fast_forward_recovery",
@@ -94,13 +99,36 @@ fn snapshot_rollback(reads: Reads) {
     settled.resists("HeadRollback");
     let head = head_of(&world.host);
     settled.stop();
-    let _mount = mcpfs_tests::mount::Mount::start(&world.host);
+    let _mount = Mount::start(&world.host);
     world.host.refresh_fails("HeadRollback");
     assert_eq!(head_of(&world.host), head);
     assert!(!shown(&world.host).iter().any(|line| line.starts_with("files")), "it is still yanked");
 }
 
 fn targets_rollback() {
+    let world = World::new(Reads::Cached);
+    let careful = Host::new(&world.registry.trust(), &world.site.url(), Reads::Cached);
+    careful.drop_in("50-downgrade", "[policy]\ndowngrade = \"pin-only\"\n");
+    let (_mount, _other) = (Mount::start(&world.host), Mount::start(&careful));
+    let newest = |host: &Host| host.mcpfs(["--json", "explain", "hello"]).ok().json()["selected"].clone();
+    for host in [&world.host, &careful] {
+        host.refresh();
+        assert_eq!(newest(host), "1.1.0");
+    }
+    crate::thief::downgrade(&world);
+    world.host.refresh();
+    assert_eq!(newest(&world.host), "1.0.0");
+    audit::wait(&world.host, "ok", Some("hello"));
+    let went_back = |row: &audit::Row| {
+        row.reason.as_ref().is_some_and(|why| why.contains("Downgrade") && why.contains("from 1.1.0 to 1.0.0"))
+    };
+    let rows = audit::rows(&world.host);
+    assert!(rows.iter().any(went_back), "{}", audit::listing(&rows));
+    careful.refresh();
+    Run::new(careful.at("hello/run")).exits(77).says("PolicyRefused").says("went back from 1.1.0 to 1.0.0");
+    audit::expect(&careful, "PolicyRefused", Some("hello"));
+    drop((_mount, _other));
+
     let world = World::new(Reads::Cached);
     forge::next_head(&world.copy.path(), &world.registry);
     forge::next_head(&world.copy.path(), &world.registry);
@@ -177,7 +205,7 @@ fn stolen_key_after_recovery() {
         head["epoch"] = json!(head["epoch"].as_u64().unwrap() + 1);
     });
     settled.resists("KeyNotAuthorised");
-    mcpfs_tests::audit::expect(&world.host, "ok", None);
+    audit::expect(&world.host, "ok", None);
 }
 
 fn minimum_after_recovery() {
@@ -189,7 +217,7 @@ fn minimum_after_recovery() {
     let settled = Settled::on(&world);
     honest_again(&world, &honest, &key, 7);
     settled.resists("HeadRollback");
-    mcpfs_tests::audit::expect(&world.host, "ok", None);
+    audit::expect(&world.host, "ok", None);
 }
 
 fn snapshot_version_mismatch() {

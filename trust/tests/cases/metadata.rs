@@ -34,7 +34,7 @@ pub(crate) fn trust_roots(add: &mut Add<'_>) {
     let good = || Bytes(root_bytes());
     let seen = |version: u64, bytes: &[u8]| {
         let sha256 = Digest::of(&TrustRoot::parse(bytes).unwrap().encode());
-        Some(SeenRoot { version, sha256 })
+        Some(SeenRoot { version, epoch: None, sha256 })
     };
     root("good", "three scopes, thresholds, two groups", "ok", good(), None);
     root("same", "the root used last", "ok", good(), seen(3, &root_bytes()));
@@ -43,9 +43,11 @@ pub(crate) fn trust_roots(add: &mut Add<'_>) {
     let older = seen(4, &root_bytes());
     root("rollback", "version 3 after version 4", "TrustRollback", good(), older);
     let other = edited_root(|value| value["minimum_head"] = json!(11));
+    let lower = Some(SeenRoot { version: 2, epoch: Some(3), sha256: Digest::of(b"another root") });
+    root("epoch-rollback", "version 3 of epoch 2 after version 2 of epoch 3", "TrustRollback", good(), lower);
     root("equivocation", "another root of the same version", "TrustEquivocation", other, seen(3, &root_bytes()));
 
-    let bad: [Edit; 17] = [
+    let bad: [Edit; 18] = [
         ("threshold-zero", "a threshold of zero", |v| v["head"]["threshold"] = json!(0)),
         ("threshold-high", "2 of 1", |v| v["head"]["threshold"] = json!(2)),
         ("unknown-field", "a field this version does not know", |v| v["extra"] = json!(1)),
@@ -55,6 +57,12 @@ pub(crate) fn trust_roots(add: &mut Add<'_>) {
         ("weak-key", "the identity point as a key", |v| {
             let weak = [&[1_u8][..], &[0; 31]].concat();
             v["keys"][0]["public"] = Value::String(Bytes(weak).into());
+        }),
+        ("key-form", "a key whose coordinate is written as itself and 2^255 - 19", |v| {
+            let three_and_p = [&[0xf0_u8][..], &[0xff; 30], &[0x7f]].concat();
+            let id = "946c3a2f9d1a79875581362220f46aa6eeca5f25b31e4063e638476964b1c35f";
+            let key = json!({"id": id, "algorithm": "ed25519", "public": String::from(Bytes(three_and_p))});
+            v["keys"].as_array_mut().unwrap().push(key);
         }),
         ("not-a-key", "31 bytes as a key", |v| v["keys"][0]["public"] = Value::String(Bytes(vec![7; 31]).into())),
         ("duplicate-key", "one key twice", |v| {
@@ -178,14 +186,18 @@ pub(crate) fn heads(add: &mut Add<'_>) {
     case("empty", "nothing", "Malformed", vec![], None);
     let trailing = [good().as_slice(), b"{}"].concat();
     case("trailing", "two JSON texts", "Malformed", trailing, None);
-    let clock = Input::Head {
+    let clock = |floor| Input::Head {
         trust: Bytes(root_bytes()),
         head: Bytes(good()),
-        floor: None,
+        floor,
         signed_time: Some(time("2026-05-01T12:05:01Z")),
         now: time(NOW),
     };
-    add("head-clock", "this host's clock is five minutes and a second before a signed time", "ClockRollback", clock);
+    let about = "this host's clock is five minutes and a second before a signed time";
+    add("head-clock", about, "ClockRollback", clock(None));
+    let of_epoch = |epoch| Some(SeenHead { epoch, version: 10, sha256: Digest::of(b"head 10") });
+    add("head-clock-same-epoch", "the same, of a head of this epoch", "ClockRollback", clock(of_epoch(2)));
+    add("head-clock-new-epoch", "the signed time is of a head of the epoch before", "ok", clock(of_epoch(1)));
 }
 
 fn url_safe(envelope: &[u8]) -> Vec<u8> {

@@ -67,6 +67,9 @@ pub(crate) enum Input {
 #[derive(Serialize, Deserialize, PartialEq, Clone)]
 pub(crate) struct SeenRoot {
     pub(crate) version: u64,
+    /// The first one, if it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) epoch: Option<u64>,
     pub(crate) sha256: Digest,
 }
 

@@ -22,18 +22,21 @@ impl Registry {
     pub(in crate::registry) async fn restore(&self) -> Result<(), Refusal> {
         let settings = self.settings();
         let (seen, head) = self.0.state.head()?;
-        if let Some(signed) = seen.signed_time {
+        if let Some(signed) = seen.of_epoch(settings.root.epoch).signed_time {
             self.0.clock.saw(signed);
         }
-        if let Some(head) = head {
-            match self.restored_listing(&settings, &seen, &head) {
-                Ok(listing) => self.vouch(&Arc::new(listing)),
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "the head accepted last does not count any more");
-                    *self.0.listing.write().unwrap_or_else(PoisonError::into_inner) = None;
-                    self.swap(|snapshot| snapshot.head = None);
-                }
+        let listing = head.map(|head| self.restored_listing(&settings, &seen, &head));
+        if let Some(Err(refusal)) = &listing {
+            tracing::warn!(%refusal, "the head accepted last does not count any more");
+        }
+        match listing {
+            Some(Ok(listing)) => self.vouch(&Arc::new(listing)),
+            // Nor does that of another registry, after a reload.
+            Some(Err(_)) | None if self.listing().is_some() => {
+                *self.0.listing.write().unwrap_or_else(PoisonError::into_inner) = None;
+                self.swap(|snapshot| snapshot.head = None);
             }
+            Some(Err(_)) | None => {}
         }
         let mut names: BTreeMap<ServerName, Vec<AdmittedRow>> = BTreeMap::new();
         for row in self.0.state.admitted()? {

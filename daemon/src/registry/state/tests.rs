@@ -82,7 +82,7 @@ fn revocations_are_final_until_the_epoch_rises() {
     let (state, _) = State::open(dir.path()).unwrap();
     let set = |registry: &str, version, epoch| {
         let root = root(registry, version, epoch);
-        let seen = SeenTrust { version, sha256: Digest::of(&root.encode()) };
+        let seen = SeenTrust { version, epoch, sha256: Digest::of(&root.encode()) };
         state.set_trust(&root, &seen).unwrap();
         assert_eq!(state.trust(&root.registry).unwrap(), Some(seen));
     };
