@@ -198,8 +198,15 @@ impl Batch {
         says_what_it_shows(listed, root)?;
         let before = listed.envelope.signatures.clone();
         if before.len() + keys.len() > limits::SIGNATURES {
-            // Room is taken only from keys that no host with this trust root knows.
-            listed.envelope.signatures.retain(|one: &Signature| root.key(&one.keyid).is_some());
+            // Room is taken only from what counts for no host with this trust root.
+            let message = listed.envelope.signed_bytes();
+            let mut counted: Vec<Digest> = Vec::new();
+            listed.envelope.signatures.retain(|one: &Signature| {
+                let signer = root.keys().find(|(_, key, _)| key.verify(&message, &one.sig)).map(|(id, ..)| *id);
+                let counts = signer.is_some_and(|id| !counted.contains(&id));
+                counted.extend(signer);
+                counts
+            });
         }
         sign::add_signatures(&mut listed.envelope, &root.registry, keys.iter().copied()).map_err(
             |error| match error {

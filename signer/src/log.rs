@@ -11,6 +11,7 @@
 //! The floor beside it is the signer's memory of its last head: a site folder that was set
 //! back would otherwise make it sign a second head of one number.
 
+mod heads;
 pub mod public;
 mod read;
 
@@ -23,7 +24,6 @@ use base64::engine::general_purpose::STANDARD;
 use mcpfs_trust::details::Checked;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::envelope::{Envelope, Signature};
-use mcpfs_trust::limits;
 use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::release::Source;
 use mcpfs_trust::site as path;
@@ -211,27 +211,6 @@ impl SignerState {
         let floor: StoredFloor = serde_json::from_slice(&bytes).map_err(broken)?;
         let ours = floor.registry == *registry && floor.epoch == epoch;
         Ok(ours.then_some(Floor { epoch, version: floor.version, sha256: floor.sha256 }))
-    }
-
-    /// The last head that this signer published, byte for byte: a thief of its key may have replaced it in the site.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub(crate) fn last_head(&self) -> Result<Option<Vec<u8>>, SiteError> {
-        match files::read_bounded(&self.last_head_file(), limits::HEAD_BYTES) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_missing() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    pub(crate) fn set_last_head(&self, bytes: &[u8]) -> Result<(), SiteError> {
-        Ok(files::write_durably(&self.last_head_file(), bytes, true)?)
-    }
-
-    /// Where that is.
-    pub(crate) fn last_head_file(&self) -> PathBuf {
-        self.folder.join("head.json")
     }
 
     pub(crate) fn set_floor(

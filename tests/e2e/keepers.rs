@@ -109,7 +109,12 @@ impl Keepers {
     }
 
     pub(crate) fn head(&self) -> serde_json::Value {
-        forge::payload(&forge::read(&self.path("site/head.json")))["predicate"].clone()
+        self.statement()["predicate"].clone()
+    }
+
+    /// What the head's signers signed.
+    pub(crate) fn statement(&self) -> serde_json::Value {
+        forge::payload(&forge::read(&self.path("site/head.json")))
     }
 
     pub(crate) fn host(&self) -> (Site, Host) {

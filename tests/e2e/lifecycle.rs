@@ -6,6 +6,7 @@ use mcpfs_tests::forge;
 use mcpfs_tests::host::Host;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
+use mcpfs_tests::registry::{RELEASE_KEY, Registry};
 use mcpfs_tests::suite::Suite;
 
 use crate::keepers::{self, Keepers};
@@ -17,7 +18,9 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("lifecycle::team_and_approver", team_and_approver);
     suite.plain("lifecycle::a_rotation_that_no_host_notices", a_rotation_that_no_host_notices);
     suite.plain("lifecycle::a_stolen_head_key", a_stolen_head_key);
+    suite.plain("lifecycle::a_theft_that_was_noticed_late", a_theft_that_was_noticed_late);
     suite.plain("lifecycle::a_stolen_release_key", a_stolen_release_key);
+    suite.plain("lifecycle::a_full_envelope_makes_room", a_full_envelope_makes_room);
     suite.plain("lifecycle::a_lost_token", a_lost_token);
     suite.plain("lifecycle::unsafe_trust_roots_are_refused", unsafe_trust_roots_are_refused);
 }
@@ -254,6 +257,48 @@ fn a_stolen_head_key() {
     keepers.shell("mcpfs-signer inspect log --site $SITE --trust trust.json").ok().says("new-epoch").says("revoke");
 }
 
+/// The daily timer signs what the thief left in head.json. Without a word the next epoch would begin with it.
+fn a_theft_that_was_noticed_late() {
+    let keepers = Keepers::from_the_first_day();
+    let first = keepers.statement();
+    keepers.recipe("hello", "1.1.0");
+    keepers.release("hello", "hsm-a", &[("hsm-a", "release"), ("hsm-b", "release")]).ok();
+    let good = forge::payload_sha256(&forge::read(&keepers.path("site/head.json")));
+    let resign = "mcpfs-signer publish --resign --site $SITE --trust trust.json --head-key \"$(key hsm-b head)\"";
+    let quiet = keepers.shell(resign).ok();
+    assert!(!quiet.text().contains("not made by this signer"), "{quiet}");
+    let good_now = forge::payload_sha256(&forge::read(&keepers.path("site/head.json")));
+    assert_ne!(good, good_now);
+
+    // The thief's head names the catalogue of before 1.1.0, and the timer signs it again, day after day.
+    let id = keepers.id("hsm-a", "head");
+    forge::resign(&keepers.path("site/head.json"), &keepers.hsm, "hsm-a/head", &id, |statement| {
+        statement["subject"] = first["subject"].clone();
+        let (head, size) = (&mut statement["predicate"], first["predicate"]["catalogue"].clone());
+        head["catalogue"] = size;
+        head["version"] = (head["version"].as_u64().unwrap() + 1).into();
+        head["previous"] = good_now.clone().into();
+    });
+    keepers.shell(resign).ok().says("not made by this signer");
+    let again = keepers.shell(resign).ok();
+    assert!(!again.text().contains("not made by this signer"), "its own one: {again}");
+
+    let script = &keepers::blocks("A head key was stolen")[0];
+    let refused = keepers.shell(script).exits(1).says("it did not make").says(&good_now);
+    assert!(!refused.text().contains(&good), "{refused}");
+    keepers
+        .shell(&format!(
+            "mcpfs-signer publish --resign --new-epoch trust-before.json --good-head {good_now} --site $SITE \
+             --trust trust.json --head-key \"$(key hsm-b head)\""
+        ))
+        .ok();
+    keepers.verified();
+    let (_site, host) = keepers.host();
+    let _mount = Mount::start(&host);
+    host.refresh();
+    runs(&host, "1.1.0");
+}
+
 fn a_stolen_release_key() {
     let keepers = Keepers::from_the_first_day();
     keepers.edit("--release-threshold 1").ok();
@@ -293,6 +338,24 @@ fn a_stolen_release_key() {
     by_name("hello@1.1.0", "hsm-a release").exits(1).says("KeyNotAuthorised");
     by_name("hello@7.7.7", "hsm-d release").exits(1).says("7.7.7");
     by_name("nobody@1.0.0", "hsm-d release").exits(1).says("nobody");
+}
+
+/// Whoever has a head key can fill an envelope with copies of its one signature; the next key signs all the same.
+fn a_full_envelope_makes_room() {
+    let registry = Registry::new();
+    registry.release(&registry.hello("1.0.0"));
+    registry.generate("next");
+    let next = registry.hsm().uri("next");
+    registry.signer().args(["trust", "edit"]).arg(registry.trust()).args(["--add-release-key", &next]).ok();
+    forge::replace_entry(&registry.site(), &registry, "hello", |entry| {
+        let signatures = entry["signature"]["signatures"].as_array_mut().unwrap();
+        *signatures = vec![signatures[0].clone(); 16];
+    });
+    registry.publishing("countersign").args(["--all", "--key", &next]).ok();
+    let entry = forge::read(&registry.site().join("servers/hello.json"));
+    let signers: Vec<&str> =
+        entry["signature"]["signatures"].as_array().unwrap().iter().map(|one| one["keyid"].as_str().unwrap()).collect();
+    assert_eq!(signers, [registry.hsm().key_id(RELEASE_KEY), registry.hsm().key_id("next")]);
 }
 
 fn a_lost_token() {

@@ -194,11 +194,19 @@ pub(super) fn print_outcome(cli: &Cli, outcome: &Outcome) {
 }
 
 pub(super) fn outcome_text(outcome: &Outcome) -> String {
-    format!(
+    let note = match outcome.after_others {
+        true => {
+            "note       the head before was not made by this signer: if nobody else publishes here, the head key was \
+             stolen (docs/keys.md)\n"
+        }
+        false => "",
+    };
+    let head = format!(
         "head       {} ({} server{}), expires {}\n",
         outcome.head_version,
         outcome.servers,
         if outcome.servers == 1 { "" } else { "s" },
         outcome.expires
-    )
+    );
+    head + note
 }

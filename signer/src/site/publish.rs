@@ -137,6 +137,10 @@ pub struct Outcome {
     pub expires: Timestamp,
     /// Servers in the registry.
     pub servers: usize,
+    /// Whether the head before was made by somebody else, though this signer had published here: another publisher, or
+    /// a thief of the key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub after_others: bool,
     /// Chunks and artefacts that were not there yet.
     pub new_objects: u64,
     /// Their size together, bytes.
@@ -316,6 +320,11 @@ impl Publisher<'_> {
             other => other.map(|_| true)?,
         };
         self.done(Step::Log);
+        let after_others = self.after_others(published)?;
+        if after_others {
+            self.state.keep_before_others(self.root.epoch)?;
+        }
+        self.state.set_next_head(&head_bytes)?;
         self.swap_head(published, &head_bytes)?;
         self.done(Step::Head);
         // From here on the site is right; what follows spares readers and the next run some work.
@@ -336,9 +345,18 @@ impl Publisher<'_> {
             head: envelope.statement(),
             expires,
             servers: count,
+            after_others,
             new_objects: stored.objects,
             new_bytes: stored.bytes,
         })
+    }
+
+    /// Whether somebody else made the present head, though this signer has published in this epoch.
+    fn after_others(&self, published: &Published) -> Result<bool, SiteError> {
+        let known = self.state.floor(&self.root.registry, self.root.epoch)?;
+        let (Some(known), Some(present)) = (known, published.head_digest()) else { return Ok(false) };
+        // A run that ended when its head had moved did not come to say so.
+        Ok(present != known.sha256 && self.state.next_head()? != Some(present))
     }
 
     /// Compare and swap; the head that goes is kept beside, for hosts that still have it and for
@@ -383,7 +401,16 @@ impl Publisher<'_> {
             // Nothing to do in an empty site: there is no head to report.
             _ => (0, Digest::EMPTY, self.now),
         };
-        Ok(Outcome { changed: false, head_version, head, expires, servers, new_objects: 0, new_bytes: 0 })
+        Ok(Outcome {
+            changed: false,
+            head_version,
+            head,
+            expires,
+            servers,
+            after_others: self.after_others(published)?,
+            new_objects: 0,
+            new_bytes: 0,
+        })
     }
 
     fn done(&mut self, step: Step) {

@@ -127,7 +127,12 @@ pub fn edit(keyring: &mut Keyring, path: &Path, edit: &Edit) -> Result<Edited, T
     let before = TrustRoot::parse(&read).map_err(unusable)?;
     let mut draft = Draft::of(&before);
     draft.apply(keyring, &before, edit)?;
-    let hazards = draft.hazards();
+    let mut hazards = draft.hazards();
+    let scopes: Vec<&Scope> = edit.scopes.iter().map(|spec| &spec.scope).collect();
+    if let Some(twice) = scopes.iter().enumerate().find(|(at, scope)| scopes[..*at].contains(scope)) {
+        let detail = format!("scope {} is given twice: which of them is meant?", twice.1);
+        hazards.push(Remark::new("scope-twice", detail));
+    }
     if !hazards.is_empty() {
         return Err(TrustError::Unsafe { problems: hazards });
     }

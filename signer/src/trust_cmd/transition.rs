@@ -85,6 +85,12 @@ impl Transition {
             );
             self.problem("version-not-raised", detail);
         }
+        for (what, number) in [("version", new.version), ("epoch", new.epoch), ("minimum_head", new.minimum_head)] {
+            if number == u64::MAX {
+                let detail = format!("{what} {number} is the last there can be: nothing could follow");
+                self.problem("nothing-follows", detail);
+            }
+        }
         if new.epoch < old.epoch {
             self.problem("epoch-lowered", format!("the epoch goes back from {} to {}", old.epoch, new.epoch));
         }
@@ -178,6 +184,19 @@ impl Transition {
                 }
             }
         }
+        for rule in new.release.iter().filter(|rule| rule_of(old, &rule.scope).is_none()) {
+            let Some(before) = decided_before(old, &rule.scope) else { continue };
+            if needed(rule) < needed(before) {
+                let detail = format!(
+                    "scope {}: {} signatures are enough where scope {} needed {}",
+                    rule.scope,
+                    needed(rule),
+                    before.scope,
+                    needed(before)
+                );
+                self.note("weaker", detail);
+            }
+        }
         let gone = old.keys().filter(|(id, ..)| new.key(id).is_none());
         let gone: Vec<String> =
             gone.filter(|(id, ..)| !old.head.keys.contains(id)).map(|(id, ..)| id.short()).collect();
@@ -203,6 +222,19 @@ fn weaker(step: &mut Transition, what: &str, old: &Role, new: &Role) {
 
 fn rule_of<'r>(root: &'r TrustRoot, scope: &Scope) -> Option<&'r ReleaseRule> {
     root.release.iter().find(|rule| rule.scope == *scope)
+}
+
+/// The rule that decided all names of a scope that was not there.
+fn decided_before<'r>(root: &'r TrustRoot, scope: &Scope) -> Option<&'r ReleaseRule> {
+    let covers = |rule: &&ReleaseRule| {
+        rule.scope.as_str().strip_suffix('*').is_some_and(|prefix| scope.as_str().starts_with(prefix))
+    };
+    root.release.iter().filter(covers).max_by_key(|rule| rule.scope.as_str().len())
+}
+
+/// How many signatures a scope's groups need together.
+fn needed(rule: &ReleaseRule) -> u32 {
+    rule.require.iter().map(|role| role.threshold.get()).fold(0, u32::saturating_add)
 }
 
 fn changes(old: &TrustRoot, new: &TrustRoot) -> Vec<String> {

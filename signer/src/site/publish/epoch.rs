@@ -59,6 +59,15 @@ impl Publisher<'_> {
     }
 
     fn last_own(&self, old: &TrustRoot) -> Result<Digest, SiteError> {
+        // What was published over a thief's head has what he did in it.
+        if let Some(own) = self.state.before_others(old.epoch)? {
+            let problem = format!(
+                "this signer has published over heads that it did not make. The last one before them was {}: begin with that \
+                 by --good-head {}, or, if another publisher made them, name the last good head of heads/",
+                own.version, own.sha256
+            );
+            return Err(SiteError::Epoch { problem });
+        }
         let known = self.state.floor(&old.registry, old.epoch)?;
         known.map(|floor| floor.sha256).ok_or_else(|| SiteError::Epoch {
             problem: "this signer does not know the last good head: look for it in heads/ and in the signing log, and \
@@ -76,7 +85,7 @@ impl Publisher<'_> {
         let (name, bytes) = match is_good(&present.bytes) {
             true => (path::HEAD.to_owned(), present.bytes.clone()),
             // It was replaced: by the thief, so that only this signer has it, or by a later one of this signer's.
-            false => match self.state.last_head()?.filter(|bytes| is_good(bytes)) {
+            false => match self.own_head(old, is_good)? {
                 Some(bytes) => (path::HEAD.to_owned(), bytes),
                 None => self.kept_head(good, is_good)?,
             },
@@ -89,6 +98,12 @@ impl Publisher<'_> {
         // Compared and swapped is what lies there.
         let head = published.head.map(|(_, accepted)| (present, accepted));
         Ok(Published { head, ..published })
+    }
+
+    /// A head that this signer kept for itself.
+    fn own_head(&self, old: &TrustRoot, is_good: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>, SiteError> {
+        let before = self.state.before_others(old.epoch)?.map(|own| own.bytes);
+        Ok(self.state.last_head()?.into_iter().chain(before).find(|bytes| is_good(bytes)))
     }
 
     /// A head that the site keeps beside the present one.

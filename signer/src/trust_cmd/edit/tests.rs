@@ -222,3 +222,28 @@ fn specs() {
         assert!(bad.parse::<GroupName>().is_err() || bad.is_empty(), "{bad}");
     }
 }
+
+#[test]
+fn nothing_could_follow() {
+    let mut root = Root::new();
+    for wanted in [
+        Edit { version: Some(u64::MAX), minimum_head: Some(11), ..Edit::default() },
+        Edit { minimum_head: Some(u64::MAX), ..Edit::default() },
+    ] {
+        assert_eq!(root.refused(&wanted), ["nothing-follows"]);
+    }
+    let scopes = ["a* = 1 of demo:release", "a* = 1 of demo:other"].map(|spec| spec.parse().unwrap()).to_vec();
+    assert_eq!(root.refused(&Edit { scopes, ..Edit::default() }), ["scope-twice"]);
+}
+
+#[test]
+fn a_new_scope_may_be_weaker_than_what_decided_before() {
+    let mut root = Root::new();
+    let both = vec!["* = 2 of demo:release demo:second".parse().unwrap()];
+    root.done(&Edit { scopes: both, ..Edit::default() });
+    let weaker = |edited: &Edited| edited.transition.notes.iter().any(|note| note.code == "weaker");
+    for (spec, noted) in [("pay* = 1 of demo:third", true), ("pay* = 2 of demo:third demo:fourth", false)] {
+        let edited = root.edit(&Edit { scopes: vec![spec.parse().unwrap()], ..Edit::default() }).unwrap();
+        assert_eq!(weaker(&edited), noted, "{spec}: {:?}", edited.transition.notes);
+    }
+}
