@@ -132,6 +132,7 @@ fn a_clock_set_back(reads: Reads) {
     let _mount = Mount::start(&world.host);
     world.host.refresh_fails("ClockRollback");
     assert_eq!((head_of(&world.host), shown(&world.host)), before);
+    world.host.mcpfs(["explain", "hello"]).ok().says("stale       ClockRollback").says("mcpfs doctor");
     assert_eq!(std::fs::read(world.host.at(README)).unwrap(), CONTENT);
     let rows = audit::rows(&world.host);
     let last = rows.iter().rfind(|row| row.event == "access").expect("an access");

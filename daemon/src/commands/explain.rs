@@ -74,6 +74,9 @@ fn text(explained: &Explained) -> String {
     if let Some(version) = explained.head_version {
         line("head", &format!("{version}{}", if explained.stale { " (stale)" } else { "" }));
     }
+    if let Some(why) = &explained.stale_because {
+        line("stale", &format!("{}: it runs until registry.max_stale; mcpfs doctor says what to do", bounded(why)));
+    }
     if let Some(release) = &explained.release {
         release_lines(release, line);
     }
@@ -136,6 +139,7 @@ mod tests {
             pin: None,
             head_version: Some(7),
             stale: true,
+            stale_because: None,
             release: None,
             process: None,
         }

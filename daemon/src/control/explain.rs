@@ -49,6 +49,7 @@ impl Desk {
         let config = self.daemon.config();
         let version_of = |admitted: &Arc<Admitted>| admitted.version().to_string();
         let refused = open.as_ref().err();
+        let stale = open.as_ref().is_ok_and(|fresh| fresh.stale);
         Ok(Explained {
             name: name.to_string(),
             version: version.map(|version| version.to_string()).or(found.as_ref().ok().map(version_of)),
@@ -58,10 +59,23 @@ impl Desk {
             advice: refused.map(|why| why.advice.clone()),
             pin: config.pins.by_name.get(&name).map(ToString::to_string),
             head_version: found.as_ref().ok().map(|admitted| admitted.head_version),
-            stale: open.is_ok_and(|fresh| fresh.stale),
+            stale,
+            stale_because: found.as_ref().ok().filter(|_| stale).map(|admitted| self.why_stale(admitted)),
             release: found.ok().map(|admitted| Box::new(release_facts(&admitted))),
             process: None,
         })
+    }
+
+    /// Why the word on which a release is opened is stale.
+    fn why_stale(&self, admitted: &Admitted) -> String {
+        let snapshot = self.daemon.registry.snapshot();
+        match (&snapshot.refreshed.outcome, &snapshot.head) {
+            (Err(refusal), _) => refusal.to_string(),
+            (Ok(()), Some(head)) if head.version != admitted.head_version => {
+                format!("head {} of the registry does not list it any more", head.version)
+            }
+            (Ok(()), _) => "its head has expired".to_owned(),
+        }
     }
 
     /// Nothing is known of a version that no release has; what a hidden name has is not said.

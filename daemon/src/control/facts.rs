@@ -155,6 +155,9 @@ pub struct Explained {
     pub head_version: Option<u64>,
     /// Whether it runs on stale word.
     pub stale: bool,
+    /// Why, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_because: Option<String>,
     /// The release, if it verified.
     pub release: Option<Box<ReleaseFacts>>,
     /// The process asked for.

@@ -1,6 +1,7 @@
 //! One base URL of the site, and one attempt to read from it.
 
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
@@ -354,7 +355,9 @@ fn status_alone(response: &Response, html: bool) -> Fault {
 
 fn read_file(path: &Path, limit: u64, what: &str) -> Result<Body, Fault> {
     let fault = |error: std::io::Error| Fault::lasting(Code::Unreachable, format!("{what} cannot be read ({error})"));
-    let file = std::fs::File::open(path).map_err(fault)?;
+    // A pipe would hold this thread for ever, and with enough of them all threads; a file does not know the flag.
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(at_once).open(path).map_err(fault)?;
     let metadata = file.metadata().map_err(fault)?;
     if !metadata.is_file() {
         return Err(Fault::lasting(Code::Unreachable, "not a regular file"));

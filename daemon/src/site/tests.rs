@@ -374,3 +374,14 @@ async fn what_did_not_change_is_not_sent_again() {
     }
     assert_eq!(server.not_modified(), 3);
 }
+
+#[tokio::test]
+async fn a_pipe_in_a_directory_holds_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("head.json"), kind, 0o600.into(), 0).unwrap();
+    let url = Url::from_directory_path(dir.path()).unwrap().to_string();
+    let site = Site::new(SiteSettings::with_mirrors([url]), Handle::current()).unwrap();
+    let refusal = timeout(PATIENCE, read(&site)).await.expect("nobody waits").unwrap_err();
+    assert!(refusal.code == Code::Unreachable && refusal.message.contains("not a regular file"), "{refusal}");
+}
