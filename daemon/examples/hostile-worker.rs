@@ -15,12 +15,14 @@ use std::path::Path;
 
 use door::Door;
 use mcpfs::config::Config;
-use mcpfs::supervisor::{self, Settings, User, WorkerCommand};
+use mcpfs::config::Texts;
+use mcpfs::supervisor::{self, Charge, Settings, User, WorkerCommand};
 use mcpfs::worker::confine::{Reach, confine};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let config = Config::load(Path::new(args.get(1).expect("a configuration"))).expect("a configuration");
+    let texts = Texts::read(Path::new(args.get(1).expect("a configuration"))).expect("a configuration");
+    let config = texts.config().expect("a configuration");
     let user = User::named(&config.user).expect("tests/setup makes the user mcpfs");
     if args.get(2).is_some_and(|arg| arg == "worker") {
         return work(&config, &user, args.get(3).map_or("all", String::as_str));
@@ -33,8 +35,7 @@ fn main() {
         state: config.state.clone(),
         cache: config.cache.dir.clone(),
         rundir: config.rundir.clone(),
-        token: None,
-        client_certificate: None,
+        charge: Charge::new(texts, &config),
         user,
         keep: false,
         worker: WorkerCommand {

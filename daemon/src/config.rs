@@ -13,7 +13,8 @@
 //! The comments of [`Config`] and its parts are the manual.
 
 mod file;
-mod stamp;
+mod fixed;
+mod texts;
 mod value;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use mcpfs_trust::error::bounded;
 use mcpfs_trust::name::{ServerName, Version};
 use url::Url;
 
-pub use self::stamp::Stamp;
+pub use self::texts::Texts;
 pub(crate) use self::value::mirror;
 use crate::owned::OwnedError;
 
@@ -335,19 +336,23 @@ impl Config {
     /// # Errors
     /// The first problem found, with its file and line.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        // The defaults beside it must not depend on where the daemon goes to.
-        let absolute = std::path::absolute(file);
-        let absolute = absolute.map_err(|source| OwnedError::Unreadable { path: file.to_owned(), source })?;
-        file::load(&absolute, value::Places::of_this_user())
+        Texts::read(file)?.config()
     }
 
-    /// Reads the same files again. Defaults are those of whoever read them first: the worker of a
-    /// mount of root's is somebody else by now.
+    /// Reads the same files again. Defaults are those of whoever read them first.
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn reload(&self) -> Result<Self, ConfigError> {
-        file::load(&self.file, self.defaults.clone())
+        self.reloaded(&Texts::read(&self.file)?)
+    }
+
+    /// The same of files that somebody else has read: the worker of a mount of root's has root's defaults.
+    ///
+    /// # Errors
+    /// As [`Texts::config`].
+    pub fn reloaded(&self, texts: &Texts) -> Result<Self, ConfigError> {
+        texts.config_at(self.defaults.clone())
     }
 
     /// Whether this host shows any version of `name`.

@@ -21,6 +21,7 @@ use crate::owned::{self, OwnedError};
 use crate::refusal::{Refusal, with_cause};
 use crate::registry::Registry;
 use crate::site::{Secrets, Site, SiteSettings};
+use crate::supervisor::wire::Message;
 
 /// All parts of a running daemon.
 #[derive(Debug, Clone)]
@@ -62,20 +63,28 @@ impl Daemon {
         self.registry.config()
     }
 
-    /// Reads configuration and trust root again, then looks at the site.
+    /// Takes over configuration and trust root as they are on the disk now, then looks at the site.
     ///
     /// What cannot be used is refused as a whole and the old stays in force; a trust root
     /// that is refused leaves the running one, with the new configuration. Either way the
     /// answer says so, and a row records it. The site, its mirrors among it, is the new one for
-    /// everything that is fetched from then on. Where things are (mount point, rundir, state,
-    /// cache), the bounds of the cache and the longest wait of an open are read at the start only; the log says
-    /// so.
+    /// everything that is fetched from then on. What [`Config::keep_fixed`] names and the longest wait of an
+    /// open stay as they were at the start; the log says so.
     ///
     /// # Errors
     /// Why something was not taken over.
     pub async fn reload(&self) -> Result<(), Refusal> {
         let old = self.config();
-        let outcome = self.take_over(&old).await;
+        let taken = self.take_over(&old).await;
+        let judged = Message::Judged { config: taken.is_ok(), trust: matches!(taken, Ok(None)) };
+        if let Secrets::Roots(link) = &self.secrets {
+            // From now on a successor begins with it.
+            link.tell(&judged);
+        }
+        let outcome = match taken {
+            Ok(None) => Ok(()),
+            Ok(Some(refusal)) | Err(refusal) => Err(refusal),
+        };
         let (kind, code) = match &outcome {
             Err(refusal) if is_of_trust(refusal.code) => (EventKind::Trust, Some(refusal)),
             Err(refusal) => (EventKind::Config, Some(refusal)),
@@ -91,36 +100,46 @@ impl Daemon {
         outcome
     }
 
-    async fn take_over(&self, old: &Config) -> Result<(), Refusal> {
-        let config = old.reload().map_err(refused)?;
-        for (key, changed) in [
-            ("mount.at", old.mount.at != config.mount.at),
-            ("mount.reads", old.mount.reads != config.mount.reads),
-            ("rundir", old.rundir != config.rundir),
-            ("state", old.state != config.state),
-            ("user", old.user != config.user),
-            ("cache.dir", old.cache.dir != config.cache.dir),
-            ("metrics", old.metrics != config.metrics),
-            ("log.format", old.log != config.log),
-            ("cache.quota", old.cache.quota != config.cache.quota),
-            ("cache.keep_free", old.cache.keep_free != config.cache.keep_free),
-            ("network.object, as the longest wait of an open,", old.network.object != config.network.object),
-        ] {
-            if changed {
-                tracing::warn!("{key} changed; it takes effect when mcpfs is restarted");
-            }
+    /// Whether the configuration is in force now, and why its trust root is not if it is without.
+    async fn take_over(&self, old: &Config) -> Result<Option<Refusal>, Refusal> {
+        let (mut config, trust_root) = self.on_disk(old)?;
+        let mut kept = config.keep_fixed(old);
+        if old.network.object != config.network.object {
+            kept.push("network.object, as the longest wait of an open,");
+        }
+        for key in kept {
+            tracing::warn!("{key} changed; it takes effect when mcpfs is restarted");
         }
         let site = site(&config, &self.runtime, &self.secrets)?;
         let running = self.registry.trust();
         let same = |root: &TrustRoot| Ok((root.registry == running.0.registry).then_some(running.1));
-        let (root, refused) = match trust(&config.trust, same) {
+        let read = trust_root.and_then(|bytes| trust_of(&config.trust, &bytes, same));
+        let (root, refused) = match read {
             Ok(root) => (root, None),
             Err(refusal) => (running.clone(), Some(refusal)),
         };
         let facts = boot_facts(&config, &root.0, &root.1, self.mount.reads);
         self.audit.describe(facts).await.map_err(Refusal::from)?;
         self.registry.reconfigure(Arc::new(config), root, site).await?;
-        refused.map_or(Ok(()), Err)
+        Ok(refused)
+    }
+
+    /// The configuration as it is on the disk, and the bytes of its trust root.
+    fn on_disk(&self, old: &Config) -> Result<(Config, Result<Vec<u8>, Refusal>), Refusal> {
+        match &self.secrets {
+            Secrets::Own => {
+                let config = old.reload().map_err(refused)?;
+                let bytes = read_trust(&config.trust);
+                Ok((config, bytes))
+            }
+            Secrets::Roots(link) => {
+                let unread = |error| {
+                    Refusal::new(Code::PolicyRefused, format!("the supervisor hands no configuration: {error}"))
+                };
+                let handed = link.configuration().map_err(unread)??;
+                Ok((handed.after(old).map_err(refused)?, handed.trust.map_err(unsafe_root)))
+            }
+        }
     }
 }
 
@@ -131,16 +150,39 @@ fn is_of_trust(code: Code) -> bool {
 /// Reads and checks `trust.json`. `seen` says what was used last for the root's registry.
 ///
 /// # Errors
-/// `TrustRootUnsafe` if others could have written it or it contradicts itself; what
-/// [`verify::trust_root`] refuses.
+/// As [`read_trust`] and [`trust_of`].
 pub fn trust(
     path: &Path,
     seen: impl FnOnce(&TrustRoot) -> Result<Option<SeenTrust>, Refusal>,
 ) -> Result<(TrustRoot, SeenTrust), Refusal> {
-    let bytes = owned::read(path, limits::TRUST_ROOT_BYTES).map_err(|error| {
+    trust_of(path, &read_trust(path)?, seen)
+}
+
+/// Reads `trust.json`.
+///
+/// # Errors
+/// `TrustRootUnsafe` if others could have written it, or it cannot be read.
+pub fn read_trust(path: &Path) -> Result<Vec<u8>, Refusal> {
+    owned::read(path, limits::TRUST_ROOT_BYTES).map_err(|error| {
         let advice = "trust.json comes from your own configuration management, owned by root";
-        Refusal::new(Code::TrustRootUnsafe, format!("{}; {advice}", with_cause(&error)))
-    })?;
+        unsafe_root(format!("{}; {advice}", with_cause(&error)))
+    })
+}
+
+/// A trust root that cannot be read.
+pub(crate) fn unsafe_root(why: String) -> Refusal {
+    Refusal::new(Code::TrustRootUnsafe, why)
+}
+
+/// Checks what was read from `path`.
+///
+/// # Errors
+/// `TrustRootUnsafe` if it contradicts itself; what [`verify::trust_root`] refuses.
+pub fn trust_of(
+    path: &Path,
+    bytes: &[u8],
+    seen: impl FnOnce(&TrustRoot) -> Result<Option<SeenTrust>, Refusal>,
+) -> Result<(TrustRoot, SeenTrust), Refusal> {
     let named = |refusal: Refusal| match refusal.code {
         // Of a file nobody logs in to.
         Code::NotARegistry => Refusal::new(
@@ -153,9 +195,9 @@ pub fn trust(
         ),
         _ => refusal.of(path.display()),
     };
-    let root = TrustRoot::parse(&bytes).map_err(|error| named(error.into()))?;
+    let root = TrustRoot::parse(bytes).map_err(|error| named(error.into()))?;
     let seen = seen(&root)?;
-    verify::trust_root(&bytes, seen.as_ref()).map_err(|error| named(error.into()))
+    verify::trust_root(bytes, seen.as_ref()).map_err(|error| named(error.into()))
 }
 
 /// The site that a configuration names.
@@ -195,9 +237,10 @@ pub fn boot_facts(config: &Config, root: &TrustRoot, seen: &SeenTrust, reads: Re
 
 /// A configuration error as a refusal.
 pub fn refused(error: ConfigError) -> Refusal {
-    let code = match &error {
-        ConfigError::File(OwnedError::Unsafe { .. }) => Code::TrustRootUnsafe,
-        _ => Code::PolicyRefused,
-    };
-    Refusal::new(code, with_cause(&error))
+    unusable(with_cause(&error), matches!(&error, ConfigError::File(OwnedError::Unsafe { .. })))
+}
+
+/// A configuration that cannot be used; `unsafe_file` if others could have written it.
+pub(crate) fn unusable(why: String, unsafe_file: bool) -> Refusal {
+    Refusal::new(if unsafe_file { Code::TrustRootUnsafe } else { Code::PolicyRefused }, why)
 }

@@ -15,6 +15,7 @@
 mod detach;
 mod ends;
 mod rows;
+mod source;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcpfs_trust::root::TrustRoot;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,10 +34,11 @@ use tokio::time::timeout;
 
 use self::ends::{Ends, beat};
 use self::rows::{record, record_events, record_lost_audit, record_reset};
+use self::source::Source;
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
 use crate::caller::Caller;
 use crate::cli::Global;
-use crate::config::{Config, LogFormat, ReadsWanted, Stamp};
+use crate::config::{Config, LogFormat, ReadsWanted, Texts};
 use crate::content::{Content, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Pulse;
@@ -47,8 +50,8 @@ use crate::mount::{Mountpoint, Seat, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::State;
 use crate::registry::{Parts, Registry, now};
-use crate::site::Secrets;
-use crate::supervisor::{self, Settings, SupervisorError, User, WorkerCommand};
+use crate::site::{Secrets, Site};
+use crate::supervisor::{self, Charge, Settings, SupervisorError, User, WorkerCommand};
 use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
 use crate::{announce, control, fs};
@@ -103,15 +106,13 @@ impl From<Refusal> for Failure {
 /// Mounts, and serves or leaves a process behind that does.
 pub fn mount(global: &Global, args: &MountArgs) -> Exit {
     memory::keep_little();
-    // Before it is read: a worker may use it much later.
-    let stamp = args.worker.then(|| Stamp::of(&global.file()));
-    let loaded = load(global, args);
-    let as_json = args.foreground && loaded.as_ref().is_ok_and(|config| config.log.format == LogFormat::Json);
-    let outcome = loaded.and_then(|config| match args.foreground {
-        _ if let Some(stamp) = stamp => work(global, config, &stamp),
-        true if rustix::process::geteuid().is_root() => supervise(global, args, config),
-        true => serve(global, args, config),
-        false => detach::detach(&config),
+    let loaded = Source::read(global, args).and_then(|source| Ok((source.config(args)?, source)));
+    let as_json = args.foreground && loaded.as_ref().is_ok_and(|(config, _)| config.log.format == LogFormat::Json);
+    let outcome = loaded.and_then(|(config, source)| match source {
+        Source::Supervisor(handed) => work(global, config, handed.trust),
+        Source::Files(_) if !args.foreground => detach::detach(&config),
+        Source::Files(texts) if rustix::process::geteuid().is_root() => supervise(global, args, config, texts),
+        Source::Files(_) => serve(global, args, config),
     });
     match outcome {
         Ok(()) => Exit::Ok,
@@ -126,16 +127,10 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
     }
 }
 
-fn load(global: &Global, args: &MountArgs) -> Result<Config, Failure> {
-    let file = std::path::absolute(global.file()).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    let mut config = Config::load(&file).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    if let Some(at) = &args.at {
-        config.mount.at = std::path::absolute(at).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    }
-    if let Some(format) = args.log_format {
-        config.log.format = format;
-    }
-    Ok(config)
+/// What is said to somebody who starts a worker himself.
+fn by_hand(error: &std::io::Error) -> Failure {
+    let message = format!("a worker is started by `mcpfs mount` and by nothing else ({error})");
+    Failure { exit: Exit::Usage, message }
 }
 
 /// Logs to stderr, and leaves the terminal's session if nobody is to wait for this process.
@@ -156,14 +151,16 @@ fn prepare(global: &Global, format: LogFormat, detached: bool) {
 }
 
 /// Root's part: mounts, and keeps a worker that serves.
-fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Failure> {
+fn supervise(global: &Global, args: &MountArgs, config: Config, texts: Texts) -> Result<(), Failure> {
     let refused = |message: String| Failure { exit: Exit::Refused, message };
     prepare(global, config.log.format, args.detached);
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
     // Not by name: an upgrade may have put another program there, whose turn comes at a restart.
     let program = "/proc/self/exe".into();
     let worker = WorkerCommand { program, args: args_of_worker(global, &config) };
+    let charge = Charge::new(texts, &config);
     let settings = Settings {
+        charge,
         at: config.mount.at.clone(),
         outside: vec![
             config.file.clone(),
@@ -175,8 +172,6 @@ fn supervise(global: &Global, args: &MountArgs, config: Config) -> Result<(), Fa
         state: config.state,
         cache: config.cache.dir,
         rundir: config.rundir,
-        token: config.registry.token_file,
-        client_certificate: config.registry.client_certificate,
         user,
         keep: args.keep_mount,
         worker,
@@ -218,26 +213,16 @@ fn exit_of(code: Option<i32>) -> Exit {
 /// The worker's part: gives up root, waits for its turn, and serves.
 ///
 /// What needs no word of the supervisor comes before it: while another worker serves, this one may stand by.
-fn work(global: &Global, mut config: Config, stamp: &Stamp) -> Result<(), Failure> {
+fn work(global: &Global, mut config: Config, trust: Result<Vec<u8>, String>) -> Result<(), Failure> {
     prepare(global, config.log.format, false);
-    let by_hand = |error| Failure {
-        exit: Exit::Usage,
-        message: format!("a worker is started by `mcpfs mount` and by nothing else ({error})"),
-    };
-    Link::is_expected().map_err(by_hand)?;
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
     // The address of the metrics is the other worker's as long as that one serves, and to listen takes root.
     let confined = config.metrics.listen.is_none().then(|| give_up(&mut config, &user)).transpose()?;
     let (link, listener) = match Link::welcome() {
         // Its turn never came.
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => std::process::exit(0),
-        other => other.map_err(by_hand)?,
+        other => other.map_err(|error| by_hand(&error))?,
     };
-    if !stamp.holds() {
-        // Before the link closes: the supervisor then ends this process, and starts one that reads it.
-        tracing::info!("the configuration is another one by now");
-        return Err(Failure { exit: Exit::Refused, message: String::new() });
-    }
     let (runtime, endpoint) = match confined {
         Some(confined) => confined,
         None => give_up(&mut config, &user)?,
@@ -245,7 +230,7 @@ fn work(global: &Global, mut config: Config, stamp: &Stamp) -> Result<(), Failur
     let link = Arc::new(link);
     crate::caller::ask_supervisor(Arc::clone(&link));
     let at = std::path::absolute(&config.mount.at).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    on_runtime(config, Place::Handed { at, link, listener, endpoint }, runtime)
+    on_runtime(config, Place::Handed { at, link, listener, endpoint, trust }, runtime)
 }
 
 /// What a worker gives up, and what it makes before and after that: the one socket that listens, which
@@ -268,7 +253,13 @@ enum Place {
     /// Where it mounts itself.
     Own { endpoint: Option<TcpListener> },
     /// Where the supervisor mounts; with the control socket, which launches may already wait at.
-    Handed { at: PathBuf, link: Arc<Link>, listener: UnixListener, endpoint: Option<TcpListener> },
+    Handed {
+        at: PathBuf,
+        link: Arc<Link>,
+        listener: UnixListener,
+        endpoint: Option<TcpListener>,
+        trust: Result<Vec<u8>, String>,
+    },
 }
 
 fn threads() -> Result<Runtime, Failure> {
@@ -298,10 +289,12 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
                 message: format!("{}: {problem}; set `rundir` in the configuration", config.rundir.display()),
             })?;
             let listener = control::bind(&config.rundir).map_err(|error| refused(&error))?;
-            Seated { seat: Seat::Own(point), listener, link: None, endpoint }
+            let trust = daemon::read_trust(&config.trust);
+            Seated { seat: Seat::Own(point), listener, link: None, endpoint, trust }
         }
-        Place::Handed { at, link, listener, endpoint } => {
-            Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link), endpoint }
+        Place::Handed { at, link, listener, endpoint, trust } => {
+            let trust = trust.map_err(daemon::unsafe_root);
+            Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link), endpoint, trust }
         }
     };
     let options = AuditOptions { begin: !place.takes_over(), ..AuditOptions::at(config.state.join("audit.db")) };
@@ -329,7 +322,7 @@ async fn start(
     config: Arc<Config>,
     runtime: Handle,
     audit: Audit,
-    Seated { seat, listener, link, endpoint }: Seated,
+    Seated { seat, listener, link, endpoint, trust }: Seated,
     mut ends: Ends,
     background: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
@@ -340,7 +333,8 @@ async fn start(
         background.spawn(beat(Arc::clone(link), Arc::clone(&pulse)));
     }
     let (state, opened) = State::open(&config.state).map_err(|error| of_the_worker(&error, &config.state))?;
-    let trust = match daemon::trust(&config.trust, |root| Ok(state.trust(&root.registry)?)) {
+    let seen = |root: &TrustRoot| Ok(state.trust(&root.registry)?);
+    let trust = match trust.and_then(|bytes| daemon::trust_of(&config.trust, &bytes, seen)) {
         Ok(trust) => trust,
         Err(refusal) => {
             let row = AuditEvent::new(EventKind::Trust, Caller::daemon());
@@ -352,8 +346,17 @@ async fn start(
     record_reset(&audit, &opened, &trust.0).await?;
 
     let secrets = link.clone().map_or(Secrets::Own, Secrets::Roots);
-    let site = daemon::site(&config, &runtime, &secrets)
-        .map_err(|refusal| Failure { exit: Exit::Usage, message: refusal.message })?;
+    let takes_over = link.as_ref().is_some_and(|link| link.generation() > 1);
+    let site = match daemon::site(&config, &runtime, &secrets) {
+        Ok(site) => site,
+        // What is cached is served all the same.
+        Err(refusal) if takes_over => {
+            let why = format!("{}; once that is mended, reload mcpfs", refusal.message);
+            tracing::error!(why, "the site cannot be asked");
+            Site::unusable(Refusal::new(refusal.code, why))
+        }
+        Err(refusal) => return Err(Failure { exit: Exit::Usage, message: refusal.message }),
+    };
     let settings = ContentSettings {
         quota: config.cache.quota,
         keep_free: config.cache.keep_free,
@@ -384,7 +387,6 @@ async fn start(
     background.spawn(registry.clone().follow());
     registry.clone().watch_clock();
 
-    let takes_over = link.as_ref().is_some_and(|link| link.generation() > 1);
     let facts = daemon::boot_facts(&config, &trust.0, &trust.1, session.reads());
     match audit.describe(facts).await {
         // Whoever opens something gets an error until it can be written again; what runs goes on.
@@ -434,6 +436,8 @@ struct Seated {
     listener: UnixListener,
     link: Option<Arc<Link>>,
     endpoint: Option<TcpListener>,
+    /// `trust.json`, or why it cannot be read.
+    trust: Result<Vec<u8>, Refusal>,
 }
 
 impl Seated {

@@ -81,6 +81,7 @@ mod simple_client;
 mod sources;
 mod standby;
 mod store;
+mod successor;
 mod systemd;
 mod tables;
 mod takeover;
@@ -167,6 +168,7 @@ fn main() -> ExitCode {
     store::register(&mut suite);
     words::register(&mut suite);
     standby::register(&mut suite);
+    successor::register(&mut suite);
     systemd::register(&mut suite);
     takeover::register(&mut suite);
     zoo::register(&mut suite);

@@ -15,7 +15,6 @@ pub(crate) fn register(suite: &mut Suite) {
     }
     suite.mounted("standby::it_is_the_next_worker", it_is_the_next_worker);
     suite.mounted("standby::without_it_another_is_started", without_it_another_is_started);
-    suite.mounted("standby::another_configuration_is_read", another_configuration_is_read);
 }
 
 fn kill(pid: u32) {
@@ -64,27 +63,4 @@ fn without_it_another_is_started(reads: Reads) {
     kill(worker);
     read(&world);
     assert!(mount.server() != worker && mount.server() != standby);
-}
-
-/// What it has read is not what is there now: it makes room for one that reads again, and nobody gets an error.
-fn another_configuration_is_read(reads: Reads) {
-    let world = World::new(reads);
-    let mount = Mount::start(&world.host);
-    let standby = mount.standby();
-    world.host.drop_in("50-hide", "[policy]\nhide = [\"files\"]\n");
-    mount.kill_worker();
-    read(&world);
-    assert_ne!(mount.server(), standby);
-    assert!(mount.log().contains("the configuration is another one by now"), "{}", mount.log());
-    let hidden = std::fs::read(world.host.at("files/1.0.0/tree/twin")).unwrap_err();
-    assert_eq!(hidden.raw_os_error(), Some(libc::EACCES));
-    // After a reload there is one that has read what is in force.
-    let standby = mount.standby();
-    world.host.drop_in("50-hide", "");
-    mount.reload();
-    wait_for("another one", || (mount.standby() != standby).then_some(()));
-    let standby = mount.standby();
-    mount.kill_worker();
-    assert_eq!(mount.server(), standby, "{}", mount.log());
-    assert_eq!(std::fs::read(world.host.at("files/1.0.0/tree/twin")).unwrap(), b"deep\n");
 }

@@ -154,7 +154,8 @@ fn without_a_worker_nobody_waits_for_ever(reads: Reads) {
     // What is open and mapped in passthrough goes on; the rest gets an error, and in time.
     let mut session = McpClient::start(&world.run("hello"));
     session.initialize();
-    std::fs::write(world.host.trust(), "{").unwrap();
+    // Nothing that a worker could open, and no right to make it.
+    std::fs::rename(world.host.path("state"), world.host.path("state-gone")).unwrap();
     kill(mount.server(), Signal::KILL);
     let error = wait_for("an error", || std::fs::read(world.host.at("hello/1.0.0/tree/package.json")).err());
     assert!(error.kind() != std::io::ErrorKind::NotFound || !is_mounted(&world.host.mcp()), "{error}");

@@ -27,6 +27,7 @@ const NO: u32 = 15;
 const MOUNT: u32 = 16;
 const SECRET: u32 = 18;
 const AGAIN: u32 = 20;
+const JUDGED: u32 = 22;
 
 pub(crate) struct Door {
     pub(crate) generation: u64,
@@ -51,6 +52,7 @@ pub(crate) fn acts() -> Vec<(&'static str, Act)> {
         ("an empty message on the line", |door, _| door.raw(false, &[], &[])),
         ("a question on the line", |door, _| door.raw(false, &message(MOUNT, 0, &[]), &[])),
         ("an answer at the door", |door, _| door.raw(true, &message(DONE, 0, &[]), &[])),
+        ("a configuration that nobody offered, in force", |door, _| door.raw(false, &message(JUDGED, 1, &[]), &[])),
         ("ready twice", |door, _| door.raw(false, &message(READY, 0, b"again"), &[])),
         ("a text longer than its message", |door, _| {
             let mut bytes = message(STATUS, 0, &[]);
@@ -140,6 +142,8 @@ fn number(bytes: &[u8], at: usize) -> u64 {
 impl Door {
     pub(crate) fn welcome() -> Self {
         let line = io::stdin().as_fd().try_clone_to_owned().unwrap();
+        // What it is to decide by; it has read that itself.
+        receive(&line);
         let (welcome, mut with) = receive(&line);
         let (listener, door) = (with.pop().unwrap(), with.pop().unwrap());
         Self { generation: number(&welcome, 8), line, door, listener, fuse: None, table: None, counts: None }

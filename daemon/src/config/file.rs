@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,16 +10,13 @@ use mcpfs_trust::name::ServerName;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
+use super::texts::Text;
 use super::value::{Mirrors, PinValue, Places, Size, Span, runtimes};
 use super::{
     CacheConfig, Config, ConfigError, DowngradePolicy, LEAST_QUOTA, LogConfig, LogFormat, MetricsConfig, MountConfig,
     NetworkConfig, Pins, PinsDefault, Policy, RUNDIR_BYTES, ReadsWanted, RegistryConfig, SandboxPolicy,
 };
-use crate::owned::{self, OwnedError};
 use crate::words;
-
-/// Bytes of one configuration file.
-const FILE_BYTES: u64 = 1 << 20;
 
 /// One file, or all of them merged: every key optional.
 #[derive(Deserialize, Default)]
@@ -172,18 +168,11 @@ fn pins<'de, D: serde::Deserializer<'de>>(table: D) -> Result<BTreeMap<ServerNam
     table.deserialize_map(Table)
 }
 
-/// Reads, checks and merges all files.
-pub(super) fn load(main: &Path, places: Places) -> Result<Config, ConfigError> {
-    let mut merged = read(main).map_err(|error| match error {
-        ConfigError::File(OwnedError::Unreadable { path, source }) if source.kind() == ErrorKind::NotFound => {
-            let problem = "does not exist; write it (it needs [registry] url = \"https://…\"), or name another one with \
-                           --config";
-            ConfigError::Incomplete { path, problem: problem.to_owned() }
-        }
-        other => other,
-    })?;
-    for path in drop_ins(main)? {
-        merge(&mut merged, read(&path)?);
+/// Checks and merges all files; the first is the main one.
+pub(super) fn merged(main: &Path, files: &[Text], places: Places) -> Result<Config, ConfigError> {
+    let mut merged = toml::Table::new();
+    for file in files {
+        merge(&mut merged, table(file)?);
     }
     let incomplete = |problem: String| ConfigError::Incomplete { path: main.to_owned(), problem };
     // Each file has passed this already; together they can only fail where a table met a value.
@@ -192,20 +181,15 @@ pub(super) fn load(main: &Path, places: Places) -> Result<Config, ConfigError> {
 }
 
 /// One file as a table, once it has proved to be configuration by itself.
-fn read(path: &Path) -> Result<toml::Table, ConfigError> {
-    let bytes = owned::read(path, FILE_BYTES)?;
-    let invalid = |line, problem| ConfigError::Invalid { path: path.to_owned(), line, problem };
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        invalid(line, "is not UTF-8".to_owned())
-    })?;
+fn table(Text { path, text, public }: &Text) -> Result<toml::Table, ConfigError> {
+    let invalid = |line, problem| ConfigError::Invalid { path: path.clone(), line, problem };
     let explain = |error: toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
         invalid(line, explain(error.message()))
     };
     let partial: Partial = toml::from_str(text).map_err(explain)?;
-    if partial.registry.proxy.as_deref().is_some_and(has_password) && others_read(path) {
+    if *public && partial.registry.proxy.as_deref().is_some_and(has_password) {
         let line = text.lines().position(|line| line.contains("proxy")).map_or(1, |at| at + 1);
         let problem = "registry.proxy has a password, and others can read this file: chmod 640 it, with the group of \
                        the user whom mcpfs runs as";
@@ -216,11 +200,6 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
 
 fn has_password(address: &str) -> bool {
     url::Url::parse(address).is_ok_and(|url| url.password().is_some())
-}
-
-fn others_read(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
 /// Tables that are planned, and what holds without them: nobody may believe that they count.
@@ -248,31 +227,6 @@ fn explain(message: &str) -> String {
         Some((_, name)) => format!("unknown key {unknown:?}; did you mean {name:?}?"),
         None => format!("unknown key {unknown:?}; here can stand: {}", known.join(", ")),
     }
-}
-
-/// Where the files beside the main file lie.
-pub(super) fn directory(main: &Path) -> PathBuf {
-    main.with_file_name("conf.d")
-}
-
-/// `conf.d/*.toml` beside the main file, in name order; none if there is no such directory.
-pub(super) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let dir = directory(main);
-    let failed = |source| ConfigError::Directory { path: dir.clone(), source };
-    let entries = match std::fs::read_dir(&dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed)?,
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if path.extension().is_some_and(|extension| extension == "toml") && !hidden {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 /// Later values replace earlier ones; tables merge.

@@ -108,7 +108,7 @@ pub enum SiteError {
 /// A registry's site. Clones share connections and what is known about mirrors, and stay
 /// the same site when one of them is told to become another.
 #[derive(Debug, Clone)]
-pub struct Site(Arc<RwLock<Arc<Shared>>>);
+pub struct Site(Arc<RwLock<Result<Arc<Shared>, Refusal>>>);
 
 #[derive(Debug)]
 struct Shared {
@@ -171,7 +171,12 @@ impl Site {
             let file = shared.secrets.read(Secret::Token, path).map_err(|error| unusable("token file", error))?;
             shared.store_token(file);
         }
-        Ok(Self(Arc::new(RwLock::new(Arc::new(shared)))))
+        Ok(Self(Arc::new(RwLock::new(Ok(Arc::new(shared))))))
+    }
+
+    /// A site that cannot be asked, which is said to whoever asks; until it becomes like another.
+    pub fn unusable(why: Refusal) -> Self {
+        Self(Arc::new(RwLock::new(Err(why))))
     }
 
     /// Lets this site and all its clones be `other`: what is asked from now on is asked there.
@@ -181,13 +186,13 @@ impl Site {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = other;
     }
 
-    fn shared(&self) -> Arc<Shared> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    fn shared(&self) -> Result<Arc<Shared>, Refusal> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The mirrors' addresses without credentials, in configured order.
     pub fn mirrors(&self) -> Vec<String> {
-        self.shared().mirrors.iter().map(|mirror| mirror.address("")).collect()
+        self.shared().map_or_else(|_| vec![], |shared| shared.mirrors.iter().map(|mirror| mirror.address("")).collect())
     }
 
     /// Reads `path`, called `what` in messages, of at most `limit` bytes.
@@ -232,7 +237,7 @@ impl Site {
         if !is_site_path(path) {
             return Err(Refusal::new(Code::Malformed, format!("{what}: {:?} is no path of a site", bounded(path))));
         }
-        let shared = self.shared();
+        let shared = self.shared()?;
         let allowed = match path.starts_with("objects/") || path.starts_with("artefacts/") {
             true => shared.settings.object_deadline,
             false => shared.settings.metadata_deadline,

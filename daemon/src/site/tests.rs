@@ -51,7 +51,7 @@ async fn read(site: &Site) -> Result<Vec<u8>, Refusal> {
 async fn pauses_double_and_differ() {
     let backoff = Duration::from_millis(100);
     let settings = SiteSettings { retries: 4, backoff, ..SiteSettings::with_mirrors(["http://localhost/"]) };
-    let shared = Site::new(settings, Handle::current()).unwrap().shared();
+    let shared = Site::new(settings, Handle::current()).unwrap().shared().unwrap();
     for (left, mean) in [(5, backoff), (4, 2 * backoff), (3, 4 * backoff), (2, 8 * backoff)] {
         let pauses: Vec<Duration> = (0..200).map(|_| shared.pause(left)).collect();
         assert!(pauses.iter().all(|pause| (mean / 2..=mean + mean / 2).contains(pause)), "{mean:?}: {pauses:?}");

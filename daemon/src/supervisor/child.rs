@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::charge::Charge;
 use super::wire::{self, Message};
 
 /// How long a worker may take to end when it was asked to, before it is killed.
@@ -47,16 +48,19 @@ pub(super) struct Worker {
     pub(super) first: Option<Instant>,
     /// When it last said something.
     pub(super) heard: Instant,
+    /// Whether it may have taken a request.
+    pub(super) seated: bool,
     /// Since when it serves.
     pub(super) serves: Option<Instant>,
 }
 
 impl Worker {
-    /// Starts one, which waits for its welcome.
+    /// Starts one, which is handed what it decides by and waits for its welcome.
     ///
     /// # Errors
     /// If the system has no room for a process or a socket.
-    pub(super) fn start(command: &WorkerCommand) -> io::Result<Self> {
+    pub(super) fn start(command: &WorkerCommand, charge: &Charge) -> io::Result<Self> {
+        let charge = charge.in_force()?;
         let (line, theirs) = wire::pair()?;
         let (door, asking) = wire::pair()?;
         // The line is the worker's standard input: the one descriptor that std hands on.
@@ -66,10 +70,12 @@ impl Worker {
             .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
         match started {
             Ok(pidfd) => {
+                // One that is dead already is seen to be.
+                drop(wire::send(&line, &Message::Configuration, &[charge.as_fd()]));
                 let (now, asking) = (Instant::now(), Some(asking));
                 let said = (now, 0);
-                let (stood_by, first, serves) = (false, None, None);
-                Ok(Self { child, pidfd, line, door, asking, stood_by, said, first, heard: now, serves })
+                let (stood_by, seated, first, serves) = (false, false, None, None);
+                Ok(Self { child, pidfd, line, door, asking, stood_by, said, first, heard: now, seated, serves })
             }
             Err(error) => {
                 child.kill()?;

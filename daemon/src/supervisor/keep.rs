@@ -135,9 +135,10 @@ impl Supervisor {
                 }
             };
             self.mend_socket()?;
+            self.settings.charge.withdraw();
             let mut worker = self
                 .standby
-                .next(&self.settings.worker, generation, self.listener.as_fd())
+                .next(&self.settings.worker, &self.settings.charge, generation, self.listener.as_fd())
                 .map_err(failed("starting the worker failed"))?;
             tracing::debug!(pid = worker.id(), generation, stood_by = worker.stood_by, "the worker starts");
             let ended = self.watch(&mut worker);
@@ -197,8 +198,6 @@ impl Supervisor {
             if reload {
                 self.signals.reload_taken();
                 self.service.reloading();
-                // It has read the configuration that is to be another one now.
-                self.standby.end(|| self.service.alive());
                 worker.tell(&Message::Reload);
             }
             if door && let Some(ended) = self.at_the_door(worker)? {
@@ -250,12 +249,14 @@ impl Supervisor {
                         worker.serves = Some(worker.heard);
                         self.served = Some(worker.heard);
                         self.announce(&text);
-                        self.standby.start(&self.settings.worker);
+                        self.standby.start(&self.settings.worker, &self.settings.charge);
                     }
                     Message::Status(text) => self.service.status(&text),
-                    Message::Reloaded => {
-                        self.service.ready("reloaded");
-                        self.standby.start(&self.settings.worker);
+                    Message::Reloaded => self.service.ready("reloaded"),
+                    Message::Judged { config, trust } if self.settings.charge.judged(config, trust) => {
+                        // It was handed what may no longer be in force.
+                        self.standby.end(|| self.service.alive());
+                        self.standby.start(&self.settings.worker, &self.settings.charge);
                     }
                     other => return Some(nonsense(worker, &format!("{other:?}"))),
                 }
@@ -291,7 +292,10 @@ impl Supervisor {
                     Err(Errno::PROTO) => {
                         return Err(outage("the worker and the kernel agreed on other things before".to_owned()));
                     }
-                    answered => answered.and_then(|()| done(worker)),
+                    answered => answered.and_then(|()| {
+                        worker.seated = true;
+                        done(worker)
+                    }),
                 },
                 None => Err(Errno::NODEV),
             },
@@ -308,6 +312,12 @@ impl Supervisor {
                 .backings
                 .again(ino)
                 .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
+            (Message::Configuration, []) => self
+                .settings
+                .charge
+                .offer()
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                .and_then(|memory| worker.answer(&Message::Opened, &[memory.as_fd()]).map_err(|_| Errno::IO)),
             (Message::Secret(secret), []) => room::secret(&self.settings, secret)
                 .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
             (Message::Executable { pid }, []) => {
@@ -414,6 +424,8 @@ impl Supervisor {
             (Some(_), Some(libc::SIGKILL)) => self.early_kills += 1,
             // Also before it served.
             (None, Some(libc::SIGKILL)) if by_others => self.early_kills += 1,
+            // It has taken no request, so none has killed it; how long that may go on, the outage says.
+            (None, _) if !worker.seated => {}
             _ => self.early_deaths += 1,
         }
         if self.early_deaths >= HOPELESS || self.early_kills >= KILLED {

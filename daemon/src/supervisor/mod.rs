@@ -2,8 +2,8 @@
 //!
 //! It is root, mounts, and keeps what must outlive a crash: the `/dev/fuse` descriptor, the
 //! backing ids that the kernel reads from, and the socket that launches ask. It has no network,
-//! reads no file but the host's own configuration at its start, and parses nothing but messages
-//! of one fixed size ([`wire`]). All the rest is the *worker*: the same program again, as a user
+//! reads no file but the host's own configuration, which it hands to its workers ([`charge`]), and
+//! parses nothing but that and messages of one fixed size ([`wire`]). All the rest is the *worker*: the same program again, as a user
 //! without rights ([`crate::worker`]), which fetches, verifies, decides and answers the kernel.
 //!
 //! **A worker that dies is replaced on the same mount.** Requests meanwhile wait in the kernel;
@@ -16,6 +16,7 @@
 //! request that kills every worker that takes it is answered with EIO after three deaths.
 
 pub(crate) mod backings;
+pub(crate) mod charge;
 mod child;
 mod handle;
 mod ioctl;
@@ -33,6 +34,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use self::backings::Backings;
+pub use self::charge::Charge;
 pub use self::child::WorkerCommand;
 use self::keep::Supervisor;
 pub use self::room::User;
@@ -53,10 +55,8 @@ pub struct Settings {
     pub rundir: PathBuf,
     /// What the mount must not cover.
     pub outside: Vec<PathBuf>,
-    /// The token file of the configuration: the worker gets it opened.
-    pub token: Option<PathBuf>,
-    /// The client certificate, likewise.
-    pub client_certificate: Option<PathBuf>,
+    /// What workers decide by.
+    pub charge: Charge,
     /// Whom the worker runs as.
     pub user: User,
     /// Whether systemd keeps the mount when this process ends (`--keep-mount`).

@@ -104,11 +104,7 @@ fn refused(directory: &Path, problem: &str) -> SupervisorError {
 
 /// A file that only root can open, for the worker to read. Which one it is, root's own configuration says.
 pub(super) fn secret(settings: &Settings, secret: Secret) -> Result<fs::File, Errno> {
-    let path = match secret {
-        Secret::Token => &settings.token,
-        Secret::ClientCertificate => &settings.client_certificate,
-    };
-    let path = path.as_ref().ok_or(Errno::NOENT)?;
+    let path = settings.charge.secret(secret).ok_or(Errno::NOENT)?;
     owned::open_secret(path).map_err(|error| {
         tracing::error!(error = %with_cause(&error), "the worker cannot have a secret");
         match error {

@@ -1,17 +1,18 @@
 //! The next worker, started while the present one serves.
 //!
 //! What a worker does before its welcome needs nothing of its predecessor: to be loaded and linked,
-//! to read the configuration, to give up its rights. On a busy host that is most of what people wait
+//! to understand the configuration, to give up its rights. On a busy host that is most of what people wait
 //! for after a crash, so it is done ahead (docs/decisions/0018).
 //!
 //! It has nothing of the mount meanwhile: the device, the control socket, even its end of the door
 //! come with the welcome, and that is sent when its predecessor is dead. It has met nothing hostile
 //! and has nothing to say; one that speaks or ends is put away, and the next worker is started when
-//! it is needed, as it was always done. So is one whose configuration has become another.
+//! it is needed, as it was always done. One whose configuration is no longer in force is replaced.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::charge::Charge;
 use super::child::{Worker, WorkerCommand};
 
 /// The next worker, or none.
@@ -20,11 +21,11 @@ pub(super) struct Standby(Option<Worker>);
 
 impl Standby {
     /// Starts one if there is none.
-    pub(super) fn start(&mut self, command: &WorkerCommand) {
+    pub(super) fn start(&mut self, command: &WorkerCommand, charge: &Charge) {
         if self.0.is_some() {
             return;
         }
-        match Worker::start(command) {
+        match Worker::start(command, charge) {
             Ok(mut worker) => {
                 tracing::debug!(pid = worker.id(), "a worker stands by");
                 worker.stood_by = true;
@@ -41,6 +42,7 @@ impl Standby {
     pub(super) fn next(
         &mut self,
         command: &WorkerCommand,
+        charge: &Charge,
         generation: u64,
         listener: BorrowedFd<'_>,
     ) -> io::Result<Worker> {
@@ -53,7 +55,7 @@ impl Standby {
                 }
             }
         }
-        let mut worker = Worker::start(command)?;
+        let mut worker = Worker::start(command, charge)?;
         match worker.welcome(generation, listener) {
             // Somebody killed it before that: its end is seen like any other's.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}

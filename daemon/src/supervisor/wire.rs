@@ -39,12 +39,15 @@ pub(crate) enum Secret {
 /// One message. What travels with it as descriptors is said at each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// Line, to the worker, the first message: with its end of the door, and the control socket.
+    /// Line, to the worker: with its end of the door, and the control socket.
     Welcome {
         /// Which worker of this session this is, from 1.
         generation: u64,
     },
-    /// Line, to the worker: read the configuration again.
+    /// Line, to the worker, before its welcome: what it decides by, in memory ([`super::charge`]). Door, a question:
+    /// the same as it is on the disk now.
+    Configuration,
+    /// Line, to the worker: take over the configuration that is on the disk now.
     Reload,
     /// Line, to the worker: finish what is being written and end.
     Stop,
@@ -56,6 +59,13 @@ pub(crate) enum Message {
     Status(String),
     /// Line, from the worker: a reload has ended, well or not.
     Reloaded,
+    /// Line, from the worker: what has become of the configuration that it asked for.
+    Judged {
+        /// Whether it is in force.
+        config: bool,
+        /// Whether its trust root is too; without, the one of before stays in force.
+        trust: bool,
+    },
     /// Door, a question: mount, if it is not mounted yet.
     Mount,
     /// Door, an answer: the kernel's INIT; with the device, the tables of backing ids and of open handles.
@@ -123,6 +133,8 @@ impl Message {
             Self::Again { ino } => (20, (*ino, 0), &[]),
             Self::Mount => (16, (0, 0), &[]),
             Self::Mounted(init) => (17, (0, 0), init.get(..TEXT).unwrap_or(init)),
+            Self::Configuration => (21, (0, 0), &[]),
+            Self::Judged { config, trust } => (22, (u64::from(*config), u64::from(*trust)), &[]),
             Self::No(errno) => (15, (u64::from(errno.unsigned_abs()), 0), &[]),
         };
         let mut bytes = [0; BYTES];
@@ -164,6 +176,8 @@ impl Message {
             18 if first == Secret::ClientCertificate as u64 => Self::Secret(Secret::ClientCertificate),
             19 => Self::Opened,
             20 => Self::Again { ino: first },
+            21 => Self::Configuration,
+            22 if first <= 1 && second <= first => Self::Judged { config: first == 1, trust: second == 1 },
             _ => return None,
         })
     }
@@ -263,7 +277,11 @@ mod tests {
     fn all() -> Vec<Message> {
         vec![
             Message::Welcome { generation: u64::MAX },
+            Message::Configuration,
             Message::Reload,
+            Message::Judged { config: true, trust: true },
+            Message::Judged { config: true, trust: false },
+            Message::Judged { config: false, trust: false },
             Message::Stop,
             Message::Ready("mcp.example.com mounted at /mcp · head 3".to_owned()),
             Message::Beat,

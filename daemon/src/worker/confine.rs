@@ -37,9 +37,8 @@ impl Reach {
     /// The files of the host that a worker under this configuration reads and writes.
     pub fn of(config: &Config) -> Self {
         let mut reach = Self::host();
-        let files = [Some(&config.file), Some(&config.trust), config.registry.ca_file.as_ref()];
-        // Directories, since such files are replaced by others of their name.
-        reach.reads.extend(files.into_iter().flatten().filter_map(|file| file.parent()).map(Path::to_owned));
+        // A directory, since such a file is replaced by others of its name.
+        reach.reads.extend(config.registry.ca_file.as_ref().and_then(|file| file.parent()).map(Path::to_owned));
         reach.reads.extend(config.registry.mirrors.iter().filter_map(|mirror| mirror.to_file_path().ok()));
         reach.reads.push(config.rundir.clone());
         reach.writes = vec![config.state.clone(), config.cache.dir.clone(), config.rundir.join("content")];

@@ -12,7 +12,9 @@ use rustix::net::SocketType;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::sync::mpsc;
 
+use crate::refusal::Refusal;
 use crate::supervisor::backings::{self, Record};
+use crate::supervisor::charge::Handed;
 use crate::supervisor::opens::Opens;
 use crate::supervisor::wire::{self, Message, Secret};
 
@@ -83,6 +85,18 @@ impl Link {
         }
     }
 
+    /// What this worker decides by, which is the first that the supervisor says on the standard input.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the supervisor ended before; any other if it was none.
+    pub fn charge() -> io::Result<Handed> {
+        let (message, mut with) = wire::receive(io::stdin())?;
+        let (Message::Configuration, Some(memory)) = (message, with.pop()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        Handed::of(&memory.into())?.map_err(|refusal| io::Error::other(refusal.to_string()))
+    }
+
     /// Waits for the supervisor's welcome on the standard input; with the control socket. It comes at once
     /// to a worker that is to serve, and to one that stands by when the one that serves is dead.
     ///
@@ -137,6 +151,14 @@ impl Link {
         };
         let device = Device { init, fuse, table: table.into(), opens: Opens::of(opens.into()) };
         Ok(self.mounted.get_or_init(|| device))
+    }
+
+    /// Configuration and trust root as they are on the disk now; or why they cannot be used.
+    ///
+    /// # Errors
+    /// If the supervisor cannot be asked.
+    pub(crate) fn configuration(&self) -> io::Result<Result<Handed, Refusal>> {
+        Handed::of(&self.file(&Message::Configuration)?)
     }
 
     /// A file that only root can open.

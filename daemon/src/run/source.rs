@@ -1,0 +1,44 @@
+//! Where a process that mounts or serves has its configuration from.
+//!
+//! Whoever is started by a person reads the host's files. A worker reads none of them: it is handed what its
+//! supervisor read ([`crate::supervisor::charge`]).
+
+use super::{Failure, MountArgs, by_hand};
+use crate::cli::Global;
+use crate::config::{Config, Texts};
+use crate::refusal::Exit;
+use crate::supervisor::charge::Handed;
+use crate::worker::Link;
+
+/// What was read, and by whom.
+pub(super) enum Source {
+    Files(Texts),
+    Supervisor(Handed),
+}
+
+impl Source {
+    pub(super) fn read(global: &Global, args: &MountArgs) -> Result<Self, Failure> {
+        if !args.worker {
+            let texts = Texts::read(&global.file());
+            return texts.map(Self::Files).map_err(|error| Failure::new(Exit::Usage, &error));
+        }
+        let handed = Link::is_expected().and_then(|()| Link::charge());
+        handed.map(Self::Supervisor).map_err(|error| by_hand(&error))
+    }
+
+    pub(super) fn config(&self, args: &MountArgs) -> Result<Config, Failure> {
+        let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, error);
+        let config = match self {
+            Self::Files(texts) => texts.config(),
+            Self::Supervisor(handed) => handed.config(),
+        };
+        let mut config = config.map_err(|error| usage(&error))?;
+        if let Some(at) = &args.at {
+            config.mount.at = std::path::absolute(at).map_err(|error| usage(&error))?;
+        }
+        if let Some(format) = args.log_format {
+            config.log.format = format;
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,187 @@
+//! What workers decide by: configuration and trust root, read by root and handed to them.
+//!
+//! A worker reads neither itself. What has been written to the disk counts from the reload that takes it
+//! over; until then, and if it cannot be taken over at all, every successor gets what its predecessor had
+//! in force. So a crash changes no policy, and half an edit on the disk takes nobody's mount.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use serde::{Deserialize, Serialize};
+
+use super::wire::Secret;
+use crate::config::{Config, ConfigError, Texts};
+use crate::daemon;
+use crate::owned;
+use crate::refusal::{Refusal, with_cause};
+
+/// Bytes of what is handed to a worker: far more than all that one mount has to say.
+const MOST: u64 = 64 << 20;
+
+/// What one worker is handed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Handed {
+    /// The configuration that the mount began with.
+    started: Texts,
+    /// The one in force.
+    now: Texts,
+    /// `trust.json`, or why it cannot be read.
+    pub(crate) trust: Result<Vec<u8>, String>,
+}
+
+/// An answer to a worker that asks for what is on the disk now.
+#[derive(Debug, Serialize, Deserialize)]
+enum Offer {
+    Read(Handed),
+    /// With whether others could have written it.
+    Unusable(String, bool),
+}
+
+/// The files of one moment, and the other files that they name.
+#[derive(Debug, Clone)]
+struct Found {
+    texts: Texts,
+    trust: Result<Vec<u8>, String>,
+    named: Named,
+}
+
+#[derive(Debug, Clone)]
+struct Named {
+    trust: PathBuf,
+    token: Option<PathBuf>,
+    client_certificate: Option<PathBuf>,
+}
+
+/// What is in force, and what a worker was offered and has not taken over yet.
+#[derive(Debug)]
+pub struct Charge {
+    started: Texts,
+    in_force: Found,
+    offered: Option<Found>,
+}
+
+impl Charge {
+    /// With the files that this process began with, and what they say.
+    pub fn new(texts: Texts, config: &Config) -> Self {
+        let named = Named::of(config);
+        let in_force = Found { texts: texts.clone(), trust: trust(&named.trust), named };
+        Self { started: texts, in_force, offered: None }
+    }
+
+    /// What a new worker decides by.
+    pub(super) fn in_force(&self) -> io::Result<OwnedFd> {
+        in_memory(&Offer::Read(self.handed(&self.in_force)))
+    }
+
+    /// What is on the disk now, for a worker to take over or not.
+    pub(super) fn offer(&mut self) -> io::Result<OwnedFd> {
+        self.offered = None;
+        let texts = match Texts::read(self.started.main()) {
+            Ok(texts) => texts,
+            Err(error) => {
+                let unsafe_file = matches!(&error, ConfigError::File(owned::OwnedError::Unsafe { .. }));
+                return in_memory(&Offer::Unusable(with_cause(&error), unsafe_file));
+            }
+        };
+        // What does not make a configuration is the worker's to refuse, with the words for it.
+        let named = texts.config().map_or_else(|_| self.in_force.named.clone(), |config| Named::of(&config));
+        let found = Found { texts, trust: trust(&named.trust), named };
+        let offered = in_memory(&Offer::Read(self.handed(&found)));
+        self.offered = Some(found);
+        offered
+    }
+
+    /// The worker has taken over what it was offered, perhaps all of it but the trust root; or nothing.
+    /// Whether there was such an offer.
+    pub(super) fn judged(&mut self, config: bool, trust: bool) -> bool {
+        let Some(mut offered) = self.offered.take() else { return !config };
+        if config {
+            if !trust {
+                offered.trust.clone_from(&self.in_force.trust);
+            }
+            self.in_force = offered;
+        }
+        true
+    }
+
+    /// What a worker was offered and did not judge is no other's to take over.
+    pub(super) fn withdraw(&mut self) {
+        self.offered = None;
+    }
+
+    /// The path of a secret file: that of what was just offered, as whoever judges it needs it.
+    pub(super) fn secret(&self, secret: Secret) -> Option<&Path> {
+        let named = &self.offered.as_ref().unwrap_or(&self.in_force).named;
+        match secret {
+            Secret::Token => named.token.as_deref(),
+            Secret::ClientCertificate => named.client_certificate.as_deref(),
+        }
+    }
+
+    fn handed(&self, found: &Found) -> Handed {
+        Handed { started: self.started.clone(), now: found.texts.clone(), trust: found.trust.clone() }
+    }
+}
+
+impl Named {
+    fn of(config: &Config) -> Self {
+        Self {
+            trust: config.trust.clone(),
+            token: config.registry.token_file.clone(),
+            client_certificate: config.registry.client_certificate.clone(),
+        }
+    }
+}
+
+impl Handed {
+    /// Of what the supervisor handed over.
+    ///
+    /// # Errors
+    /// If there is nothing that can be used on the disk, why; anything else about the memory itself is
+    /// `Err` as well.
+    pub(crate) fn of(memory: &File) -> io::Result<Result<Self, Refusal>> {
+        let length = memory.metadata()?.len().min(MOST);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        memory.read_exact_at(&mut bytes, 0)?;
+        Ok(match serde_json::from_slice(&bytes)? {
+            Offer::Read(handed) => Ok(handed),
+            Offer::Unusable(why, unsafe_file) => Err(daemon::unusable(why, unsafe_file)),
+        })
+    }
+
+    /// The configuration of a worker that begins.
+    ///
+    /// # Errors
+    /// As [`Texts::config`].
+    pub(crate) fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = self.now.config()?;
+        config.keep_fixed(&self.started.config()?);
+        Ok(config)
+    }
+
+    /// The configuration that `running` is to become.
+    ///
+    /// # Errors
+    /// As [`Texts::config`].
+    pub(crate) fn after(&self, running: &Config) -> Result<Config, ConfigError> {
+        running.reloaded(&self.now)
+    }
+}
+
+fn trust(path: &Path) -> Result<Vec<u8>, String> {
+    daemon::read_trust(path).map_err(|refusal| refusal.message)
+}
+
+/// In memory that nobody changes any more, and only root can open anew: a proxy's password may stand in it.
+fn in_memory(offer: &Offer) -> io::Result<OwnedFd> {
+    let memory = rustix::fs::memfd_create("mcpfs-charge", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::fchmod(&memory, Mode::RUSR | Mode::WUSR)?;
+    let memory = File::from(memory);
+    memory.write_all_at(&serde_json::to_vec(offer)?, 0)?;
+    rustix::fs::fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(memory.into())
+}
