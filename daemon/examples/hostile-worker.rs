@@ -35,7 +35,7 @@ fn main() {
         state: config.state.clone(),
         cache: config.cache.dir.clone(),
         rundir: config.rundir.clone(),
-        charge: Charge::new(texts, &config),
+        charge: Charge::new(texts, &config, None),
         user,
         keep: false,
         worker: WorkerCommand {

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcpfs_trust::root::TrustRoot;
+use mcpfs_trust::error::Code;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -38,7 +38,7 @@ use self::source::Source;
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
 use crate::caller::Caller;
 use crate::cli::Global;
-use crate::config::{Config, LogFormat, ReadsWanted, Texts};
+use crate::config::{Config, LogFormat, ReadsWanted};
 use crate::content::{Content, ContentSettings};
 use crate::daemon::{self, Daemon, MountFacts};
 use crate::fs::Pulse;
@@ -51,6 +51,8 @@ use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::State;
 use crate::registry::{Parts, Registry, now};
 use crate::site::{Secrets, Site};
+use crate::supervisor::charge::Handed;
+use crate::supervisor::wire::Message;
 use crate::supervisor::{self, Charge, Settings, SupervisorError, User, WorkerCommand};
 use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
@@ -109,10 +111,17 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
     let loaded = Source::read(global, args).and_then(|source| Ok((source.config(args)?, source)));
     let as_json = args.foreground && loaded.as_ref().is_ok_and(|(config, _)| config.log.format == LogFormat::Json);
     let outcome = loaded.and_then(|(config, source)| match source {
-        Source::Supervisor(handed) => work(global, config, handed.trust),
-        Source::Files(_) if !args.foreground => detach::detach(&config),
-        Source::Files(texts) if rustix::process::geteuid().is_root() => supervise(global, args, config, texts),
-        Source::Files(_) => serve(global, args, config),
+        Source::Supervisor(handed) => work(global, config, handed),
+        Source::Files(..) if !args.foreground => detach::detach(&config),
+        Source::Files(texts, kept) if rustix::process::geteuid().is_root() => {
+            let charge = Charge::new(texts, &config, kept);
+            supervise(global, args, config, charge)
+        }
+        Source::Files(..) => serve(global, args, config),
+        Source::Kept(kept) => {
+            let charge = Charge::kept(kept, &config);
+            supervise(global, args, config, charge)
+        }
     });
     match outcome {
         Ok(()) => Exit::Ok,
@@ -151,14 +160,13 @@ fn prepare(global: &Global, format: LogFormat, detached: bool) {
 }
 
 /// Root's part: mounts, and keeps a worker that serves.
-fn supervise(global: &Global, args: &MountArgs, config: Config, texts: Texts) -> Result<(), Failure> {
+fn supervise(global: &Global, args: &MountArgs, config: Config, charge: Charge) -> Result<(), Failure> {
     let refused = |message: String| Failure { exit: Exit::Refused, message };
     prepare(global, config.log.format, args.detached);
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
     // Not by name: an upgrade may have put another program there, whose turn comes at a restart.
     let program = "/proc/self/exe".into();
     let worker = WorkerCommand { program, args: args_of_worker(global, &config) };
-    let charge = Charge::new(texts, &config);
     let settings = Settings {
         charge,
         at: config.mount.at.clone(),
@@ -213,7 +221,7 @@ fn exit_of(code: Option<i32>) -> Exit {
 /// The worker's part: gives up root, waits for its turn, and serves.
 ///
 /// What needs no word of the supervisor comes before it: while another worker serves, this one may stand by.
-fn work(global: &Global, mut config: Config, trust: Result<Vec<u8>, String>) -> Result<(), Failure> {
+fn work(global: &Global, mut config: Config, handed: Handed) -> Result<(), Failure> {
     prepare(global, config.log.format, false);
     let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
     // The address of the metrics is the other worker's as long as that one serves, and to listen takes root.
@@ -230,7 +238,7 @@ fn work(global: &Global, mut config: Config, trust: Result<Vec<u8>, String>) -> 
     let link = Arc::new(link);
     crate::caller::ask_supervisor(Arc::clone(&link));
     let at = std::path::absolute(&config.mount.at).map_err(|error| Failure::new(Exit::Usage, &error))?;
-    on_runtime(config, Place::Handed { at, link, listener, endpoint, trust }, runtime)
+    on_runtime(config, Place::Handed { at, link, listener, endpoint, handed: Box::new(handed) }, runtime)
 }
 
 /// What a worker gives up, and what it makes before and after that: the one socket that listens, which
@@ -253,13 +261,7 @@ enum Place {
     /// Where it mounts itself.
     Own { endpoint: Option<TcpListener> },
     /// Where the supervisor mounts; with the control socket, which launches may already wait at.
-    Handed {
-        at: PathBuf,
-        link: Arc<Link>,
-        listener: UnixListener,
-        endpoint: Option<TcpListener>,
-        trust: Result<Vec<u8>, String>,
-    },
+    Handed { at: PathBuf, link: Arc<Link>, listener: UnixListener, endpoint: Option<TcpListener>, handed: Box<Handed> },
 }
 
 fn threads() -> Result<Runtime, Failure> {
@@ -290,11 +292,13 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
             })?;
             let listener = control::bind(&config.rundir).map_err(|error| refused(&error))?;
             let trust = daemon::read_trust(&config.trust);
-            Seated { seat: Seat::Own(point), listener, link: None, endpoint, trust }
+            Seated { seat: Seat::Own(point), listener, link: None, endpoint, trust, before: None, problem: None }
         }
-        Place::Handed { at, link, listener, endpoint, trust } => {
+        Place::Handed { at, link, listener, endpoint, handed } => {
+            let Handed { trust, before, problem, .. } = *handed;
             let trust = trust.map_err(daemon::unsafe_root);
-            Seated { seat: Seat::Handed(at, Arc::clone(&link)), listener, link: Some(link), endpoint, trust }
+            let seat = Seat::Handed(at, Arc::clone(&link));
+            Seated { seat, listener, link: Some(link), endpoint, trust, before, problem }
         }
     };
     let options = AuditOptions { begin: !place.takes_over(), ..AuditOptions::at(config.state.join("audit.db")) };
@@ -322,7 +326,7 @@ async fn start(
     config: Arc<Config>,
     runtime: Handle,
     audit: Audit,
-    Seated { seat, listener, link, endpoint, trust }: Seated,
+    Seated { seat, listener, link, endpoint, trust, before, problem }: Seated,
     mut ends: Ends,
     background: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
@@ -333,15 +337,27 @@ async fn start(
         background.spawn(beat(Arc::clone(link), Arc::clone(&pulse)));
     }
     let (state, opened) = State::open(&config.state).map_err(|error| of_the_worker(&error, &config.state))?;
-    let seen = |root: &TrustRoot| Ok(state.trust(&root.registry)?);
-    let trust = match trust.and_then(|bytes| daemon::trust_of(&config.trust, &bytes, seen)) {
-        Ok(trust) => trust,
-        Err(refusal) => {
-            let row = AuditEvent::new(EventKind::Trust, Caller::daemon());
-            record(&audit, row.refused(refusal.code, refusal.message.clone())).await?;
-            return Err(refusal.into());
+    let judge = |bytes: &[u8]| daemon::trust_of(&config.trust, bytes, |root| Ok(state.trust(&root.registry)?));
+    let judged = trust.and_then(|bytes| judge(&bytes));
+    if let Err(refusal) = &judged {
+        let row = AuditEvent::new(EventKind::Trust, Caller::daemon());
+        record(&audit, row.refused(refusal.code, refusal.message.clone())).await?;
+    }
+    if let (Some(link), Some(_)) = (&link, &before) {
+        link.tell(&Message::Judged { config: true, trust: judged.is_ok() });
+    }
+    let trust = match (judged, before) {
+        (Err(refusal), Some(before)) => {
+            tracing::error!(%refusal, "the trust root of before stays in force");
+            judge(&before)?
         }
+        (judged, _) => judged?,
     };
+    if let Some(problem) = problem {
+        tracing::error!(problem, "the configuration cannot be used; the one of before stays in force");
+        let row = AuditEvent::new(EventKind::Config, Caller::daemon());
+        record(&audit, row.refused(Code::PolicyRefused, problem)).await?;
+    }
     record_lost_audit(&audit, &state).await?;
     record_reset(&audit, &opened, &trust.0).await?;
 
@@ -438,6 +454,10 @@ struct Seated {
     endpoint: Option<TcpListener>,
     /// `trust.json`, or why it cannot be read.
     trust: Result<Vec<u8>, Refusal>,
+    /// The trust root that was in force before, should this one not be usable.
+    before: Option<Vec<u8>>,
+    /// Why the configuration is not the one on the disk.
+    problem: Option<String>,
 }
 
 impl Seated {

@@ -26,6 +26,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("systemd::a_machine_changes_nothing_outside", a_machine_changes_nothing_outside);
     suite.plain("systemd::it_starts_reloads_and_stops", it_starts_reloads_and_stops);
     suite.plain("systemd::nobody_notices_what_happens_to_it", nobody_notices_what_happens_to_it);
+    suite.plain("systemd::a_mistake_takes_nobodys_mount", a_mistake_takes_nobodys_mount);
     suite.plain("systemd::what_a_lost_store_leaves_is_cleared", what_a_lost_store_leaves_is_cleared);
     suite.plain("systemd::trust_credentials_and_registries", trust_credentials_and_registries);
     suite.plain("systemd::the_units_are_sound", the_units_are_sound);
@@ -247,7 +248,7 @@ fn it_starts_reloads_and_stops() {
     let status = on.machine.systemctl(["status", UNIT]).stdout;
     let line = status.lines().find(|line| line.trim_start().starts_with("Status:"));
     assert!(line.is_some_and(|line| line.contains("mounted at /mcp")), "{status}");
-    assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "5");
+    assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "6");
     let (worker, supervisor) = on.processes();
     // Under the unit's own filters the worker still walls itself in.
     let confined = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
@@ -339,6 +340,57 @@ fn nobody_notices_what_happens_to_it() {
     assert!(on.journal().contains("Watchdog timeout"), "{}", on.journal());
     on.machine.systemctl(["stop", UNIT]);
     assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
+}
+
+/// A supervisor that begins anew on the mount that is there goes on with what was in force, if what is on the disk cannot be used.
+fn a_mistake_takes_nobodys_mount() {
+    let on = Installed::started();
+    let anew = |how: &dyn Fn()| {
+        let before = on.main_pid();
+        how();
+        on.another_than(before);
+    };
+    let either_way = || {
+        anew(&|| kill(on.processes().1, Signal::KILL));
+        anew(&|| drop(on.machine.systemctl(["restart", UNIT])));
+    };
+    let rows = |event: &str, says: &str| {
+        let audit = on.mcpfs(["--json", "audit", "query", "--event", event]).ok().stdout;
+        assert!(audit.contains(says), "{audit}");
+    };
+    let (drop_in, trust) = (on.machine.path("/etc/mcpfs/conf.d/50-bad.toml"), on.machine.path("/etc/mcpfs/trust.json"));
+    under_load(
+        &on,
+        &[
+            ("an unknown key", &|| {
+                write(&drop_in, "[polcy]\n");
+                either_way();
+                fs::remove_file(&drop_in).unwrap();
+                rows("config", "50-bad.toml:1: unknown key");
+            }),
+            ("half a trust root", &|| {
+                let whole = fs::read(&trust).unwrap();
+                fs::write(&trust, &whole[..whole.len() / 2]).unwrap();
+                either_way();
+                // And its workers, one after the other.
+                let (worker, _) = on.processes();
+                kill(worker, Signal::KILL);
+                wait_for("another worker", || (on.processes().0 != worker).then_some(()));
+                fs::write(&trust, whole).unwrap();
+                rows("trust", "trust.json");
+            }),
+        ],
+    );
+    // What is right again is taken over.
+    write(&drop_in, "[policy]\nhide = [\"hello\"]\n");
+    anew(&|| drop(on.machine.systemctl(["restart", UNIT])));
+    assert!(!on.mcpfs(["ls"]).ok().stdout.contains("hello"));
+    // Without a mount that it could go on with, it starts with nothing that it cannot use.
+    on.machine.systemctl(["stop", UNIT]);
+    write(&drop_in, "[polcy]\n");
+    on.machine.run("systemctl").args(["start", UNIT]).exits(1);
+    assert!(on.machine.mounts_at("/mcp").is_empty());
+    assert!(on.journal().contains("did you mean \"policy\"?"), "{}", on.journal());
 }
 
 /// Everything of it is killed at once and systemd gives up: what was mounted is a ruin, and the next start clears it.

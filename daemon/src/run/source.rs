@@ -6,21 +6,29 @@
 use super::{Failure, MountArgs, by_hand};
 use crate::cli::Global;
 use crate::config::{Config, Texts};
-use crate::refusal::Exit;
-use crate::supervisor::charge::Handed;
+use crate::refusal::{Exit, with_cause};
+use crate::supervisor::charge::{self, Handed};
 use crate::worker::Link;
 
 /// What was read, and by whom.
 pub(super) enum Source {
-    Files(Texts),
+    /// With what was in force under the supervisor before this one.
+    Files(Texts, Option<Handed>),
+    /// What is on the disk cannot be used, and systemd keeps a mount that was served without it.
+    Kept(Handed),
     Supervisor(Handed),
 }
 
 impl Source {
     pub(super) fn read(global: &Global, args: &MountArgs) -> Result<Self, Failure> {
         if !args.worker {
-            let texts = Texts::read(&global.file());
-            return texts.map(Self::Files).map_err(|error| Failure::new(Exit::Usage, &error));
+            let read = Texts::read(&global.file()).and_then(|texts| texts.config().map(|_| texts));
+            let kept = args.keep_mount.then(charge::kept).flatten();
+            return match (read, kept) {
+                (Ok(texts), kept) => Ok(Self::Files(texts, kept)),
+                (Err(error), Some(kept)) => Ok(Self::Kept(kept.because(with_cause(&error)))),
+                (Err(error), None) => Err(Failure::new(Exit::Usage, &error)),
+            };
         }
         let handed = Link::is_expected().and_then(|()| Link::charge());
         handed.map(Self::Supervisor).map_err(|error| by_hand(&error))
@@ -29,8 +37,8 @@ impl Source {
     pub(super) fn config(&self, args: &MountArgs) -> Result<Config, Failure> {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, error);
         let config = match self {
-            Self::Files(texts) => texts.config(),
-            Self::Supervisor(handed) => handed.config(),
+            Self::Files(texts, _) => texts.config(),
+            Self::Kept(handed) | Self::Supervisor(handed) => handed.config(),
         };
         let mut config = config.map_err(|error| usage(&error))?;
         if let Some(at) = &args.at {

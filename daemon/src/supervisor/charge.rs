@@ -22,6 +22,9 @@ use crate::refusal::{Refusal, with_cause};
 /// Bytes of what is handed to a worker: far more than all that one mount has to say.
 const MOST: u64 = 64 << 20;
 
+/// What systemd keeps it as.
+pub(super) const NAME: &str = "charge";
+
 /// What one worker is handed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Handed {
@@ -31,6 +34,10 @@ pub struct Handed {
     now: Texts,
     /// `trust.json`, or why it cannot be read.
     pub(crate) trust: Result<Vec<u8>, String>,
+    /// The trust root that was in force before this supervisor, if this worker is to judge the other.
+    pub(crate) before: Option<Vec<u8>>,
+    /// Why this is not what is on the disk.
+    pub(crate) problem: Option<String>,
 }
 
 /// An answer to a worker that asks for what is on the disk now.
@@ -62,17 +69,37 @@ pub struct Charge {
     started: Texts,
     in_force: Found,
     offered: Option<Found>,
+    problem: Option<String>,
 }
 
 impl Charge {
-    /// With the files that this process began with, and what they say.
-    pub fn new(texts: Texts, config: &Config) -> Self {
+    /// With the files that this process began with, and what they say. `kept` is what was in force under the
+    /// supervisor before this one: its trust root stands by, should the present one not be usable.
+    pub fn new(texts: Texts, config: &Config, kept: Option<Handed>) -> Self {
         let named = Named::of(config);
-        let in_force = Found { texts: texts.clone(), trust: trust(&named.trust), named };
-        Self { started: texts, in_force, offered: None }
+        let found = Found { texts: texts.clone(), trust: trust(&named.trust), named };
+        let before = kept.map(|kept| kept.trust).filter(|before| before.is_ok() && *before != found.trust);
+        let (in_force, offered) = match before {
+            Some(trust) => (Found { trust, ..found.clone() }, Some(found)),
+            None => (found, None),
+        };
+        Self { started: texts, in_force, offered, problem: None }
+    }
+
+    /// With what was in force under the supervisor before this one, since what is on the disk cannot be used.
+    pub fn kept(kept: Handed, config: &Config) -> Self {
+        let in_force = Found { texts: kept.now, trust: kept.trust, named: Named::of(config) };
+        Self { started: kept.started, in_force, offered: None, problem: kept.problem }
     }
 
     /// What a new worker decides by.
+    pub(super) fn for_worker(&self) -> io::Result<OwnedFd> {
+        let Some(offered) = &self.offered else { return self.in_force() };
+        let before = self.in_force.trust.clone().ok();
+        in_memory(&Offer::Read(Handed { before, ..self.handed(offered) }))
+    }
+
+    /// What is in force, to be kept over this process's end.
     pub(super) fn in_force(&self) -> io::Result<OwnedFd> {
         in_memory(&Offer::Read(self.handed(&self.in_force)))
     }
@@ -100,6 +127,7 @@ impl Charge {
     pub(super) fn judged(&mut self, config: bool, trust: bool) -> bool {
         let Some(mut offered) = self.offered.take() else { return !config };
         if config {
+            self.problem = None;
             if !trust {
                 offered.trust.clone_from(&self.in_force.trust);
             }
@@ -123,7 +151,13 @@ impl Charge {
     }
 
     fn handed(&self, found: &Found) -> Handed {
-        Handed { started: self.started.clone(), now: found.texts.clone(), trust: found.trust.clone() }
+        Handed {
+            started: self.started.clone(),
+            now: found.texts.clone(),
+            trust: found.trust.clone(),
+            before: None,
+            problem: self.problem.clone(),
+        }
     }
 }
 
@@ -153,6 +187,11 @@ impl Handed {
         })
     }
 
+    /// The same, in the place of what is on the disk, and why.
+    pub(crate) fn because(self, problem: String) -> Self {
+        Self { problem: Some(problem), ..self }
+    }
+
     /// The configuration of a worker that begins.
     ///
     /// # Errors
@@ -170,6 +209,14 @@ impl Handed {
     pub(crate) fn after(&self, running: &Config) -> Result<Config, ConfigError> {
         running.reloaded(&self.now)
     }
+}
+
+/// What was in force under the supervisor before this one, if systemd kept it.
+pub(crate) fn kept() -> Option<Handed> {
+    let (number, _) = sd_notify::listen_fds_with_names().ok()?.find(|(_, name)| name == NAME)?;
+    // Opened anew: the descriptor itself is still to be taken over. Only this service can have stored it.
+    let memory = File::open(format!("/proc/self/fd/{number}")).ok()?;
+    Handed::of(&memory).ok()?.ok()
 }
 
 fn trust(path: &Path) -> Result<Vec<u8>, String> {

@@ -60,7 +60,7 @@ impl Worker {
     /// # Errors
     /// If the system has no room for a process or a socket.
     pub(super) fn start(command: &WorkerCommand, charge: &Charge) -> io::Result<Self> {
-        let charge = charge.in_force()?;
+        let charge = charge.for_worker()?;
         let (line, theirs) = wire::pair()?;
         let (door, asking) = wire::pair()?;
         // The line is the worker's standard input: the one descriptor that std hands on.

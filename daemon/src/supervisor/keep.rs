@@ -135,7 +135,6 @@ impl Supervisor {
                 }
             };
             self.mend_socket()?;
-            self.settings.charge.withdraw();
             let mut worker = self
                 .standby
                 .next(&self.settings.worker, &self.settings.charge, generation, self.listener.as_fd())
@@ -256,7 +255,10 @@ impl Supervisor {
                     Message::Judged { config, trust } if self.settings.charge.judged(config, trust) => {
                         // It was handed what may no longer be in force.
                         self.standby.end(|| self.service.alive());
-                        self.standby.start(&self.settings.worker, &self.settings.charge);
+                        if worker.serves.is_some() {
+                            self.standby.start(&self.settings.worker, &self.settings.charge);
+                        }
+                        self.service.keep_charge(self.settings.charge.in_force());
                     }
                     other => return Some(nonsense(worker, &format!("{other:?}"))),
                 }
@@ -369,6 +371,7 @@ impl Supervisor {
         let (fuse, record) = session.descriptors();
         let (table, opens) = self.backings.tables();
         self.service.store([self.listener.as_fd(), table, opens, record, fuse]);
+        self.service.keep_charge(self.settings.charge.in_force());
     }
 
     fn mount(&mut self) -> Result<(), SupervisorError> {
@@ -413,6 +416,7 @@ impl Supervisor {
         let Some(served) = self.served else {
             return Err(SupervisorError::NeverServed { status });
         };
+        self.settings.charge.withdraw();
         if worker.stood_by && worker.serves.is_none() {
             // It may have been too old for what has become of this host; a fresh one is not.
             tracing::warn!(pid = worker.id(), %status, "the worker that stood by does not serve; starting another");

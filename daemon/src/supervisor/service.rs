@@ -7,10 +7,13 @@
 //! back and mounts anew.
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+
+use super::charge;
 
 /// The names of what is stored, in the order of storing: the mount's own descriptor last.
 pub(super) const NAMES: [&str; 5] = ["control", "backings", "counts", "session", "fuse"];
@@ -69,10 +72,25 @@ impl Service {
         }
     }
 
+    /// Gives systemd what is in force, in the place of what it has: it is no part of a session, and one is
+    /// whole without it.
+    pub(super) fn keep_charge(&self, memory: io::Result<OwnedFd>) {
+        if !self.keeps {
+            return;
+        }
+        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(charge::NAME)]);
+        match memory {
+            Ok(memory) => {
+                self.tell_with(&[NotifyState::FdStore, NotifyState::FdName(charge::NAME)], &[memory.as_fd()]);
+            }
+            Err(error) => tracing::warn!(%error, "the configuration in force is not kept for a restart"),
+        }
+    }
+
     /// Lets systemd close what it keeps: the session is over.
     pub(super) fn forget(&self) {
         if self.keeps {
-            for name in NAMES {
+            for name in NAMES.into_iter().chain([charge::NAME]) {
                 self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
             }
         }
