@@ -12,6 +12,7 @@
 //! one line that says that the mount is served. A fork in this process was rejected: threads
 //! and runtimes do not survive it.
 
+mod damage;
 mod detach;
 mod ends;
 mod rows;
@@ -307,9 +308,14 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
     let audit = Audit::open(&options).map_err(|error| of_the_worker(&error, &config.state))?;
     let mut background = JoinSet::new();
     let handed = place.link.is_some();
+    let directory = config.state.clone();
     let served = start(config, runtime, audit.clone(), place, ends, &mut background).await;
     // What still follows the site would find the audit closed, and complain of that.
     background.shutdown().await;
+    let served = match served {
+        Err(failure) => Err(damage::set_aside(&audit, &directory, failure).await),
+        Ok(()) => Ok(()),
+    };
     // What is recorded must be on disk before this process is gone.
     if handed && served.is_ok() {
         // Whoever has asked and got no answer yet gets it from the next worker, so nothing here may

@@ -26,6 +26,15 @@ pub(crate) fn register(suite: &mut Suite) {
         ),
         state_is_gone,
     );
+    suite.attack(
+        Attack::new(
+            LOCAL_ROOT,
+            "lost::state_is_damaged",
+            "state.db damaged behind its first page: it goes aside, recorded as `StateReset`, and the next start is a new host's",
+            &["exit 1", "ok"],
+        ),
+        state_is_damaged,
+    );
     suite.mounted_attack(
         Attack::new(
             LOCAL_ROOT,
@@ -86,6 +95,32 @@ fn state_is_gone() {
     deploy(&world.host, |root| root["minimum_head"] = json!(head));
     lose_state(&world.host);
     crate::tuf::shows_nothing(&world, "HeadRollback");
+}
+
+fn state_is_damaged() {
+    let world = World::new(Reads::Cached);
+    let before = Settled::on(&world).stop();
+    let file = world.host.path("state/state.db");
+    // What was written last is still beside it.
+    let whole = rusqlite::Connection::open(&file).unwrap();
+    whole.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    whole.close().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    assert!(bytes.len() > 8192, "{} bytes: what it holds is elsewhere", bytes.len());
+    bytes[4096..].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    world.host.give_to_worker("state");
+    let ran = world.host.mcpfs(["mount", "--foreground"]).exits(1).says("start mcpfs again");
+    assert!(ran.text().contains("state.db.damaged-"), "{ran}");
+    let reset =
+        |row: &audit::Row| row.reason.as_ref().is_some_and(|why| why.contains("StateReset: state.db was damaged"));
+    let rows = audit::rows(&world.host);
+    assert!(rows.iter().any(reset), "{}", audit::listing(&rows));
+    let _mount = Mount::start(&world.host);
+    world.host.refresh();
+    assert_eq!((head_of(&world.host), shown(&world.host)), before);
+    assert_eq!(std::fs::read(world.host.at(README)).unwrap(), CONTENT);
+    audit::wait(&world.host, "ok", Some("hello"));
 }
 
 fn a_golden_image(reads: Reads) {

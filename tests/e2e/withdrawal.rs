@@ -1,6 +1,10 @@
 //! Taking a release away: from everybody, from this host, and from the processes that run it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
 use mcpfs_tests::command::Run;
+use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
@@ -16,6 +20,7 @@ use crate::world::{World, errno};
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("withdrawal::stop_and_resume_need_no_network", stop_and_resume_need_no_network);
     suite.mounted("withdrawal::revoked_processes_are_found_and_ended", revoked_processes_are_found_and_ended);
+    suite.plain("withdrawal::what_forks_when_it_is_told_to_end", what_forks_when_it_is_told_to_end);
     suite.plain("withdrawal::a_revocation_ends_with_its_epoch_only", a_revocation_ends_with_its_epoch_only);
 }
 
@@ -95,7 +100,7 @@ fn revoked_processes_are_found_and_ended(reads: Reads) {
     let ended = host.mcpfs(["--json", "ps", "--revoked", "--kill"]).ok().json();
     assert!(ended.as_array().unwrap().iter().any(|one| one["pid"] == revoked[0]), "{ended}");
     assert_eq!(pids(&host, &[]), [0_u64; 0]);
-    host.mcpfs(["ps", "--revoked", "--kill"]).ok().says("nothing of that runs");
+    host.mcpfs(["ps", "--revoked", "--kill"]).ok().says("no process of that is known");
     drop(running);
 }
 
@@ -143,4 +148,41 @@ fn a_revocation_ends_with_its_epoch_only() {
     });
     host.refresh();
     assert_eq!(McpClient::start(&host.at("hello/run")).initialize()["serverInfo"]["version"], "1.0.0");
+}
+
+/// A server that starts itself anew at each SIGTERM, and has started more than a chain of parents is looked up.
+fn what_forks_when_it_is_told_to_end() {
+    let registry = Registry::new();
+    let tree = registry.artefacts().join("phoenix");
+    std::fs::create_dir(&tree).unwrap();
+    let script = "#!/bin/bash\nborn() { trap 'born & disown' TERM; while :; do sleep 3; done; }\n\
+                  deep() { if [ $1 -gt 0 ]; then deep $(($1 - 1)) & disown; fi; born; }\ndeep 40\n";
+    std::fs::write(tree.join("phoenix.sh"), script).unwrap();
+    std::fs::set_permissions(tree.join("phoenix.sh"), PermissionsExt::from_mode(0o755)).unwrap();
+    let launch = "launch:\n  command: phoenix.sh\n";
+    registry.release(&Recipe::new("phoenix", "1.0.0", &fixture::tar(&tree)).with(launch));
+    let site = Site::serve(&registry.site());
+    let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
+    let _mount = Mount::start(&host);
+    host.refresh();
+    let own = host.at("phoenix/1.0.0/tree/phoenix.sh").display().to_string();
+    let alive = || {
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        let runs = |pid: &String| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let dead = std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+            !dead && command.split(|byte| *byte == 0).any(|argument| argument == own.as_bytes())
+        };
+        pids.filter(runs).collect::<Vec<_>>()
+    };
+    let mut server = std::process::Command::new(host.at("phoenix/run")).stdin(Stdio::null()).spawn().unwrap();
+    wait_for("a chain of forty", || (alive().len() > 40).then_some(()));
+    let ran = host.mcpfs(["ps", "phoenix", "--kill"]).run();
+    let left = alive();
+    for pid in &left {
+        Run::new("kill").args(["-9", pid]).run();
+    }
+    server.wait().unwrap();
+    assert!(ran.code == 0 && left.is_empty(), "{left:?} of {own}: {ran}");
 }

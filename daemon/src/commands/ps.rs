@@ -7,7 +7,7 @@
 //! daemon does. A process is named by number and start time and held by a descriptor before it is judged: a number
 //! that was used again is never hit. What a server started goes with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ use crate::registry::state::seen_revocations;
 const LAUNCHES: u32 = 100_000;
 /// How long a server may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often what was started meanwhile is looked for.
+const ROUNDS: usize = 64;
 
 /// Options of `mcpfs ps`.
 #[derive(Debug, Clone, clap::Args)]
@@ -100,7 +102,7 @@ pub fn run(door: &Door, args: &Args) -> Result<String, CommandError> {
     if args.kill {
         let ended = end(door, wanted)?;
         return Ok(door.show(&ended, |ended| match ended.as_slice() {
-            [] => "nothing of that runs\n".to_owned(),
+            [] => "no process of that is known\n".to_owned(),
             some => some.iter().map(|one| format!("{one}\n")).collect(),
         }));
     }
@@ -111,7 +113,7 @@ pub fn run(door: &Door, args: &Args) -> Result<String, CommandError> {
 /// Ends the processes that `wanted` picks, and all that they started.
 pub(super) fn end(door: &Door, wanted: impl Fn(&Running) -> bool) -> Result<Vec<Ended>, CommandError> {
     let picked: Vec<Running> = running(door)?.into_iter().filter(wanted).collect();
-    let mut held = hold(&picked);
+    let mut held = hold(&picked, &[]);
     for one in &mut held {
         one.signal(Signal::TERM);
     }
@@ -119,8 +121,11 @@ pub(super) fn end(door: &Door, wanted: impl Fn(&Running) -> bool) -> Result<Vec<
     for one in &mut held {
         one.wait_until(deadline, "ended");
     }
-    for one in held.iter_mut().filter(|one| one.outcome.is_none()) {
+    freeze(&picked, &mut held);
+    for one in &mut held {
         one.signal(Signal::KILL);
+    }
+    for one in held.iter_mut().filter(|one| one.outcome.is_none()) {
         one.wait_until(Instant::now() + GRACE, "killed");
     }
     let ended: Vec<Ended> = held.into_iter().map(Held::done).collect();
@@ -130,6 +135,23 @@ pub(super) fn end(door: &Door, wanted: impl Fn(&Running) -> bool) -> Result<Vec<
             "run it with sudo",
         )),
         None => Ok(ended),
+    }
+}
+
+/// Stops what goes on, and holds what it has started since: some fork when they are told to end. What is stopped
+/// starts nothing any more, so when nothing new is found twice that is all.
+fn freeze(picked: &[Running], held: &mut Vec<Held>) {
+    let mut quiet = 0;
+    for _ in 0..ROUNDS {
+        for one in held.iter_mut() {
+            one.signal(Signal::STOP);
+        }
+        let new = hold(picked, held);
+        quiet = if new.is_empty() { quiet + 1 } else { 0 };
+        held.extend(new);
+        if quiet == 2 {
+            return;
+        }
     }
 }
 
@@ -189,13 +211,19 @@ fn why_revoked(revoked: &HashMap<(ServerName, Version), String>, name: &str, ver
 struct Held {
     running: Running,
     pid: u32,
+    start_us: u64,
     process: Option<OwnedFd>,
     outcome: Option<String>,
 }
 
-/// The picked ones and their descendants, each held by a descriptor that was opened before it was looked at.
-fn hold(picked: &[Running]) -> Vec<Held> {
+/// The picked ones and their descendants, each held by a descriptor that was opened before it was looked at; but for
+/// those that are `known`, whose descendants belong to them.
+fn hold(picked: &[Running], known: &[Held]) -> Vec<Held> {
     let mut held = Vec::new();
+    let of_picked = picked.iter().map(|one| ((one.pid, one.start_us), one));
+    let of_known = known.iter().map(|one| ((one.pid, one.start_us), &one.running));
+    let roots: HashMap<(u32, u64), &Running> = of_known.chain(of_picked).collect();
+    let known: HashSet<(u32, u64)> = known.iter().map(|one| (one.pid, one.start_us)).collect();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // Who asks may be one of them, such as a shell that a server started.
@@ -203,14 +231,17 @@ fn hold(picked: &[Running]) -> Vec<Held> {
         let Some(process) = Pid::from_raw(pid.cast_signed()) else { continue };
         let opened = pidfd_open(process, PidfdFlags::empty());
         let Some(start) = caller::start_us("/proc", pid) else { continue };
-        let family: Vec<(u32, u64)> = caller::lineage("/proc", pid, start).collect();
-        let Some(running) = picked.iter().find(|one| family.contains(&(one.pid, one.start_us))) else { continue };
+        if known.contains(&(pid, start)) {
+            continue;
+        }
+        let mut family = caller::lineage("/proc", pid, start);
+        let Some(running) = family.find_map(|one| roots.get(&one).copied()) else { continue };
         let (process, outcome) = match opened {
             Ok(process) => (Some(process), None),
             Err(rustix::io::Errno::SRCH) => continue,
             Err(error) => (None, Some(error.to_string())),
         };
-        held.push(Held { running: running.clone(), pid, process, outcome });
+        held.push(Held { running: running.clone(), pid, start_us: start, process, outcome });
     }
     held
 }
@@ -256,7 +287,7 @@ impl Held {
 
 fn table(running: &[Running]) -> String {
     if running.is_empty() {
-        return "nothing of that runs\n".to_owned();
+        return "no process of that is known\n".to_owned();
     }
     running.iter().fold(String::new(), |text, one| {
         let revoked = one.revoked.as_ref().map(|why| format!("  REVOKED: {}", bounded(why))).unwrap_or_default();

@@ -159,15 +159,28 @@ impl State {
                 Ok((Self(Mutex::new(connection)), if made { Opened::Created } else { Opened::Kept }))
             }
             Err(StateError::Sqlite(error)) if is_damage(&error) => {
-                let seconds = super::now().unix();
-                let aside = directory.join(format!("state.db.damaged-{seconds}"));
-                std::fs::rename(&path, &aside).map_err(io)?;
-                for leftover in ["state.db-wal", "state.db-shm"] {
-                    drop(std::fs::remove_file(directory.join(leftover)));
-                }
+                let aside = move_aside(directory)?;
                 Ok((Self(Mutex::new(connect(&path)?.0)), Opened::Damaged(aside)))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the whole file, which nobody may have open, and moves it aside if it is damaged.
+    ///
+    /// # Errors
+    /// If it cannot be looked at or moved.
+    pub fn set_aside_if_damaged(directory: &Path) -> Result<Option<PathBuf>, StateError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let look = || {
+            let connection = Connection::open_with_flags(directory.join("state.db"), flags)?;
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
+        };
+        match look() {
+            Ok(verdict) if verdict == "ok" => Ok(None),
+            Ok(_) => move_aside(directory).map(Some),
+            Err(error) if is_damage(&error) => move_aside(directory).map(Some),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -382,6 +395,17 @@ fn connect(path: &Path) -> Result<(Connection, bool), StateError> {
     }
     connection.execute_batch(look::TABLE)?;
     Ok((connection, found == 0))
+}
+
+/// Moves a damaged file aside; gives its new name.
+fn move_aside(directory: &Path) -> Result<PathBuf, StateError> {
+    let path = directory.join("state.db");
+    let aside = directory.join(format!("state.db.damaged-{}", super::now().unix()));
+    std::fs::rename(&path, &aside).map_err(|source| StateError::Io { path, source })?;
+    for leftover in ["state.db-wal", "state.db-shm"] {
+        drop(std::fs::remove_file(directory.join(leftover)));
+    }
+    Ok(aside)
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
