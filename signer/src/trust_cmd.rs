@@ -282,11 +282,12 @@ fn public_key(bytes: &[u8]) -> Option<PublicKey> {
     spki.ok().or_else(raw)
 }
 
-/// What stands between the lines of a PEM public key.
+/// What stands between the lines of a PEM public key; of several none is meant.
 fn unarmoured(pem: &str) -> Option<String> {
-    let (_, rest) = pem.split_once("-----BEGIN PUBLIC KEY-----")?;
-    let (body, _) = rest.split_once("-----END PUBLIC KEY-----")?;
-    Some(body.split_ascii_whitespace().collect())
+    const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
+    let (_, rest) = pem.split_once(BEGIN)?;
+    let (body, after) = rest.split_once("-----END PUBLIC KEY-----")?;
+    (!after.contains(BEGIN)).then(|| body.split_ascii_whitespace().collect())
 }
 
 /// Reads and checks a trust root. The signer takes any readable file: hosts check its owner.
@@ -352,6 +353,18 @@ mod tests {
         assert!(matches!(again, Err(TrustError::Exists { .. })));
         init(&mut keyring, new_root("demo/y", &["demo:head"], &["demo:release"]), &out, true).unwrap();
         assert_eq!(read(&out).unwrap().registry.as_str(), "demo/y");
+    }
+
+    #[test]
+    fn a_file_of_two_keys_names_neither() {
+        let mut keyring = Keyring::new(Pins::default());
+        let registry = "demo/x".parse().unwrap();
+        let one = keyring.open(&"demo:one".parse().unwrap()).unwrap().public().to_owned();
+        assert!(unarmoured(&pem(&one)).is_some());
+        assert_eq!(unarmoured(&pem(&one).repeat(2)), None);
+        let file = tempfile::Builder::new().suffix(".pem").tempfile().unwrap();
+        std::fs::write(file.path(), pem(&one)).unwrap();
+        assert_eq!(public(&mut keyring, file.path().to_str().unwrap(), &registry).unwrap(), one);
     }
 
     #[test]
