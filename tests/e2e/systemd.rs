@@ -249,6 +249,8 @@ fn it_starts_reloads_and_stops() {
     let line = status.lines().find(|line| line.trim_start().starts_with("Status:"));
     assert!(line.is_some_and(|line| line.contains("mounted at /mcp")), "{status}");
     assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "6");
+    // Else a worker that the kernel ends for its memory would end the service.
+    assert_eq!(on.machine.property(UNIT, "OOMPolicy"), "continue");
     let (worker, supervisor) = on.processes();
     // Under the unit's own filters the worker still walls itself in.
     let confined = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
