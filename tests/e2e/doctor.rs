@@ -80,6 +80,15 @@ fn before_the_first_start_and_after() {
     assert!(text.stdout.ends_with(" unknown\n") && text.stdout.starts_with("ok       config "), "{text}");
     assert_eq!(world.host.mcpfs(["-q", "doctor"]).ok().stdout, "");
     mount.stop();
+    // Where no mount could be made.
+    let (mcp, inside) = (world.host.mcp(), world.host.at("x"));
+    std::fs::write(&inside, "").unwrap();
+    finds(&doctor(&world.host), "mount", "wrong", "empty it");
+    std::fs::remove_file(inside).unwrap();
+    std::fs::remove_dir(&mcp).unwrap();
+    finds(&doctor(&world.host), "mount", "wrong", "mkdir -p");
+    std::fs::write(&mcp, "").unwrap();
+    finds(&doctor(&world.host), "mount", "wrong", "no directory");
 }
 
 fn configuration_and_trust_root() {

@@ -343,7 +343,12 @@ impl Cas {
     }
 
     fn append(&self, records: &[u8]) {
-        if let Err(error) = self.log.lock().unwrap_or_else(PoisonError::into_inner).append(records) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let appended = log.append(records).and_then(|()| {
+            let known = self.index.known();
+            if log.is_long(known) { log.rewrite(self.index.keys().into_iter()) } else { Ok(()) }
+        });
+        if let Err(error) = appended {
             tracing::warn!(%error, "cannot note verified files; they will be hashed again after a restart");
         }
     }

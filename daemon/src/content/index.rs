@@ -86,6 +86,19 @@ impl Index {
         state.verified.get(&name).or_else(|| state.earlier.get(&name.1)).copied()
     }
 
+    /// How many files are known to be verified, one that is known twice counted twice.
+    pub(super) fn known(&self) -> usize {
+        let state = self.lock();
+        state.verified.len() + state.earlier.len()
+    }
+
+    /// All that is verified, what an earlier process knew first.
+    pub(super) fn keys(&self) -> Vec<(Digest, FileKey)> {
+        let state = self.lock();
+        let now = state.verified.iter().map(|(name, key)| (name.1, *key));
+        state.earlier.iter().map(|(sha256, key)| (*sha256, *key)).chain(now).collect()
+    }
+
     /// The file is no longer in the state of `key`.
     pub(super) fn changed(&self, name: Name, key: FileKey) {
         let mut state = self.lock();

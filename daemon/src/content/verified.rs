@@ -6,7 +6,9 @@
 //! knowledge is worth nothing in another boot, where the disk may have been elsewhere: it
 //! lives in the run directory, which a reboot empties, under a header that names the boot.
 //!
-//! The file is append-only, one record each time a file is verified; the latest counts.
+//! The file is append-only, one record each time a file is verified; the latest counts. A cache that
+//! evicts and fetches for months would fill the memory that it lies in, so it is written anew from
+//! what is known when most of its records are void.
 //! Losing it costs hashing, never correctness: a torn tail is cut off, and a header of
 //! another boot discards everything. It is trusted as far as its permissions go, so its
 //! owner and mode are checked like those of a key.
@@ -68,9 +70,17 @@ impl FileKey {
     }
 }
 
+/// Records beyond two for each known file before the log is written anew.
+const VOID: usize = 1 << 16;
+
 /// The open log.
 #[derive(Debug)]
-pub(super) struct VerifiedLog(File);
+pub(super) struct VerifiedLog {
+    file: File,
+    header: Vec<u8>,
+    /// Records in it.
+    records: usize,
+}
 
 impl VerifiedLog {
     /// Opens `path` for `boot` and returns what it knows, the latest state of each content.
@@ -91,27 +101,48 @@ impl VerifiedLog {
         if !bytes.starts_with(&header) {
             file.set_len(0).map_err(failed)?;
             file.write_all(&header).map_err(failed)?;
-            return Ok((Self(file), HashMap::new()));
+            return Ok((Self { file, header, records: 0 }, HashMap::new()));
         }
         let (records, torn) = bytes[HEADER..].as_chunks::<RECORD>();
         let known: HashMap<_, _> = records.iter().map(FileKey::parse).collect();
         if !torn.is_empty() || records.len() > 2 * known.len() + 1024 {
-            let mut kept = header;
-            known.iter().for_each(|(sha256, key)| key.record(sha256, &mut kept));
-            file.set_len(0).map_err(failed)?;
-            file.write_all(&kept).map_err(failed)?;
+            let mut log = Self { file, header, records: 0 };
+            log.rewrite(known.iter().map(|(sha256, key)| (*sha256, *key))).map_err(failed)?;
+            return Ok((log, known));
         }
-        Ok((Self(file), known))
+        let records = records.len();
+        Ok((Self { file, header, records }, known))
     }
 
     /// Appends whole records. After a failure nothing torn is left in front of the next ones.
     pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
-        self.0.write_all(records).inspect_err(|_| {
-            if let Ok(metadata) = self.0.metadata() {
+        self.file.write_all(records).inspect_err(|_| {
+            if let Ok(metadata) = self.file.metadata() {
                 let torn = metadata.len().saturating_sub(HEADER as u64) % RECORD as u64;
-                drop(self.0.set_len(metadata.len() - torn));
+                drop(self.file.set_len(metadata.len() - torn));
             }
-        })
+        })?;
+        self.records += records.len() / RECORD;
+        Ok(())
+    }
+
+    /// Whether most records are void, if so many files are known.
+    pub(super) fn is_long(&self, known: usize) -> bool {
+        self.records > 2 * known + VOID
+    }
+
+    /// Writes it anew. If that ends halfway, files are hashed once more.
+    pub(super) fn rewrite(&mut self, known: impl Iterator<Item = (Digest, FileKey)>) -> io::Result<()> {
+        let mut bytes = self.header.clone();
+        let mut records = 0;
+        for (sha256, key) in known {
+            key.record(&sha256, &mut bytes);
+            records += 1;
+        }
+        self.file.set_len(0)?;
+        self.file.write_all(&bytes)?;
+        self.records = records;
+        Ok(())
     }
 }
 
@@ -124,4 +155,39 @@ fn check_private(file: &File, path: &Path) -> Result<(), ContentError> {
         return Ok(());
     }
     Err(ContentError::Unsafe { path: PathBuf::from(path) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    const BOOT: &str = "0e1f5c2a-0000-4000-8000-000000000000";
+
+    #[test]
+    fn a_long_log_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("verified");
+        let (mut log, known) = VerifiedLog::open(&path, BOOT).unwrap();
+        assert!(known.is_empty());
+        let (sha256, key) = (Digest::of(b"one"), FileKey { dev: 1, ino: 2, ctime: 3, ctime_nsec: 4, size: 5 });
+        let mut turns = 0;
+        while !log.is_long(1) {
+            let mut records = Vec::new();
+            (0..1024).for_each(|n| FileKey { ino: n, ..key }.record(&sha256, &mut records));
+            log.append(&records).unwrap();
+            turns += 1;
+            assert!(turns < 1000);
+        }
+        log.rewrite([(sha256, key)].into_iter()).unwrap();
+        assert!(!log.is_long(1));
+        assert_eq!(path.metadata().unwrap().len() as usize, HEADER + RECORD);
+        let other = Digest::of(b"other");
+        let mut record = Vec::new();
+        key.record(&other, &mut record);
+        log.append(&record).unwrap();
+        drop(log);
+        let (_, known) = VerifiedLog::open(&path, BOOT).unwrap();
+        assert_eq!(known, HashMap::from([(sha256, key), (other, key)]));
+    }
 }

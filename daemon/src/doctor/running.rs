@@ -26,11 +26,7 @@ pub(super) fn mount(subject: &Subject) -> Vec<Finding> {
     let at = &subject.config.mount.at;
     let here = subject.mounts.iter().rfind(|entry| entry.at == *at);
     let own = match (here, &subject.status) {
-        (None, Err(_)) => Finding::note(
-            Check::Mount,
-            format!("nothing is mounted at {}, and no daemon runs", at.display()),
-            "systemctl start mcpfs, or mcpfs mount",
-        ),
+        (None, Err(_)) => unmounted(at),
         // Links may lead to the place: the daemon knows which it is.
         (None, Ok(status)) => match subject.mounts.iter().any(|entry| entry.at == status.mount && entry.kind == KIND) {
             true => Finding::ok(Check::Mount, format!("served at {}", status.mount.display())),
@@ -61,6 +57,28 @@ pub(super) fn mount(subject: &Subject) -> Vec<Finding> {
         ),
     };
     vec![own, others(subject)]
+}
+
+/// Nothing is mounted there: whether something could be.
+fn unmounted(at: &Path) -> Finding {
+    let wrong = |what: &str, fix: String| Finding::wrong(Check::Mount, format!("{} {what}", at.display()), fix);
+    match std::fs::read_dir(at).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => wrong(
+            "is not empty, and a mount would hide what is in it",
+            "empty it, or mount elsewhere ([mount] at)".to_owned(),
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            wrong("does not exist, so nothing can be mounted there", format!("mkdir -p {}", at.display()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            wrong("is no directory", "mount elsewhere ([mount] at)".to_owned())
+        }
+        Ok(false) | Err(_) => Finding::note(
+            Check::Mount,
+            format!("nothing is mounted at {}, and no daemon runs", at.display()),
+            "systemctl start mcpfs, or mcpfs mount",
+        ),
+    }
 }
 
 fn others(subject: &Subject) -> Finding {
@@ -240,7 +258,7 @@ fn chain(path: &Path) -> Finding {
             Finding::unknown(Check::Audit, with_cause(&error), "run this as root")
         }
         Err(error) => {
-            let fix = "mcpfs audit verify; a damaged store is moved aside at the next start";
+            let fix = "no daemon starts with it: mcpfs audit restart --reason TEXT moves it aside and begins another";
             Finding::wrong(Check::Audit, with_cause(&error), fix)
         }
     }

@@ -1,9 +1,11 @@
 //! `GET /metrics` on a loopback address.
 //!
-//! Everybody on this host can ask, so everything has a bound: connections, their time, their size.
+//! Everybody on this host can ask, so everything has a bound: connections, their time, their size. Whoever
+//! holds connections and says nothing keeps nobody out: the oldest makes room for the next one.
 //! A `Host` that is no loopback name is refused: a web page whose name resolves to 127.0.0.1 could
 //! otherwise let the browser of somebody here read it.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -16,10 +18,10 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 /// Connections at once.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 64;
 /// Longest connection.
 const LIFE: Duration = Duration::from_secs(10);
 
@@ -39,16 +41,22 @@ pub(super) async fn serve(listener: TcpListener, page: impl Fn() -> String + Sen
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "metrics are not served"),
     };
-    let (page, places) = (Arc::new(page), Arc::new(Semaphore::new(CONNECTIONS)));
+    let page = Arc::new(page);
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: not at once again.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let page = Arc::clone(&page);
-        tokio::spawn(async move {
+        open.push_back(tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let answer = answer(&request, &*page);
                 async move { Ok::<_, Infallible>(answer) }
@@ -61,8 +69,7 @@ pub(super) async fn serve(listener: TcpListener, page: impl Fn() -> String + Sen
                 .serve_connection(TokioIo::new(stream), service);
             // Who went away or was too slow is no concern of ours.
             let _ = tokio::time::timeout(LIFE, connection).await;
-            drop(place);
-        });
+        }));
     }
 }
 

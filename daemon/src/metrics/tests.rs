@@ -68,3 +68,29 @@ fn a_file_is_replaced_whole() {
     std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
     assert!(textfile::prepare(&dir.path().join("link/mcpfs.prom"), None).is_err());
 }
+
+/// Whoever holds connections and says nothing keeps nobody out.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_make_room() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    let listener = endpoint::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(endpoint::serve(listener, || "metrics\n".to_owned()));
+    let mut silent = Vec::new();
+    for turn in 0..300 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+        if turn % 50 == 49 {
+            let mut asks = TcpStream::connect(address).await.unwrap();
+            asks.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            asks.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("metrics\n"), "{turn}: {answer}");
+        }
+    }
+    // All but the newest were let go.
+    let mut byte = [0];
+    assert!(matches!(silent[0].read(&mut byte).await, Ok(0) | Err(_)));
+    served.abort();
+}

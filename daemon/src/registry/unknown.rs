@@ -32,7 +32,9 @@ pub(super) struct UnknownNames {
 
 impl Default for UnknownNames {
     fn default() -> Self {
-        Self { by_slot: LruCache::new(KNOWN), slots: std::collections::HashMap::new(), next: FIRST }
+        // Numbers that a predecessor gave out may still be in the kernel; it is one in very many that is met again.
+        let next = FIRST + rand::random_range(0..1 << 30);
+        Self { by_slot: LruCache::new(KNOWN), slots: std::collections::HashMap::new(), next }
     }
 }
 
