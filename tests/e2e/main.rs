@@ -78,6 +78,7 @@ mod serving;
 mod signer;
 mod signer_unit;
 mod simple_client;
+mod slept;
 mod sources;
 mod standby;
 mod store;
@@ -176,6 +177,7 @@ fn main() -> ExitCode {
     bundles::register(&mut suite);
     git_tags::register(&mut suite);
     author::register(&mut suite);
+    slept::register(&mut suite);
     sources::register(&mut suite);
     oci::register(&mut suite);
     sandbox::register(&mut suite);

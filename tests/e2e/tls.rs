@@ -12,6 +12,7 @@ use mcpfs_tests::tls::{Asks, TlsSite};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("tls::a_private_authority", a_private_authority);
+    suite.plain("tls::a_clock_out_of_the_certificates_time", a_clock_out_of_the_certificates_time);
     suite.plain("tls::a_client_certificate", a_client_certificate);
     suite.plain("tls::a_token", a_token);
     suite.mounted("tls::a_token_is_exchanged", a_token_is_exchanged);
@@ -61,6 +62,27 @@ fn a_private_authority(reads: Reads) {
         let said = refused(&fresh);
         assert!(said.contains("Unreachable") && said.contains("certificate"), "{said}");
     }
+}
+
+/// A certificate's time is judged by the host's clock, so that may be what is wrong.
+fn a_clock_out_of_the_certificates_time() {
+    let registry = Registry::shared();
+    let site = TlsSite::serve(&registry.site(), Asks::Nothing);
+    let host = host(&site, &registry, Reads::Cached, "");
+    host.set_clock("+50y");
+    for (clock, what) in [("+50y", "has expired"), ("-3y", "is not valid yet")] {
+        host.set_clock(clock);
+        let said = refused(&host);
+        assert!(said.contains(&format!("certificate {what} by this host's clock")), "{said}");
+        let mut doctor = host.mcpfs(["doctor"]);
+        for (name, value) in host.clock() {
+            doctor = doctor.env(name, value);
+        }
+        let doctor = doctor.exits(1);
+        doctor.says("WRONG    registry").says("timedatectl set-ntp true");
+    }
+    host.set_clock("+0");
+    works(&host, &registry, &site);
 }
 
 fn a_client_certificate() {

@@ -1,7 +1,7 @@
 //! One host's configuration, state and cache, all in one directory.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mcpfs_trust::error::{Code, Group};
 
@@ -43,8 +43,8 @@ pub struct Host {
     /// A short place for control socket and launcher, if the directory's path is a long one.
     short: Option<tempfile::TempDir>,
     reads: Reads,
-    /// What faketime adds to the clock of daemons started from now on.
-    clock: Mutex<Option<String>>,
+    /// Whether daemons started from now on go by this host's own clock.
+    clock: AtomicBool,
 }
 
 /// The longest `rundir` that the daemon takes.
@@ -55,7 +55,7 @@ impl Host {
     pub fn new(trust: &Path, url: &str, reads: Reads) -> Self {
         let dir = scratch::dir_for("host");
         let long = dir.path().join("run").as_os_str().len() > RUNDIR_BYTES;
-        let host = Self { dir, short: long.then(scratch::short_dir), reads, clock: Mutex::default() };
+        let host = Self { dir, short: long.then(scratch::short_dir), reads, clock: AtomicBool::new(false) };
         for name in ["etc/conf.d", "run", "state", "cache", "mcp"] {
             std::fs::create_dir_all(host.path(name)).expect("own directory");
         }
@@ -135,9 +135,19 @@ impl Host {
         self.path("state/audit.db")
     }
 
-    /// Sets the clock of this host, for daemons started from now on: `+8d`, `-3h`, as faketime has it.
+    /// Sets the clock of this host: `+8d`, `-3h`, as faketime has it. Daemons that were started after it was set
+    /// once go by it, at once.
     pub fn set_clock(&self, offset: &str) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset.to_owned());
+        // Replaced, since they read it at every moment.
+        let written = self.path("clock.new");
+        std::fs::write(&written, format!("{offset}\n")).expect("own directory");
+        std::fs::rename(&written, self.clock_file()).expect("own directory");
+        self.clock.store(true, Ordering::Relaxed);
+    }
+
+    /// Where a confined worker may read it.
+    fn clock_file(&self) -> PathBuf {
+        self.rundir().join("clock")
     }
 
     /// The variables by which a program has this host's clock. The time that the kernel counts by
@@ -146,10 +156,17 @@ impl Host {
     /// # Panics
     /// If libfaketime is not installed.
     pub fn clock(&self) -> Vec<(&'static str, String)> {
-        let Some(offset) = self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Vec::new() };
+        if !self.clock.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
         assert!(Path::new(&library).exists(), "{library} is missing: apt-get install faketime (or: make setup)");
-        vec![("LD_PRELOAD", library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned())]
+        vec![
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", self.clock_file().display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
     }
 
     /// Which reads this host is configured for.

@@ -11,7 +11,7 @@ use super::Subject;
 use super::finding::{Check, Finding};
 use crate::refusal::Refusal;
 use crate::registry::now;
-use crate::site::Secrets;
+use crate::site::{BY_THE_CLOCK, Secrets};
 use crate::words::span;
 
 pub(super) fn look(subject: &Subject) -> Vec<Finding> {
@@ -71,6 +71,10 @@ pub(super) fn unreachable(refusal: &Refusal) -> Finding {
         Code::NotARegistry => {
             "log in to the network (a captive portal answers for the registry), or correct registry.url: it leads to \
              a web page"
+        }
+        Code::Unreachable if refusal.message.contains(BY_THE_CLOCK) => {
+            "if this host's clock is wrong: timedatectl set-ntp true; if it is right, the site's certificate is to be \
+             renewed"
         }
         Code::TooSlow => "look at the network between here and the registry; [network] has the deadlines",
         _ => {

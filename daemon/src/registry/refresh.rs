@@ -105,8 +105,9 @@ impl Registry {
         let mut pause = Duration::ZERO;
         let mut retry = RETRY;
         loop {
-            if !pause.is_zero() {
-                drop(timeout(pause, self.0.nudge.notified()).await);
+            if !pause.is_zero() && timeout(pause, self.0.nudge.notified()).await.is_ok() {
+                // Something is different now, and a network needs a moment after a sleep.
+                retry = RETRY;
             }
             let outcome = self.refresh_now().await;
             let regular = self.settings().config.registry.refresh;
@@ -158,7 +159,7 @@ impl Registry {
             snapshot
                 .servers
                 .get(&listed.name)
-                .is_none_or(|server| server.entry != Some(listed.sha256) || (changed && server.selected.is_err()))
+                .is_none_or(|server| server.entry != Some(listed.sha256) || undecided(server, changed))
         });
         let pending: Vec<ServerName> = pending.map(|listed| listed.name.clone()).collect();
         self.decide_all(&settings, &listing, pending).await?;
@@ -412,6 +413,13 @@ impl Registry {
         keep.extend(self.0.state.admitted()?.iter().map(|row| site::entry(&row.entry)));
         Ok(self.0.state.keep_documents(&keep)?)
     }
+}
+
+/// Whether what was decided by the same entry may be otherwise now: under another head, and what was refused for
+/// the time that a wrong clock said.
+fn undecided(server: &Server, changed: bool) -> bool {
+    let by_the_clock = |refusal: &Refusal| matches!(refusal.code, Code::HeadExpired | Code::ClockRollback);
+    server.selected.as_ref().is_err_and(|refusal| changed || (server.stopped.is_none() && by_the_clock(refusal)))
 }
 
 fn facts(accepted: &AcceptedHead) -> HeadFacts {

@@ -72,8 +72,8 @@ impl Registry {
         Err(Refusal::new(
             Code::HeadExpired,
             format!(
-                "the last head that lists {} {} was signed at {}, and {} ended at {end}: \
-                 is the site reachable, and does its head still get signed?",
+                "{} {} was last listed by a head of {}, and {} ended at {end}: is the site reachable, its head still \
+                 signed, this clock right?",
                 admitted.name(),
                 admitted.version(),
                 admitted.head_issued,

@@ -16,6 +16,7 @@ use url::Url;
 
 use super::SiteError;
 use super::courtesy::{self, Kept};
+use crate::registry::now;
 
 /// What one attempt asks for.
 #[derive(Debug, Clone, Copy)]
@@ -268,6 +269,9 @@ async fn read_web(
 /// What to do where mutual TLS was not fulfilled.
 const CERTIFICATE_WANTED: &str = "wants a client certificate of yours: set registry.client_certificate to a file with one that it accepts and its key";
 
+/// Words of an error whose cause may be the clock.
+pub(crate) const BY_THE_CLOCK: &str = "by this host's clock";
+
 /// What to do where a proxy asks who we are.
 const LOGIN_WANTED: &str = "the proxy wants a login (407): write registry.proxy = \"http://USER:PASSWORD@HOST:PORT\", in a file of conf.d that others cannot read";
 
@@ -306,6 +310,11 @@ fn transport(error: reqwest::Error) -> Fault {
     // The alert of TLS 1.3 for it.
     if text.contains("CertificateRequired") {
         return Fault::lasting(Code::Unreachable, format!("the server {CERTIFICATE_WANTED}"));
+    }
+    for (said, what) in [("certificate expired", "has expired"), ("certificate not valid yet", "is not valid yet")] {
+        if text.contains(said) {
+            return Fault::passing(code, format!("the server's certificate {what} {BY_THE_CLOCK}, {}", now()));
+        }
     }
     Fault::passing(code, bounded(&text))
 }

@@ -43,6 +43,7 @@ use crate::refusal::{Refusal, with_cause};
 use crate::supervisor::wire::Secret;
 use crate::worker::Link;
 use courtesy::Kept;
+pub(crate) use mirror::BY_THE_CLOCK;
 use mirror::{Fault, Mirror, Pace, Want};
 pub use settings::SiteSettings;
 

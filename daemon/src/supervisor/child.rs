@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::charge::Charge;
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KILLED: Duration = Duration::from_secs(60);
 /// How long this process may be silent itself while it waits for a worker's end.
 const TURN: Duration = Duration::from_secs(1);
+/// From when on a turn of its supervisor is late: the host or the service was frozen, a container paused.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Messages on the line within a second: one is usual.
 const TALK: u32 = 100;
@@ -116,11 +119,30 @@ impl Worker {
         self.said.1 <= TALK
     }
 
+    /// Whoever waits for it stood still himself for so long beyond what he wanted: its silence begins after that,
+    /// and so does that of all workers since one `served`.
+    pub(super) fn excuse(&mut self, late: Duration, served: &mut Option<Instant>) {
+        if late >= LATE {
+            tracing::info!(?late, "everything stood still; the worker's silence is excused");
+            self.heard += late;
+            self.first = self.first.map(|first| first + late);
+            *served = served.map(|served| served + late);
+        }
+    }
+
     /// Tells it something; a worker that cannot be told is soon found dead or silent.
     pub(super) fn tell(&self, message: &Message) {
         if let Err(error) = wire::send(&self.line, message, &[]) {
             tracing::debug!(%error, ?message, "the worker cannot be told");
         }
+    }
+
+    /// Answers that it is done.
+    ///
+    /// # Errors
+    /// If it does not hear that.
+    pub(super) fn done(&self) -> Result<(), Errno> {
+        self.answer(&Message::Done, &[]).map_err(|_| Errno::IO)
     }
 
     /// Answers what was asked at the door.
@@ -174,7 +196,7 @@ impl Worker {
             let left = whole.min(TURN);
             let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&left)) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Ok(0) if whole > TURN => {}
                 Ok(found) => return found > 0,
                 Err(_) => return false,

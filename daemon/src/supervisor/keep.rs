@@ -167,10 +167,12 @@ impl Supervisor {
 
     /// Serves one worker's needs until its time is over.
     fn watch(&mut self, worker: &mut Worker) -> Result<Ended, SupervisorError> {
+        let mut looked = Instant::now();
         loop {
             self.service.alive();
-            let deadline = self.deadline(worker);
             let now = Instant::now();
+            worker.excuse(now - looked, &mut self.served);
+            let deadline = self.deadline(worker);
             if deadline <= now {
                 return match (worker.serves, self.served) {
                     (Some(_), _) => {
@@ -188,6 +190,8 @@ impl Supervisor {
             let asked = [self.signals.reload.as_fd(), self.signals.end.as_fd(), door, line, end, other_end, other_line];
             let [reload, stop, door, line, end, other_end, other_line] =
                 wait(asked, sleep).map_err(failed("waiting for the worker failed"))?;
+            worker.excuse(now.elapsed().saturating_sub(sleep), &mut self.served);
+            looked = Instant::now();
             if stop {
                 return Ok(Ended::Asked);
             }
@@ -296,7 +300,7 @@ impl Supervisor {
                     }
                     answered => answered.and_then(|()| {
                         worker.seated = true;
-                        done(worker)
+                        worker.done()
                     }),
                 },
                 None => Err(Errno::NODEV),
@@ -308,7 +312,7 @@ impl Supervisor {
             }),
             (Message::Unback { ino }, []) => self.session.as_ref().ok_or(Errno::NODEV).and_then(|session| {
                 self.backings.close(session.descriptors().0, ino)?;
-                done(worker)
+                worker.done()
             }),
             (Message::Again { ino }, []) => self
                 .backings
@@ -487,10 +491,6 @@ impl Supervisor {
 
 fn outage(why: String) -> SupervisorError {
     SupervisorError::Outage { why }
-}
-
-fn done(worker: &Worker) -> Result<(), Errno> {
-    worker.answer(&Message::Done, &[]).map_err(|_| Errno::IO)
 }
 
 fn nonsense(worker: &Worker, what: &str) -> Ended {

@@ -127,6 +127,26 @@ async fn a_clock_that_was_ahead_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_wrong_clock_refused_is_decided_again() {
+    for wrong in [8 * DAY, -DAY] {
+        let live = Live::new();
+        live.publish(&[Case::new().entry], 0);
+        let set = Arc::new(Mutex::new((0, 0)));
+        let (registry, _audit) = live.host_by(set_by(&set)).await;
+        registry.refresh_now().await.unwrap();
+        assert_eq!(selected(&registry).await, fresh("2"));
+        *set.lock().unwrap() = (wrong, 10);
+        live.reload(&registry, "[pins]\nhello = \"1\"\n").await;
+        let code = if wrong > 0 { Code::HeadExpired } else { Code::ClockRollback };
+        assert_eq!(selected(&registry).await, Err(code), "it was not admitted while the clock was right");
+        // The clock is right again, and the head is the same as before.
+        *set.lock().unwrap() = (0, 20);
+        registry.refresh_now().await.unwrap();
+        assert_eq!(selected(&registry).await, fresh("1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_configuration_no_longer_shows_is_not_opened_again() {
     for (more, why) in [
         ("[pins]\ndefault = \"none\"\n", "mcpfs pin hello"),
