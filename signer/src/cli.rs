@@ -23,6 +23,7 @@ mod transfer;
 mod trial;
 mod trust;
 mod tryout;
+mod withdraw;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -94,9 +95,9 @@ enum Command {
     /// Publish what `check --staging` left, or sign the head again (daily)
     Publish(publish::PublishArgs),
     /// Withdraw a release, except where a host pins it; final
-    Yank(publish::Withdraw),
+    Yank(withdraw::Withdraw),
     /// Withdraw a release everywhere, also where it is pinned; final
-    Revoke(publish::Withdraw),
+    Revoke(withdraw::Withdraw),
     /// Add signatures of further keys to published releases; what they say does not change
     Countersign(countersign::Countersign),
     /// Publish a release of another registry's site here, by this registry's rules
@@ -189,8 +190,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Bundle(args) => bundle::bundle(cli, args),
         Command::Release(args) => publish::release(cli, &mut keyring, args),
         Command::Publish(args) => publish::publish(cli, &mut keyring, args),
-        Command::Yank(args) => publish::withdraw(cli, &mut keyring, args, Status::Yanked),
-        Command::Revoke(args) => publish::withdraw(cli, &mut keyring, args, Status::Revoked),
+        Command::Yank(args) => withdraw::withdraw(cli, &mut keyring, args, Status::Yanked),
+        Command::Revoke(args) => withdraw::withdraw(cli, &mut keyring, args, Status::Revoked),
         Command::Countersign(args) => countersign::run(cli, &mut keyring, args),
         Command::Promote(args) => promote::promote(cli, &mut keyring, args),
         Command::Gc(args) => gc::gc(cli, args),

@@ -8,6 +8,7 @@
 use mcpfs_trust::entry::{Entry, Listed, Status};
 use mcpfs_trust::limits;
 use mcpfs_trust::name::{ServerName, Version};
+use serde::Serialize;
 
 use crate::log::Row;
 use crate::site::SiteError;
@@ -22,6 +23,52 @@ pub fn check_reason(reason: &str) -> Result<(), SiteError> {
         true => Err(SiteError::BadReason),
         false => Ok(()),
     }
+}
+
+/// What a withdrawal will mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Prospect {
+    /// The server.
+    pub name: ServerName,
+    /// The version that is to be withdrawn.
+    pub version: Version,
+    /// Its status until now.
+    pub now: &'static str,
+    /// The site's head until now.
+    pub head_version: u64,
+    /// What hosts start as long as nothing changes.
+    pub starts: Version,
+    /// Whether that is the one that is to be withdrawn: then they start nothing.
+    pub selected: bool,
+    /// The other versions that are not withdrawn.
+    pub usable: Vec<String>,
+}
+
+/// Looks at what withdrawing `name` `version` will mean, and changes nothing.
+///
+/// # Errors
+/// If [`withdraw`] would be refused, as far as that can be told without signing.
+pub fn prospect(
+    publisher: &Publisher<'_>,
+    name: &ServerName,
+    version: &Version,
+    status: Status,
+) -> Result<Prospect, SiteError> {
+    let published = publisher.present()?;
+    let site = publisher.site;
+    let entry = site.entry(&published, name)?.ok_or_else(|| SiteError::NoServer { name: name.clone() })?;
+    let listed = entry.find(version).ok_or_else(|| no_version(&entry, version))?;
+    changes(listed, status)?;
+    let others = entry.releases().filter(|one| one.status == Status::Active && one.release.version != *version);
+    Ok(Prospect {
+        name: name.clone(),
+        version: version.clone(),
+        now: status_word(listed.status),
+        head_version: published.head.as_ref().map_or(0, |(_, accepted)| accepted.head.version),
+        starts: entry.selected.release.version.clone(),
+        selected: entry.selected.release.version == *version,
+        usable: others.map(|one| one.release.version.to_string()).collect(),
+    })
 }
 
 /// Withdraws `name` `version`.
@@ -40,14 +87,10 @@ pub fn withdraw(
     publisher.publish(|published| {
         let entry = site.entry(published, name)?.ok_or_else(|| SiteError::NoServer { name: name.clone() })?;
         let mut entry: Entry = (*entry).clone();
-        let present = entry.releases().map(|listed| listed.release.version.to_string()).collect::<Vec<_>>().join(", ");
-        let Some(listed) = find(&mut entry, version) else {
-            return Err(SiteError::NoVersion { name: name.clone(), version: version.clone(), present });
-        };
-        match (listed.status, status) {
-            (now, wanted) if now == wanted => return Ok(None),
-            (Status::Revoked, _) | (_, Status::Active) => return Err(withdrawn(listed)),
-            (Status::Active | Status::Yanked, _) => {}
+        let missing = no_version(&entry, version);
+        let Some(listed) = find(&mut entry, version) else { return Err(missing) };
+        if !changes(listed, status)? {
+            return Ok(None);
         }
         listed.status = status;
         listed.reason = Some(reason.to_owned());
@@ -62,6 +105,20 @@ pub fn withdraw(
         };
         Ok(Some(Change { entry, staged: None, usable: None, row }))
     })
+}
+
+fn no_version(entry: &Entry, version: &Version) -> SiteError {
+    let present = entry.releases().map(|listed| listed.release.version.to_string()).collect::<Vec<_>>().join(", ");
+    SiteError::NoVersion { name: entry.selected.release.name.clone(), version: version.clone(), present }
+}
+
+/// Whether the status is another one; what is withdrawn for good has no other.
+fn changes(listed: &Listed, status: Status) -> Result<bool, SiteError> {
+    match (listed.status, status) {
+        (now, wanted) if now == wanted => Ok(false),
+        (Status::Revoked, _) | (_, Status::Active) => Err(withdrawn(listed)),
+        (Status::Active | Status::Yanked, _) => Ok(true),
+    }
 }
 
 /// Why a withdrawn release is not touched again.

@@ -385,7 +385,7 @@ fn servers_with_a_package_are_found() {
     let recipe = Recipe::new("deps", "1.1.0", &fixture::tar(&folder)).with("launch: {command: server}\n");
     registry.release(&recipe);
     deps("lodash").ok().says("no selected release");
-    registry.publishing("yank").args(["deps@1.0.0", "--reason", "CVE-2021-23337"]).ok();
+    registry.publishing("yank").arg("--publish").args(["deps@1.0.0", "--reason", "CVE-2021-23337"]).ok();
     assert_eq!(deps("lodash").arg("--all").ok().stdout, "  deps 1.0.0  yanked  npm:lodash@4.17.20  (any)\n");
     deps("gem:rails").exits(2).says("is not one of: npm, pypi, cargo, go");
     // A site that cannot be read carries nothing that anybody knows of.

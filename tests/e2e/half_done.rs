@@ -76,7 +76,7 @@ fn what_is_not_selected_or_not_allowed(reads: Reads) {
         assert_eq!(below(&directories[1]).unwrap(), b"1.1.0");
         assert!(read(&open).unwrap() == fixture::bytes(3, 3 << 20));
     }
-    quick.publishing("revoke", &quick.site()).args(["half@1.0.0", "--reason", "a test"]).ok();
+    quick.publishing("revoke", &quick.site()).arg("--publish").args(["half@1.0.0", "--reason", "a test"]).ok();
     host.refresh();
     for successor in [false, true] {
         if successor {

@@ -95,7 +95,7 @@ fn what_was_withdrawn_stays_open(reads: Reads) {
     let before = numbers();
     for word in ["revoke", "yank"] {
         let release = format!("{word}ed@1.0.0").replace("revokeed", "revoked");
-        quick.publishing(word, &quick.site()).args([release.as_str(), "--reason", "a test"]).ok();
+        quick.publishing(word, &quick.site()).arg("--publish").args([release.as_str(), "--reason", "a test"]).ok();
     }
     host.refresh();
     host.drop_in("50-hide", "[policy]\nhide = [\"hidden\"]\n");

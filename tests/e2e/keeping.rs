@@ -322,7 +322,7 @@ fn a_release_is_promoted() {
     std::fs::write(&policy, "reviewers: {allowed: [nobody@example.com]}\n").unwrap();
     promote("hello@1.2.0").arg("--policy").arg(&policy).exits(1).says("policy-reviewer");
     without("hello@9.9.9").exits(4).says("not in the registry");
-    staging.publishing("revoke", &from).args(["hello@1.0.0", "--reason", "bad"]).ok();
+    staging.publishing("revoke", &from).arg("--publish").args(["hello@1.0.0", "--reason", "bad"]).ok();
     without("hello@1.0.0").exits(4).says("revoked");
     let wrong = production.publishing("promote", &site).args(["hello@1.2.0", "--from", &from, "--key", "demo:release"]);
     wrong.arg("--no-policy").arg("--from-trust").arg(production.trust()).exits(4).says("belongs to registry");
@@ -353,7 +353,7 @@ fn with_history(quick: &Quick) -> PathBuf {
     git(&["add", "."]);
     git(&["commit", "--quiet", "-m", "other"]);
     quick.release(&other, &quick.site()).ok();
-    quick.publishing("yank", &quick.site()).args(["hello@1.1.0", "--reason", "slow"]).ok();
+    quick.publishing("yank", &quick.site()).arg("--publish").args(["hello@1.1.0", "--reason", "slow"]).ok();
     quick.publishing("publish", &quick.site()).arg("--resign").ok();
     quick.path("servers")
 }

@@ -205,7 +205,7 @@ fn a_stolen_head_key() {
     let keepers = Keepers::from_the_first_day();
     keepers.recipe("hello", "1.1.0");
     keepers.release("hello", "hsm-a", &[("hsm-a", "release"), ("hsm-b", "release")]).ok();
-    let revoke = "mcpfs-signer revoke hello@1.0.0 --reason CVE-2026-1 --site $SITE --trust trust.json \
+    let revoke = "mcpfs-signer revoke hello@1.0.0 --publish --reason CVE-2026-1 --site $SITE --trust trust.json \
                   --head-key \"$(key hsm-a head)\"";
     keepers.shell(revoke).ok();
     let good = keepers.head()["version"].as_u64().unwrap();

@@ -167,12 +167,12 @@ fn yank_and_revoke_reach_hosts() {
     let site = Site::serve(&registry.site());
     let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
     let _mount = Mount::start(&host);
-    registry.publishing("yank").args(["hello@1.1.0", "--reason", "slow"]).ok();
+    registry.publishing("yank").arg("--publish").args(["hello@1.1.0", "--reason", "slow"]).ok();
     host.refresh();
     Run::new(host.at("hello/run")).exits(77).says("Yanked");
     host.mcpfs(["pin", "hello", "1.1.0"]).ok();
     assert_eq!(McpClient::start(&host.at("hello/run")).initialize()["serverInfo"]["version"], "1.1.0");
-    registry.publishing("revoke").args(["hello@1.1.0", "--reason", "CVE-2026-1234"]).ok();
+    registry.publishing("revoke").arg("--publish").args(["hello@1.1.0", "--reason", "CVE-2026-1234"]).ok();
     host.refresh();
     Run::new(host.at("hello/run")).exits(77).says("CVE-2026-1234");
     host.mcpfs(["unpin", "hello"]).ok();

@@ -143,7 +143,7 @@ fn a_refused_recipe_has_its_row() {
     let before = waiting(&registry).len();
     registry.signer().arg("check").arg(registry.recipe("hello")).run();
     assert_eq!(waiting(&registry).len(), before);
-    registry.publishing("yank").args(["hello@7.7.7", "--reason", "x"]).exits(1);
+    registry.publishing("yank").arg("--publish").args(["hello@7.7.7", "--reason", "x"]).exits(1);
     assert_eq!(waiting(&registry).last().unwrap()["action"], "yank");
 }
 
@@ -192,7 +192,7 @@ fn segments_are_chained() {
     registry.release(&registry.hello("1.0.0"));
     registry.release(&registry.hello("1.1.0"));
     registry.publishing("publish").arg("--resign").ok();
-    registry.publishing("yank").args(["hello@1.1.0", "--reason", "slow"]).ok();
+    registry.publishing("yank").arg("--publish").args(["hello@1.1.0", "--reason", "slow"]).ok();
     let actions: Vec<Value> = (1..=4).map(|head| segment(&registry, head)[0]["action"].clone()).collect();
     assert_eq!(actions, ["release", "release", "resign", "yank"]);
     assert!(segment(&registry, 1)[0].get("previous").is_none());

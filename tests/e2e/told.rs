@@ -144,7 +144,7 @@ fn a_code_is_said_once() {
     let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
     let _mount = Mount::start(&host);
     host.mcpfs(["explain", "hello"]).ok();
-    registry.publishing("revoke").args(["hello@1.0.0", "--reason", "CVE-2026-1234"]).ok();
+    registry.publishing("revoke").arg("--publish").args(["hello@1.0.0", "--reason", "CVE-2026-1234"]).ok();
     host.refresh();
     for command in [vec!["explain", "hello"], vec!["ls", "--all"], vec!["explain", "hello@1.0.0"]] {
         let ran = host.mcpfs(&command).run().says("CVE-2026-1234");

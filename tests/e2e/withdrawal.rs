@@ -9,6 +9,7 @@ use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
+use mcpfs_tests::quick::Quick;
 use mcpfs_tests::registry::{HEAD_KEY, Registry};
 use mcpfs_tests::scratch::wait_for;
 use mcpfs_tests::site::Site;
@@ -21,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("withdrawal::stop_and_resume_need_no_network", stop_and_resume_need_no_network);
     suite.mounted("withdrawal::revoked_processes_are_found_and_ended", revoked_processes_are_found_and_ended);
     suite.plain("withdrawal::what_forks_when_it_is_told_to_end", what_forks_when_it_is_told_to_end);
+    suite.plain("withdrawal::shown_before_it_is_done", shown_before_it_is_done);
     suite.plain("withdrawal::a_revocation_ends_with_its_epoch_only", a_revocation_ends_with_its_epoch_only);
 }
 
@@ -86,7 +88,7 @@ fn revoked_processes_are_found_and_ended(reads: Reads) {
     assert_eq!(pids(&host, &["--revoked"]).len(), 0);
     host.mcpfs(["ps", "--kill"]).exits(2).says("every server");
 
-    registry.publishing("revoke").args(["hello@1.0.0", "--reason", "CVE-2026-7"]).ok();
+    registry.publishing("revoke").arg("--publish").args(["hello@1.0.0", "--reason", "CVE-2026-7"]).ok();
     host.refresh();
     assert_eq!(errno(std::fs::read(host.at("hello/1.0.0/tree/README"))), libc::EACCES);
     Run::new(host.at("hello/run")).exits(77).says("CVE-2026-7");
@@ -102,6 +104,45 @@ fn revoked_processes_are_found_and_ended(reads: Reads) {
     assert_eq!(pids(&host, &[]), [0_u64; 0]);
     host.mcpfs(["ps", "--revoked", "--kill"]).ok().says("no process of that is known");
     drop(running);
+}
+
+/// Neither is taken back, so who types one at night sees what it does, and nothing is done by half a command.
+fn shown_before_it_is_done() {
+    let quick = Quick::new();
+    let site = quick.site();
+    for version in ["1.0.0", "1.1.0"] {
+        quick.release(&quick.recipe("hello", version, &[("a.txt", version.as_bytes())]), &site).ok();
+    }
+    let head = || std::fs::read(quick.path("site/head.json")).unwrap();
+    let before = head();
+    let asked =
+        |command: &str, release: &str| quick.publishing(command, &site).args([release, "--reason", "CVE-2026-7"]);
+    for (command, hosts) in [("revoke", "refuse each new open of it"), ("yank", "only where it is pinned")] {
+        let ran = asked(command, "hello@1.1.0").exits(1).says(hosts).says("say it again with --publish");
+        assert!(ran.stdout.contains("nothing: it is the selected release") && ran.stdout.contains("others     1.0.0"));
+        asked(command, "hello@1.0.0").exits(1).says("start      1.1.0, as before");
+        let shown = asked(command, "hello@1.1.0").arg("--json").exits(1).json();
+        assert_eq!(
+            (&shown["published"], &shown["selected"], &shown["head_version"]),
+            (&json!(false), &json!(true), &json!(2))
+        );
+        // What cannot be done is said now, and not when it is urgent.
+        asked(command, "hello@7.7.7").exits(1).says("1.1.0, 1.0.0");
+        asked(command, "nobody@1.0.0").exits(1).says("nobody");
+    }
+    assert_eq!(head(), before);
+    let told = asked("revoke", "hello@1.1.0").exits(1);
+    let written = crate::docs::blocks("publishing.md", "```text");
+    let written = written.iter().find_map(|block| block.strip_prefix("$ mcpfs-signer revoke hello@1.1.0 "));
+    let (_, written) = written.expect("an example").split_once('\n').unwrap();
+    assert_eq!(format!("{}{}", told.stdout, told.stderr), written);
+    asked("revoke", "hello@1.1.0").arg("--publish").ok().says("published");
+    assert_ne!(head(), before);
+    asked("yank", "hello@1.1.0").exits(1).says("revoked");
+    asked("yank", "hello@1.1.0").arg("--publish").exits(1).says("revoked");
+    let log = quick.looking(&["inspect", "log"], &site).ok();
+    // A look is no refusal: only what was to be published and could not be waits to be told.
+    assert!(log.stdout.contains("revoke   hello 1.1.0") && !log.stdout.contains("REFUSED hello@1."), "{log}");
 }
 
 /// A thief of the head key revokes what is good and takes revocations back. Hosts keep what they saw until the

@@ -1,22 +1,19 @@
-//! The commands that change sites: release, publish, yank and revoke.
+//! The commands that bring releases to sites: release and publish.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use mcpfs_trust::digest::Digest;
-use mcpfs_trust::entry::Status;
 
 use super::change::at_site;
-use super::options::{CheckArgs, GateArgs, SiteArgs, Usage, name_and_version, open, origin, read_name};
+use super::options::{CheckArgs, GateArgs, SiteArgs, open, origin, read_name};
 use super::{Cli, print};
 use crate::check::Findings;
 use crate::key::Keyring;
 use crate::log::{Row, public};
 use crate::pack::KnownChunks;
 use crate::release::{self, ReleaseError, Released};
-use crate::revoke;
-use crate::site::SiteError;
 use crate::site::publish::Outcome;
 use crate::source::Origin;
 use crate::staging::Staging;
@@ -66,17 +63,6 @@ pub(super) struct PublishArgs {
     keys: Vec<String>,
     #[command(flatten)]
     gate: GateArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Withdraw {
-    /// NAME@VERSION
-    release: String,
-    /// Why, in one line; every host shows it
-    #[arg(long, value_parser = one_line)]
-    reason: String,
-    #[command(flatten)]
-    site: SiteArgs,
 }
 
 pub(super) fn release(cli: &Cli, keyring: &mut Keyring, args: &ReleaseArgs) -> anyhow::Result<()> {
@@ -146,22 +132,6 @@ pub(super) fn publish(cli: &Cli, keyring: &mut Keyring, args: &PublishArgs) -> a
         print_released(cli, &released, &args.site);
         Ok(())
     })
-}
-
-pub(super) fn withdraw(cli: &Cli, keyring: &mut Keyring, args: &Withdraw, status: Status) -> anyhow::Result<()> {
-    let (name, version) = name_and_version(&args.release)?;
-    let version = version.ok_or_else(|| Usage(format!("{:?} names no version; write NAME@VERSION", args.release)))?;
-    let action = if status == Status::Revoked { "revoke" } else { "yank" };
-    at_site(cli, keyring, &args.site, action, &args.release, |_, publisher| {
-        let outcome = revoke::withdraw(publisher, &name, &version, status, &args.reason)?;
-        print_outcome(cli, &outcome);
-        Ok(())
-    })
-}
-
-/// What hosts show on a line of its own.
-fn one_line(text: &str) -> Result<String, SiteError> {
-    revoke::check_reason(text).map(|()| text.to_owned())
 }
 
 pub(super) fn show_findings(findings: &Findings) {

@@ -263,7 +263,7 @@ impl Publisher<'_> {
     }
 
     /// The site's state, unless it is not the one that this signer left.
-    fn present(&self) -> Result<Published, SiteError> {
+    pub(crate) fn present(&self) -> Result<Published, SiteError> {
         if !(3_600..=limits::HEAD_LIFETIME_SECONDS).contains(&self.lifetime) {
             return Err(SiteError::Lifetime { seconds: self.lifetime });
         }

@@ -25,7 +25,7 @@ pub(super) fn withdraw() -> Vec<Figure> {
         let opens = |file: &str| std::fs::read(host.at(file)).is_ok();
         assert!(opens("hello/1.0.0/tree/README") && opens("files/1.0.0/tree/twin"), "both are there");
         let begun = Instant::now();
-        registry.publishing("revoke").args(["hello@1.0.0", "--reason", "measured"]).ok();
+        registry.publishing("revoke").arg("--publish").args(["hello@1.0.0", "--reason", "measured"]).ok();
         published.push(begun.elapsed());
         let begun = Instant::now();
         host.refresh();
