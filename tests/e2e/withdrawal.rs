@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
+use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::Run;
 use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::forge;
@@ -11,7 +12,7 @@ use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::quick::Quick;
 use mcpfs_tests::registry::{HEAD_KEY, Registry};
-use mcpfs_tests::scratch::wait_for;
+use mcpfs_tests::scratch::{is_root, wait_for};
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::Suite;
 use serde_json::json;
@@ -23,6 +24,9 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("withdrawal::revoked_processes_are_found_and_ended", revoked_processes_are_found_and_ended);
     suite.plain("withdrawal::what_forks_when_it_is_told_to_end", what_forks_when_it_is_told_to_end);
     suite.plain("withdrawal::shown_before_it_is_done", shown_before_it_is_done);
+    if is_root() {
+        suite.plain("withdrawal::who_ended_what_is_recorded", who_ended_what_is_recorded);
+    }
     suite.plain("withdrawal::a_revocation_ends_with_its_epoch_only", a_revocation_ends_with_its_epoch_only);
 }
 
@@ -143,6 +147,65 @@ fn shown_before_it_is_done() {
     let log = quick.looking(&["inspect", "log"], &site).ok();
     // A look is no refusal: only what was to be published and could not be waits to be told.
     assert!(log.stdout.contains("revoke   hello 1.1.0") && !log.stdout.contains("REFUSED hello@1."), "{log}");
+}
+
+/// The rows of one kind, as programs read them.
+fn recorded(host: &Host, event: &str) -> Vec<serde_json::Value> {
+    let rows = host.mcpfs(["--json", "audit", "query", "--event", event]).ok().stdout;
+    rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn who_ended_what_is_recorded() {
+    let world = World::new(Reads::Cached);
+    let mount = Mount::start(&world.host);
+    world.host.refresh();
+    let start = || {
+        let mut running = McpClient::start(&world.run("hello"));
+        running.initialize();
+        running
+    };
+    let mut running = start();
+    let pid = pids(&world.host, &["hello"])[0];
+    // Who may read the audit, and may not end a process of root's.
+    let as_daemon = Run::new("setpriv").args(["--reuid=mcpfs", "--regid=mcpfs", "--clear-groups"]).arg(bin("mcpfs"));
+    let as_daemon = as_daemon.arg("--config").arg(world.host.config()).args(["ps", "hello", "--kill"]);
+    as_daemon.exits(1).says("Operation not permitted");
+    assert_eq!(running.call("add", &json!({"a": 1, "b": 1})), "2");
+    world.host.mcpfs(["ps", "hello", "--kill"]).ok();
+    let rows = recorded(&world.host, "kill");
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    let launch = &recorded(&world.host, "launch")[0]["seq"];
+    for (row, user, outcome) in [(&rows[0], "mcpfs", "PolicyRefused"), (&rows[1], "root", "ok")] {
+        assert_eq!((&row["user_name"], &row["verification_outcome"]), (&json!(user), &json!(outcome)), "{row:#}");
+        assert_eq!((&row["server_name"], &row["version"]), (&json!("hello"), &json!("1.1.0")), "{row:#}");
+        assert_eq!((&row["launch"], &row["detail"]["pid"]), (launch, &json!(pid)), "{row:#}");
+        assert_eq!(row["detail"]["user"], "root");
+    }
+    assert!(rows[0]["reason"].as_str().unwrap().contains("Operation not permitted"));
+    assert_ne!(rows[1]["pid"], json!(pid), "who ended it, not what was ended");
+    drop(running);
+
+    world.host.mcpfs(["stop", "hello", "--reason", "odd traffic"]).ok();
+    world.host.mcpfs(["resume", "hello"]).ok();
+    // Without a daemon, by the command itself.
+    let running = start();
+    mount.stop();
+    world.host.mcpfs(["ps", "hello", "--kill"]).ok();
+    world.host.mcpfs(["stop", "hello", "--reason", "still odd"]).ok();
+    let stops = recorded(&world.host, "stop");
+    let reasons: Vec<&str> = stops.iter().filter_map(|row| row["reason"].as_str()).collect();
+    assert_eq!(reasons, ["stopped: odd traffic", "resumed", "stopped: still odd"], "{stops:#?}");
+    let rows = recorded(&world.host, "kill");
+    assert_eq!(
+        (rows.len(), &rows[2]["user_name"], &rows[2]["verification_outcome"]),
+        (3, &json!("root"), &json!("ok"))
+    );
+    drop(running);
+    world.host.mcpfs(["audit", "verify"]).ok();
+    // And the daemon goes on with it.
+    let _mount = Mount::start(&world.host);
+    world.host.refresh();
+    world.host.mcpfs(["audit", "verify"]).ok();
 }
 
 /// A thief of the head key revokes what is good and takes revocations back. Hosts keep what they saw until the

@@ -47,6 +47,8 @@ pub enum EventKind {
     Config,
     /// An administrator stopped or resumed a server.
     Stop,
+    /// An administrator told a process of a server to end.
+    Kill,
     /// A revocation was seen.
     Revoke,
     /// Retention removed rows.
@@ -59,7 +61,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All kinds, for documentation, tests and the command line.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Launch,
         Self::Exit,
         Self::Access,
@@ -70,6 +72,7 @@ impl EventKind {
         Self::Trust,
         Self::Config,
         Self::Stop,
+        Self::Kill,
         Self::Revoke,
         Self::Cut,
         Self::AuditRestarted,
@@ -89,6 +92,7 @@ impl EventKind {
             Self::Trust => "trust",
             Self::Config => "config",
             Self::Stop => "stop",
+            Self::Kill => "kill",
             Self::Revoke => "revoke",
             Self::Cut => "cut",
             Self::AuditRestarted => "audit-restarted",

@@ -156,7 +156,7 @@ pub(super) struct Folding {
 const fn single(kind: EventKind) -> bool {
     match kind {
         EventKind::Launch | EventKind::Exit | EventKind::Access => true,
-        EventKind::Trust | EventKind::Config | EventKind::Stop | EventKind::Revoke => true,
+        EventKind::Trust | EventKind::Config | EventKind::Stop | EventKind::Kill | EventKind::Revoke => true,
         EventKind::Cut | EventKind::AuditRestarted | EventKind::AuditReserve => true,
         EventKind::Fetch | EventKind::Verify | EventKind::Refusal | EventKind::Refresh => false,
     }

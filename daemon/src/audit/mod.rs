@@ -13,6 +13,7 @@
 //! Reading (`query`, `verify`) uses connections of its own, read-only, also while the daemon
 //! writes and when it is not there.
 
+mod act;
 mod boot;
 mod event;
 mod fold;
@@ -38,6 +39,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use tokio::sync::{mpsc, oneshot};
 
+pub use act::Act;
 pub use boot::BootFacts;
 pub use event::{AuditEvent, EventKind, ReleaseRef, clean};
 pub use fold::{Budget, FoldLimits};

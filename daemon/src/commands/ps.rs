@@ -19,10 +19,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
 use super::{CommandError, Door};
-use crate::audit::EventKind;
 use crate::audit::query::{Filter, Moment, Reader};
-use crate::caller;
+use crate::audit::{Act, AuditError, EventKind};
+use crate::caller::{self, Caller};
 use crate::config::Config;
+use crate::control::client::ClientError;
+use crate::control::protocol::{ACTS, Request};
 use crate::refusal::with_cause;
 use crate::registry::state::seen_revocations;
 
@@ -32,6 +34,10 @@ const LAUNCHES: u32 = 100_000;
 const GRACE: Duration = Duration::from_secs(5);
 /// How often what was started meanwhile is looked for.
 const ROUNDS: usize = 64;
+
+/// What became of a process that is gone: by itself when it was told to, or by force.
+const ENDED: &str = "ended";
+const KILLED: &str = "killed";
 
 /// Options of `mcpfs ps`.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,6 +67,11 @@ pub struct Running {
     pub version: String,
     /// When it was launched.
     pub since: String,
+    /// The audit's row of that.
+    pub launch: i64,
+    /// The registry that the server is of.
+    #[serde(skip)]
+    registry: Option<String>,
     /// Why the release was revoked, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
@@ -119,17 +130,18 @@ pub(super) fn end(door: &Door, wanted: impl Fn(&Running) -> bool) -> Result<Vec<
     }
     let deadline = Instant::now() + GRACE;
     for one in &mut held {
-        one.wait_until(deadline, "ended");
+        one.wait_until(deadline, ENDED);
     }
     freeze(&picked, &mut held);
     for one in &mut held {
         one.signal(Signal::KILL);
     }
     for one in held.iter_mut().filter(|one| one.outcome.is_none()) {
-        one.wait_until(Instant::now() + GRACE, "killed");
+        one.wait_until(Instant::now() + GRACE, KILLED);
     }
-    let ended: Vec<Ended> = held.into_iter().map(Held::done).collect();
-    match ended.iter().find(|one| one.outcome != "ended" && one.outcome != "killed") {
+    let (acts, ended): (Vec<Act>, Vec<Ended>) = held.into_iter().map(Held::done).unzip();
+    record(door, &acts)?;
+    match ended.iter().find(|one| one.outcome != ENDED && one.outcome != KILLED) {
         Some(left) => Err(CommandError::refused(
             format!("process {} of {} {} goes on: {}", left.pid, left.name, left.version, left.outcome),
             "run it with sudo",
@@ -153,6 +165,34 @@ fn freeze(picked: &[Running], held: &mut Vec<Held>) {
             return;
         }
     }
+}
+
+/// Records what was done: by the daemon, or if none runs in the store itself.
+///
+/// # Errors
+/// If it cannot be recorded, though it was done.
+pub(super) fn record(door: &Door, acts: &[Act]) -> Result<(), CommandError> {
+    let unrecorded = |why: String| {
+        let advice = "the log of mcpfs says more; what was done stands";
+        CommandError::refused(format!("it was done, but is not in the audit: {why}"), advice)
+    };
+    for some in acts.chunks(ACTS) {
+        match door.ask::<serde::de::IgnoredAny>(&Request::Record { acts: some.to_vec() }) {
+            Ok(_) => {}
+            Err(ClientError::NoDaemon { .. }) => {
+                let state = Config::load(&door.config)?.state;
+                let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+                let caller = Caller::of(std::process::id(), uid, gid);
+                match Act::record(some, &caller, &state.join("audit.db")) {
+                    // A host on which nothing ever ran has nothing to tell.
+                    Ok(()) | Err(AuditError::Missing { .. }) => {}
+                    Err(error) => return Err(unrecorded(with_cause(&error))),
+                }
+            }
+            Err(error) => return Err(unrecorded(error.to_string())),
+        }
+    }
+    Ok(())
 }
 
 /// What runs now, of this boot's launches.
@@ -183,7 +223,8 @@ fn running(door: &Door) -> Result<Vec<Running>, CommandError> {
         let user = row.text("user_name").or_else(|| number("user_id").map(|uid| uid.to_string())).unwrap_or_default();
         let revoked = why_revoked(&revoked, &name, &version);
         let since = row.text("time").unwrap_or_default();
-        found.insert((pid, start_us), Running { pid, start_us, user, name, version, since, revoked });
+        let (launch, registry) = (number("seq").unwrap_or_default(), row.text("registry"));
+        found.insert((pid, start_us), Running { pid, start_us, user, name, version, since, launch, registry, revoked });
     }
     Ok(found.into_values().collect())
 }
@@ -251,7 +292,7 @@ impl Held {
         if let (Some(process), None) = (&self.process, &self.outcome) {
             match pidfd_send_signal(process, signal) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::SRCH) => self.outcome = Some("ended".to_owned()),
+                Err(rustix::io::Errno::SRCH) => self.outcome = Some(ENDED.to_owned()),
                 Err(error) => self.outcome = Some(error.to_string()),
             }
         }
@@ -279,9 +320,12 @@ impl Held {
         }
     }
 
-    fn done(self) -> Ended {
+    fn done(self) -> (Act, Ended) {
         let outcome = self.outcome.unwrap_or_else(|| "it does not end".to_owned());
-        Ended { pid: self.pid, name: self.running.name, version: self.running.version, outcome }
+        let Running { start_us, user, name, version, launch, registry, .. } = self.running;
+        let (pid, gone) = (self.pid, outcome == ENDED || outcome == KILLED);
+        let ended = Ended { pid, name: name.clone(), version: version.clone(), outcome: outcome.clone() };
+        (Act::Kill { pid, start_us, user, registry, name, version, launch, outcome, gone }, ended)
     }
 }
 

@@ -13,6 +13,7 @@ use toml_edit::{DocumentMut, Item, Table, value};
 use super::conf_d::{read, replace};
 use super::ps::{self, Ended};
 use super::{CommandError, Door};
+use crate::audit::Act;
 use crate::control::client::ClientError;
 use crate::control::protocol::Request;
 
@@ -61,6 +62,7 @@ pub fn stop(door: &Door, args: &StopArgs) -> Result<String, CommandError> {
         },
     )?;
     let in_force = take(door)?;
+    ps::record(door, &[Act::Stop { name: name.to_string(), reason: args.reason.clone() }])?;
     let ended = match args.kill {
         true => ps::end(door, |running| running.name == name.as_str())?,
         false => Vec::new(),
@@ -88,7 +90,9 @@ pub fn resume(door: &Door, args: &ResumeArgs) -> Result<String, CommandError> {
         true => Err(format!("another file of conf.d stops {name}, too")),
         false => Ok(()),
     })?;
-    let change = Change { name: name.to_string(), stopped: false, in_force: take(door)?, ended: Vec::new() };
+    let in_force = take(door)?;
+    ps::record(door, &[Act::Resume { name: name.to_string() }])?;
+    let change = Change { name: name.to_string(), stopped: false, in_force, ended: Vec::new() };
     Ok(door.show(&change, text))
 }
 
@@ -145,7 +149,8 @@ mod tests {
     fn without_a_daemon_it_holds_from_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("mcpfs.toml");
-        std::fs::write(&config, "[registry]\nurl = \"https://mcp.example.com\"\n").unwrap();
+        let state = format!("state = {:?}\n[registry]\nurl = \"https://mcp.example.com\"\n", dir.path());
+        std::fs::write(&config, state).unwrap();
         let door = Door { rundir: dir.path().to_owned(), config: config.clone(), json: false };
         let args =
             |name: &str| StopArgs { name: name.parse().unwrap(), reason: "odd \"traffic\"".to_owned(), kill: false };

@@ -10,12 +10,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
-use crate::audit::{AuditEvent, EventKind, ReleaseRef};
+use crate::audit::{Act, AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
 use crate::config::SandboxPolicy;
 use crate::control::facts::{Head, NextStop, Page, Reason, Refreshed, RefusedName, Row, Status};
 use crate::control::plan::{Terms, plan, stale_warning};
-use crate::control::protocol::{Fault, Launch, PAGE, Refused, Request};
+use crate::control::protocol::{ACTS, Fault, Launch, PAGE, Refused, Request};
 use crate::control::server::{self, Peer};
 use crate::daemon::Daemon;
 use crate::errno::advice_for;
@@ -70,7 +70,22 @@ impl Desk {
                 })?;
                 to_value(json!({}))
             }
+            Request::Record { acts } => {
+                administer(peer)?;
+                self.record(peer, &acts).await?;
+                to_value(json!({}))
+            }
         }
+    }
+
+    /// Records what was done, as done by whoever asks: the kernel says who that is.
+    async fn record(&self, peer: Peer, acts: &[Act]) -> Result<(), Refused> {
+        let caller = self.within(caller(peer)).await?;
+        for act in acts.iter().take(ACTS) {
+            let recorded = self.daemon.audit.record(act.event(caller.clone())).await;
+            recorded.map_err(|error| Refused::new(error.code(), &with_cause(&error), ""))?;
+        }
+        Ok(())
     }
 
     /// Runs a future to its end, and waits for it within [`LOOKUP`]: a caller that gives up

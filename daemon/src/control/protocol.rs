@@ -12,6 +12,7 @@ use std::time::Duration;
 use mcpfs_trust::error::{Code, bounded};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::audit::Act;
 use crate::refusal::Exit;
 
 /// The protocol's version.
@@ -20,6 +21,8 @@ pub const VERSION: u64 = 1;
 pub const REQUEST_BYTES: usize = 64 << 10;
 /// The longest answer, bytes: a page of [`PAGE`] servers with the longest texts.
 pub const ANSWER_BYTES: usize = 1 << 20;
+/// Deeds in one `record`, which is within [`REQUEST_BYTES`] then.
+pub const ACTS: usize = 50;
 /// Servers in one answer to `list`.
 pub const PAGE: usize = 100;
 
@@ -60,6 +63,11 @@ pub enum Request {
     Refresh {},
     /// Read the configuration again (after pins changed).
     Reload {},
+    /// Record what a command of the administrator who asks did by itself; up to [`ACTS`].
+    Record {
+        /// In the order in which they were done.
+        acts: Vec<Act>,
+    },
 }
 
 impl Request {
