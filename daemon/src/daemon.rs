@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
-use mcpfs_trust::limits;
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, SeenTrust};
+use mcpfs_trust::{json, limits};
 use tokio::runtime::Handle;
 
 use crate::audit::{Audit, AuditEvent, BootFacts, EventKind};
@@ -81,18 +81,14 @@ impl Daemon {
             // From now on a successor begins with it.
             link.tell(&judged);
         }
-        let outcome = match taken {
-            Ok(None) => Ok(()),
-            Ok(Some(refusal)) | Err(refusal) => Err(refusal),
-        };
-        let (kind, code) = match &outcome {
-            Err(refusal) if is_of_trust(refusal.code) => (EventKind::Trust, Some(refusal)),
-            Err(refusal) => (EventKind::Config, Some(refusal)),
-            Ok(()) => (EventKind::Config, None),
+        let (kind, outcome) = match taken {
+            Ok(None) => (EventKind::Config, Ok(())),
+            Ok(Some(refusal)) => (EventKind::Trust, Err(refusal)),
+            Err(refusal) => (EventKind::Config, Err(refusal)),
         };
         let mut row = AuditEvent::new(kind, Caller::daemon());
         row.reason = Some("reloaded".to_owned());
-        if let Some(refusal) = code {
+        if let Err(refusal) = &outcome {
             tracing::error!(%refusal, "the reload was not taken over");
             row = row.refused(refusal.code, refusal.message.clone());
         }
@@ -143,10 +139,6 @@ impl Daemon {
     }
 }
 
-fn is_of_trust(code: Code) -> bool {
-    matches!(code, Code::TrustRollback | Code::TrustEquivocation | Code::TrustRootUnsafe)
-}
-
 /// Reads and checks `trust.json`. `seen` says what was used last for the root's registry.
 ///
 /// # Errors
@@ -192,6 +184,10 @@ pub fn trust_of(
                  saved under its name. Get the file again from whoever keeps your registry",
                 path.display()
             ),
+        ),
+        Code::Malformed if refusal.message.contains(json::IN_THE_MIDDLE) => Refusal::new(
+            Code::Malformed,
+            format!("{}: {}. Write it beside that name, then mv it there", path.display(), refusal.message),
         ),
         _ => refusal.of(path.display()),
     };

@@ -30,6 +30,15 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.attack(
         Attack::new(
             CONFIGURATION,
+            "bugs::half_a_trust_root",
+            "a trust.json that was cut off, at a start and at a reload: the root before stays in force, and both say why",
+            &["Malformed"],
+        ),
+        half_a_trust_root,
+    );
+    suite.attack(
+        Attack::new(
+            CONFIGURATION,
             "bugs::two_scopes_that_tie",
             "two rules for the same scope, with other keys",
             &["TrustRootUnsafe"],
@@ -95,6 +104,32 @@ fn a_threshold_of_zero() {
         let rows = audit::rows(&world.host);
         rows[before..].iter().any(|row| row.outcome == "Malformed").then_some(())
     });
+    world.host.refresh();
+    settled.is_unchanged();
+}
+
+fn half_a_trust_root() {
+    let world = World::new(Reads::Cached);
+    let sound = std::fs::read(world.host.trust()).unwrap();
+    let cut = &sound[..sound.len() / 2];
+    std::fs::write(world.host.trust(), cut).unwrap();
+    mount_refuses(&world.host, "Malformed");
+    let said = ["it ends in the middle (line ", "then mv it there"];
+    for command in [["config", "check"].as_slice(), &["doctor"], &["mount", "--foreground"]] {
+        let ran = world.host.mcpfs(command).run();
+        assert!(ran.code != 0 && said.iter().all(|words| ran.text().contains(words)), "{ran}");
+    }
+    std::fs::write(world.host.trust(), &sound).unwrap();
+    let settled = Settled::on(&world);
+    let before = audit::rows(&world.host);
+    assert!(before.iter().any(|row| (row.event.as_str(), row.outcome.as_str()) == ("trust", "Malformed")));
+    std::fs::write(world.host.trust(), cut).unwrap();
+    settled.mount.reload();
+    let row = mcpfs_tests::scratch::wait_for("a row of the refused reload", || {
+        audit::rows(&world.host).into_iter().skip(before.len()).find(|row| row.outcome == "Malformed")
+    });
+    assert_eq!(row.event, "trust");
+    assert!(row.reason.unwrap().contains(said[0]));
     world.host.refresh();
     settled.is_unchanged();
 }

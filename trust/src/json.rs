@@ -25,6 +25,9 @@ use serde_json::Value;
 use crate::error::VerifyError;
 use crate::limits;
 
+/// How the error of a text begins whose end is missing.
+pub const IN_THE_MIDDLE: &str = "it ends in the middle";
+
 /// Parses `bytes`, called `what` in errors, as strict JSON of at most `limit` bytes in its one form.
 ///
 /// # Errors
@@ -76,6 +79,12 @@ pub fn read_alike(bytes: &[u8], levels: usize, what: &'static str) -> Result<(),
     match NoDuplicates(levels).deserialize(&mut walker).and_then(|()| walker.end()) {
         Ok(()) => Ok(()),
         Err(_) if looks_like_html(bytes) => Err(VerifyError::NotARegistry { what }),
+        Err(_) if bytes.trim_ascii().is_empty() => Err(VerifyError::malformed(what, "there is nothing in it")),
+        Err(error) if error.is_eof() => {
+            let (line, column) = (error.line(), error.column());
+            let detail = format!("{IN_THE_MIDDLE} (line {line}, column {column}), as if cut off");
+            Err(VerifyError::malformed(what, detail))
+        }
         Err(error) => Err(VerifyError::malformed(what, error)),
     }
 }
