@@ -50,7 +50,15 @@ pub(crate) fn register(suite: &mut Suite) {
         ),
         a_reviewer_who_objects_blocks,
     );
-    suite.plain("approvals::a_push_after_the_merge_changes_nothing", a_push_after_the_merge_changes_nothing);
+    suite.attack(
+        Attack::new(
+            FORGE,
+            "approvals::a_push_after_the_merge_changes_nothing",
+            "a push to the branch of a request that was approved and merged",
+            &["what was approved is signed"],
+        ),
+        a_push_after_the_merge_changes_nothing,
+    );
     suite.plain("approvals::a_stale_one_is_the_forges_word", a_stale_one_is_the_forges_word);
     suite.plain("approvals::a_listed_signature_is_one", a_listed_signature_is_one);
 }
@@ -245,6 +253,7 @@ fn a_push_after_the_merge_changes_nothing() {
         signing.once(forge).ok().says("released hello 1.0.0 with head 1");
         assert_eq!(statement(&registry.site(), "hello")["predicate"]["version"], "1.0.0", "{kind:?}");
     }
+    mcpfs_tests::proof::note("what was approved is signed");
 }
 
 /// A push after the approval; what counts then differs between forges.

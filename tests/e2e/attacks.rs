@@ -152,7 +152,15 @@ pub(crate) fn register(suite: &mut Suite) {
         ),
         registry_down_with_a_cache,
     );
-    suite.plain("attacks::broken_transfers_use_the_next_mirror", broken_transfers_use_the_next_mirror);
+    suite.attack(
+        Attack::new(
+            NETWORK,
+            "attacks::broken_transfers_use_the_next_mirror",
+            "transfers that are cut or reset, beside a mirror whose are not",
+            &["the next mirror"],
+        ),
+        broken_transfers_use_the_next_mirror,
+    );
 }
 
 /// The cache's file with this content.
@@ -399,4 +407,5 @@ fn broken_transfers_use_the_next_mirror() {
         assert!(shown == std::fs::read(world.source("files/large")).unwrap(), "{fault:?}");
         assert!(broken.sent() > 0, "{fault:?}: the broken mirror was asked first");
     }
+    mcpfs_tests::proof::note("the next mirror");
 }

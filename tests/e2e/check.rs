@@ -2,14 +2,23 @@
 
 use mcpfs_tests::command::Run;
 use mcpfs_tests::registry::{RELEASE_KEY, Registry};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::Value;
+
+use crate::boundary::SIGNING_HOST;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("check::a_pull_request_is_told_what_changed", a_pull_request_is_told_what_changed);
     suite.plain("check::policy_and_waivers_bind_the_signer", policy_and_waivers_bind_the_signer);
-    suite
-        .plain("check::what_signing_cannot_see_is_bound_by_the_record", what_signing_cannot_see_is_bound_by_the_record);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "check::what_signing_cannot_see_is_bound_by_the_record",
+            "a record of a check that was never made, where the policy rests on what signing cannot compute again: its digest tells",
+            &["exit 1", "edited on the way"],
+        ),
+        what_signing_cannot_see_is_bound_by_the_record,
+    );
     suite.plain("check::dependencies_are_compared", dependencies_are_compared);
 }
 

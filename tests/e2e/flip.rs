@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mcpfs_tests::command::Run;
 use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::registry::{Registry, SiteCopy};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_trust::chunk::Chunk;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
@@ -21,11 +21,40 @@ use mcpfs_trust::name::ServerName;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, Seen};
 
+use crate::boundary::SITE;
+
 pub(crate) fn register(suite: &mut Suite) {
-    suite.plain("flip::metadata_byte_by_byte", metadata_byte_by_byte);
-    suite.plain("flip::objects_every_97th_byte", objects_every_97th_byte);
-    suite.plain("flip::verify_reports_every_object", verify_reports_every_object);
-    suite.plain("flip::verify_reports_every_file", verify_reports_every_file);
+    suite.attack(
+        Attack::new(
+            SITE,
+            "flip::metadata_byte_by_byte",
+            "each byte of head, catalogue, bin and entry changed, through the verifier",
+            &["nothing else is believed"],
+        ),
+        metadata_byte_by_byte,
+    );
+    suite.attack(
+        Attack::new(
+            SITE,
+            "flip::objects_every_97th_byte",
+            "every 97th byte of each object changed, through the verifier, also under a name that fits",
+            &["DigestMismatch"],
+        ),
+        objects_every_97th_byte,
+    );
+    suite.attack(
+        Attack::new(SITE, "flip::verify_reports_every_object", "the same of each object", &["exit 4"]),
+        verify_reports_every_object,
+    );
+    suite.attack(
+        Attack::new(
+            SITE,
+            "flip::verify_reports_every_file",
+            "every 97th byte of each signed file changed, or the file gone, and `mcpfs verify`",
+            &["exit 4"],
+        ),
+        verify_reports_every_file,
+    );
 }
 
 const STRIDE: usize = 97;
@@ -109,6 +138,7 @@ fn metadata_byte_by_byte() {
     }
     println!("flip: {count} damaged heads, catalogues, bins and entries; none believed");
     assert!(count > 10_000);
+    mcpfs_tests::proof::note("nothing else is believed");
 }
 
 /// Also past the digest that names it: an entry must not depend on the digest above it alone.
@@ -209,6 +239,7 @@ fn objects_every_97th_byte() {
     }
     println!("flip: {count} damaged objects, at {places} places of {} objects; none is other content", objects.len());
     assert!(places > 200 && objects.len() > 6, "{places} of {}", objects.len());
+    mcpfs_tests::proof::note("DigestMismatch");
 }
 
 /// One place in each object at a time: `mcpfs verify` names every one of them.
@@ -241,6 +272,7 @@ fn verify_reports_every_object() {
     assert!(sound.code == 0, "{sound}");
     println!("flip: mcpfs verify reported {count} damaged objects");
     assert!(count > 200, "{count}");
+    mcpfs_tests::proof::note("exit 4");
 }
 
 /// `mcpfs verify` of a whole site.
@@ -304,4 +336,5 @@ fn verify_reports_every_file() {
     let sound = verify_site(&site, &registry);
     assert!(sound.code == 0, "{sound}");
     println!("flip: mcpfs verify reported {count} damaged files, and each missing one");
+    mcpfs_tests::proof::note("exit 4");
 }

@@ -5,21 +5,46 @@ use std::process::Command;
 use mcpfs_tests::host::Reads;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{audit, command::Run, forge};
 use serde_json::{Value, json};
 
+use crate::boundary::LOCAL_USER;
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("launch::a_client_lists_and_calls_tools", a_client_lists_and_calls_tools);
-    suite.mounted("launch::the_environment_is_built_from_empty", the_environment_is_built_from_empty);
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_USER,
+            "launch::the_environment_is_built_from_empty",
+            "variables by which loaders and runtimes would run other code",
+            &["not handed on"],
+        ),
+        the_environment_is_built_from_empty,
+    );
     suite.mounted("launch::each_version_has_its_own_run", each_version_has_its_own_run);
     suite.mounted("launch::a_pin_changes_the_next_launch_only", a_pin_changes_the_next_launch_only);
     suite.mounted("launch::a_change_is_shown_when_its_command_returns", a_change_is_shown_when_its_command_returns);
-    suite.mounted("launch::arguments_of_the_host_are_refused", arguments_of_the_host_are_refused);
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_USER,
+            "launch::arguments_of_the_host_are_refused",
+            "arguments that the recipe does not accept",
+            &["PolicyRefused", "exit 77"],
+        ),
+        arguments_of_the_host_are_refused,
+    );
     suite.mounted("launch::a_refused_name_says_why_and_exits_77", a_refused_name_says_why_and_exits_77);
-    suite.mounted("launch::a_sandbox_that_cannot_be_made_is_no_launch", a_sandbox_that_cannot_be_made_is_no_launch);
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_USER,
+            "launch::a_sandbox_that_cannot_be_made_is_no_launch",
+            "a launch where no sandbox can be made",
+            &["LaunchUnsupported", "exit 77"],
+        ),
+        a_sandbox_that_cannot_be_made_is_no_launch,
+    );
 }
 
 fn a_client_lists_and_calls_tools(reads: Reads) {
@@ -76,6 +101,7 @@ fn the_environment_is_built_from_empty(reads: Reads) {
     assert!(state.starts_with(home.to_str().unwrap()) && state.contains("hello"), "the state directory: {state}");
     assert_eq!(who["args"].as_array().unwrap()[1..], [json!("--state"), json!(format!("{state}/notes"))]);
     std::fs::write(format!("{state}/notes"), "kept").unwrap();
+    mcpfs_tests::proof::note("not handed on");
 }
 
 fn each_version_has_its_own_run(reads: Reads) {

@@ -16,7 +16,15 @@ use crate::boundary::SITE;
 use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.mounted("mirrors::a_lying_mirror_beside_a_good_one", a_lying_mirror_beside_a_good_one);
+    suite.mounted_attack(
+        Attack::new(
+            SITE,
+            "mirrors::a_lying_mirror_beside_a_good_one",
+            "the same beside a mirror that does not lie: a request more, and a row that names the liar",
+            &["the next mirror"],
+        ),
+        a_lying_mirror_beside_a_good_one,
+    );
     suite.mounted_attack(
         Attack::new(SITE, "mirrors::a_lying_mirror_alone", "each file of the site with the bytes of another", &["EIO"]),
         a_lying_mirror_alone,
@@ -75,6 +83,7 @@ fn a_lying_mirror_beside_a_good_one(reads: Reads) {
         let lie = |row: &audit::Row| WRONG.contains(&row.outcome.as_str()) && row.reason.as_ref().is_some_and(told);
         rows.iter().any(lie).then_some(())
     });
+    mcpfs_tests::proof::note("the next mirror");
 }
 
 fn a_lying_mirror_alone(reads: Reads) {

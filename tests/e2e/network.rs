@@ -5,15 +5,24 @@ use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::site::{Fault, Site};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 
+use crate::boundary::NETWORK;
 use crate::world::{World, errno};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("network::an_unchanged_head_is_not_sent_again", an_unchanged_head_is_not_sent_again);
     suite.plain("network::a_server_that_wants_to_be_left_alone", a_server_that_wants_to_be_left_alone);
     suite.mounted("network::storms_end_with_the_site", storms_end_with_the_site);
-    suite.plain("network::redirects_that_lead_astray", redirects_that_lead_astray);
+    suite.attack(
+        Attack::new(
+            NETWORK,
+            "network::redirects_that_lead_astray",
+            "redirects to another name, to another port, and to themselves",
+            &["Unreachable", "not followed"],
+        ),
+        redirects_that_lead_astray,
+    );
 }
 
 /// Requests for `path`, by their status.

@@ -14,14 +14,23 @@ use mcpfs_tests::s3::S3;
 use mcpfs_tests::scratch::{need, repository};
 use mcpfs_tests::servers;
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::Value;
 
+use crate::boundary::SIGNING_HOST;
 use crate::docs::blocks;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.plain("pages::ides_read_a_folder_as_the_manual_serves_it", ides_read_a_folder_as_the_manual_serves_it);
-    suite.plain("pages::people_read_valid_pages", people_read_valid_pages);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "pages::people_read_valid_pages",
+            "scripts in what a recipe or a withdrawal says, on the pages for people",
+            &["nothing runs"],
+        ),
+        people_read_valid_pages,
+    );
     suite.plain("pages::a_bucket_serves_them_by_itself", a_bucket_serves_them_by_itself);
     suite.plain("pages::who_carries_a_package", who_carries_a_package);
     suite.plain("pages::who_here_uses_a_package", who_here_uses_a_package);
@@ -59,7 +68,7 @@ fn published(quick: &Quick, site: &str) {
         release(quick, site, name, version, lodash).ok();
     }
     let reason = "<i>superseded</i> \"by\" another & more";
-    quick.publishing("yank", site).args(["quiet@0.1.0", "--reason", reason]).ok();
+    quick.publishing("yank", site).arg("--publish").args(["quiet@0.1.0", "--reason", reason]).ok();
 }
 
 fn curl(url: &str) -> Run {
@@ -141,7 +150,11 @@ fn people_read_valid_pages() {
     let quick = Quick::named("demo/shop");
     published(&quick, &quick.site());
     release(&quick, &quick.site(), "bad", "1.0.0", true).ok();
-    quick.publishing("revoke", &quick.site()).args(["bad@1.0.0", "--reason", "<script>alert(1)</script>"]).ok();
+    quick
+        .publishing("revoke", &quick.site())
+        .arg("--publish")
+        .args(["bad@1.0.0", "--reason", "<script>alert(1)</script>"])
+        .ok();
     let site = quick.path("site");
     let pages: Vec<PathBuf> =
         files_below(&site).into_iter().filter(|name| name.ends_with(".html")).map(|name| site.join(name)).collect();
@@ -167,6 +180,7 @@ fn people_read_valid_pages() {
     {
         assert!(seen.contains(said), "{said}");
     }
+    mcpfs_tests::proof::note("nothing runs");
 }
 
 /// Files that a page refers to.
@@ -319,7 +333,7 @@ fn who_here_uses_a_package() {
     assert_eq!(found(&asked(&["lodash", "--offered"]).ok()), [hello, offered]);
     host.mcpfs(["audit", "who-uses", "lodash"]).ok().says("hello 1.0.0  active  npm:lodash@4.17.20").says("2 launches");
     // Revoked in the meantime: who ran it is the question then.
-    quick.publishing("revoke", &quick.site()).args(["hello@1.0.0", "--reason", "GHSA-35jh"]).ok();
+    quick.publishing("revoke", &quick.site()).arg("--publish").args(["hello@1.0.0", "--reason", "GHSA-35jh"]).ok();
     assert_eq!(asked(&["lodash"]).ok().json()["found"][0]["status"], "revoked");
     // The unsigned index says something else: nobody here reads it.
     let index = quick.path("site/deps.json");

@@ -12,16 +12,25 @@ use mcpfs_tests::registry::{HEAD_KEY, RELEASE_KEY};
 use mcpfs_tests::s3::S3;
 use mcpfs_tests::scratch::{self, need, wait_for};
 use mcpfs_tests::signing::{HOOK_SECRET, Signing};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use mcpfs_tests::{forge, servers};
 
+use crate::boundary::SIGNING_HOST;
 use crate::desk::{Desk, statement, verify};
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("pull_request::from_request_to_launch", from_request_to_launch);
     suite.plain("pull_request::the_check_comments_at_each_forge", the_check_comments_at_each_forge);
     suite.plain("pull_request::signing_needs_no_network", signing_needs_no_network);
-    suite.plain("pull_request::staging_edited_after_the_check_is_refused", staging_edited_after_the_check_is_refused);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "pull_request::staging_edited_after_the_check_is_refused",
+            "a staging folder edited on its way to the key, in ten places: all of it is computed again, by the publisher's own policy",
+            &["refused"],
+        ),
+        staging_edited_after_the_check_is_refused,
+    );
     suite.plain("pull_request::the_unit_and_the_image_are_sound", the_unit_and_the_image_are_sound);
 }
 
@@ -303,6 +312,7 @@ fn staging_edited_after_the_check_is_refused() {
     // Untouched it passes.
     let ran = publish_offline(&desk, &policy, &staging, &work.path().join("site"));
     assert_eq!(ran.code, 0, "{ran}");
+    mcpfs_tests::proof::note("refused");
 }
 
 fn the_unit_and_the_image_are_sound() {

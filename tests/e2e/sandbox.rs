@@ -11,12 +11,22 @@ use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::servers;
 use mcpfs_tests::site::Site;
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::{Value, json};
+
+use crate::boundary::LOCAL_USER;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("sandbox::servers_start_in_it_by_default", servers_start_in_it_by_default);
-    suite.mounted("sandbox::walls_are_what_the_release_declares", walls_are_what_the_release_declares);
+    suite.mounted_attack(
+        Attack::new(
+            LOCAL_USER,
+            "sandbox::walls_are_what_the_release_declares",
+            "a server that reaches for files, network and rights that it did not declare",
+            &["what it declared, no more"],
+        ),
+        walls_are_what_the_release_declares,
+    );
     suite.plain("sandbox::a_server_that_never_began_is_a_row", a_server_that_never_began_is_a_row);
 }
 
@@ -95,6 +105,7 @@ fn walls_are_what_the_release_declares(reads: Reads) {
     assert!(host.path("user/.local/state/mcpfs/mcp.example.com+test/probe/kept").is_file());
     let rows = host.mcpfs(["audit", "query", "--server", "probe", "--json"]).ok();
     assert!(rows.stdout.replace(": ", ":").contains("\"sandbox\":\"host\""), "{rows}");
+    mcpfs_tests::proof::note("what it declared, no more");
 }
 
 fn a_server_that_never_began_is_a_row() {

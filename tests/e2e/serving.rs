@@ -9,15 +9,32 @@ use mcpfs_tests::forge;
 use mcpfs_tests::s3::S3;
 use mcpfs_tests::scratch::{PATIENCE, wait_for};
 use mcpfs_tests::signing::{HOOK_SECRET, Signing};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use rustix::process::Signal;
 
+use crate::boundary::SIGNING_HOST;
 use crate::desk::{Desk, head_version};
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.plain("serving::a_forged_webhook_changes_nothing", a_forged_webhook_changes_nothing);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "serving::a_forged_webhook_changes_nothing",
+            "webhooks and hints that are forged, of another forge, or with another body; a true one that names another repository is a reason to look, and no more",
+            &["401"],
+        ),
+        a_forged_webhook_changes_nothing,
+    );
     suite.plain("serving::a_refused_pin_is_not_tried_again", a_refused_pin_is_not_tried_again);
-    suite.plain("serving::silent_connections_keep_nobody_out", silent_connections_keep_nobody_out);
+    suite.attack(
+        Attack::new(
+            SIGNING_HOST,
+            "serving::silent_connections_keep_nobody_out",
+            "two hundred connections that say nothing or never end",
+            &["answered"],
+        ),
+        silent_connections_keep_nobody_out,
+    );
     suite.plain("serving::a_pass_without_news_reads_only_the_head", a_pass_without_news_reads_only_the_head);
 }
 
@@ -88,6 +105,7 @@ fn a_forged_webhook_changes_nothing() {
         assert_eq!(send(&hook, &good, body), if kind == Kind::Gitlab { 401 } else { send(&hook, &forged, body) });
         running.stop();
     }
+    mcpfs_tests::proof::note("401");
 }
 
 /// Tokens lock after a few wrong PINs, and a server would try for ever.
@@ -145,6 +163,7 @@ fn silent_connections_keep_nobody_out() {
         assert!(ended.is_ok() || reset, "{ended:?}");
     }
     running.stop();
+    mcpfs_tests::proof::note("answered");
 }
 
 fn a_pass_without_news_reads_only_the_head() {

@@ -11,22 +11,57 @@ use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::{Mount, is_mounted};
 use mcpfs_tests::registry::files_below;
 use mcpfs_tests::scratch::{Until, is_root, wait_for};
-use mcpfs_tests::suite::Suite;
+use mcpfs_tests::suite::{Attack, Suite};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::boundary::WORKER;
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
-    if !is_root() {
-        return;
+    suite.root_mounted_attack(
+        Attack::new(
+            WORKER,
+            "takeover::killed_workers_are_not_noticed",
+            "workers killed one after another, under load",
+            &["nobody notices"],
+        ),
+        killed_workers_are_not_noticed,
+    );
+    if is_root() {
+        suite.mounted("takeover::what_is_open_stays_open", what_is_open_stays_open);
     }
-    suite.mounted("takeover::killed_workers_are_not_noticed", killed_workers_are_not_noticed);
-    suite.mounted("takeover::what_is_open_stays_open", what_is_open_stays_open);
-    suite.mounted("takeover::a_stopped_worker_is_replaced", a_stopped_worker_is_replaced);
-    suite.mounted("takeover::without_a_worker_nobody_waits_for_ever", without_a_worker_nobody_waits_for_ever);
-    suite.plain("takeover::a_worker_has_no_rights", a_worker_has_no_rights);
-    suite.plain("takeover::a_worker_is_not_started_by_hand", a_worker_is_not_started_by_hand);
+    suite.root_mounted_attack(
+        Attack::new(
+            WORKER,
+            "takeover::a_stopped_worker_is_replaced",
+            "a worker that stands still",
+            &["another serves"],
+        ),
+        a_stopped_worker_is_replaced,
+    );
+    suite.root_mounted_attack(
+        Attack::new(
+            WORKER,
+            "takeover::without_a_worker_nobody_waits_for_ever",
+            "every worker ends before it serves: nobody waits for ever",
+            &["the mount ends"],
+        ),
+        without_a_worker_nobody_waits_for_ever,
+    );
+    suite.root_attack(
+        Attack::new(
+            WORKER,
+            "takeover::a_worker_has_no_rights",
+            "the rights of a worker, all its threads, and the connections of its supervisor",
+            &["none"],
+        ),
+        a_worker_has_no_rights,
+    );
+    suite.root_attack(
+        Attack::new(WORKER, "takeover::a_worker_is_not_started_by_hand", "a worker started by hand", &["exit 2"]),
+        a_worker_is_not_started_by_hand,
+    );
 }
 
 /// Workers killed under load. `make bench` has the stalls, and more of them.
@@ -93,6 +128,7 @@ fn killed_workers_are_not_noticed(reads: Reads) {
     assert!(mount.log().matches("the worker died").count() >= KILLS, "{}", mount.log());
     world.host.mcpfs(["status"]).ok().says("takeover");
     world.host.mcpfs(["audit", "verify"]).ok();
+    mcpfs_tests::proof::note("nobody notices");
 }
 
 fn what_is_open_stays_open(reads: Reads) {
@@ -146,6 +182,7 @@ fn a_stopped_worker_is_replaced(reads: Reads) {
     assert_eq!(version, "1.1.0");
     assert_ne!(mount.server(), stopped);
     assert!(mount.log().contains("has said nothing"), "{}", mount.log());
+    mcpfs_tests::proof::note("another serves");
 }
 
 fn without_a_worker_nobody_waits_for_ever(reads: Reads) {
@@ -165,6 +202,7 @@ fn without_a_worker_nobody_waits_for_ever(reads: Reads) {
     if reads == Reads::Passthrough {
         assert_eq!(session.call("echo", &json!({"message": "still here"})), "still here");
     }
+    mcpfs_tests::proof::note("the mount ends");
 }
 
 fn a_worker_has_no_rights() {
@@ -202,6 +240,7 @@ fn a_worker_has_no_rights() {
             assert!(!used, "the supervisor has a network socket");
         }
     }
+    mcpfs_tests::proof::note("none");
 }
 
 fn a_worker_is_not_started_by_hand() {

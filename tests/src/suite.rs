@@ -116,6 +116,15 @@ impl Suite {
         }
     }
 
+    /// The same on a mount, once for each mode.
+    pub fn root_mounted_attack(&mut self, attack: Attack, test: fn(Reads)) {
+        if is_root() {
+            self.mounted_attack(attack, test);
+        } else {
+            self.attacks.push(attack);
+        }
+    }
+
     /// The attacks so far.
     pub fn attacks(&self) -> &[Attack] {
         &self.attacks
