@@ -489,7 +489,7 @@ async fn stop(session: Session) -> Result<(), Failure> {
 /// A store that cannot be used; with what to do if somebody put another user's file into it.
 fn of_the_worker(error: &dyn std::error::Error, directory: &Path) -> Failure {
     let mut failure = Failure::new(Exit::Refused, error);
-    if failure.message.contains("Permission denied") {
+    if ["Permission denied", "no permission"].iter().any(|words| failure.message.contains(words)) {
         let user = rustix::process::geteuid().as_raw();
         let directory = directory.display();
         failure.message.push_str(&format!("; all in {directory} belongs to user {user}: chown -R {user} {directory}"));

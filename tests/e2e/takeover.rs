@@ -30,6 +30,7 @@ pub(crate) fn register(suite: &mut Suite) {
     );
     if is_root() {
         suite.mounted("takeover::what_is_open_stays_open", what_is_open_stays_open);
+        suite.mounted("takeover::many_takeovers_leave_nothing", many_takeovers_leave_nothing);
     }
     suite.root_mounted_attack(
         Attack::new(
@@ -203,6 +204,68 @@ fn without_a_worker_nobody_waits_for_ever(reads: Reads) {
         assert_eq!(session.call("echo", &json!({"message": "still here"})), "still here");
     }
     mcpfs_tests::proof::note("the mount ends");
+}
+
+/// What a process holds, seen from outside.
+#[derive(Debug, PartialEq)]
+struct Held {
+    /// What it has open, without the numbers of sockets and pipes.
+    descriptors: Vec<String>,
+    threads: usize,
+    children: usize,
+}
+
+impl Held {
+    fn by(pid: u32) -> Self {
+        let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let open = open.filter_map(|entry| entry.unwrap().path().read_link().ok());
+        let kind = |path: std::path::PathBuf| {
+            let name = path.to_string_lossy().into_owned();
+            name.split_once(":[").map_or(name.clone(), |(kind, _)| kind.to_owned())
+        };
+        let mut descriptors: Vec<String> = open.map(kind).collect();
+        descriptors.sort();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        Self { descriptors, threads: count("task"), children: children.split_whitespace().count() }
+    }
+}
+
+/// Memory of a process's own, KiB.
+fn anonymous(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Descriptors, threads, processes and memory of the supervisor after each of 50 takeovers are what they were.
+fn many_takeovers_leave_nothing(reads: Reads) {
+    let world = World::new(reads);
+    let mount = Mount::start(&world.host);
+    let (tree, source) = (world.host.at("hello/1.1.0/tree"), world.source("hello-1.1.0"));
+    let files = files_below(&source);
+    let held = File::open(tree.join("bin/VERSION")).unwrap();
+    let turn = || {
+        mount.kill_worker();
+        for file in &files {
+            assert!(std::fs::read(tree.join(file)).unwrap() == std::fs::read(source.join(file)).unwrap(), "{file}");
+        }
+        mount.standby();
+    };
+    // What is made once, and what an allocator keeps, is there after a few.
+    (0..5).for_each(|_| turn());
+    let (before, memory) = (Held::by(mount.pid()), anonymous(mount.pid()));
+    assert_eq!(before.children, 2, "{before:?}");
+    for number in 0..50 {
+        turn();
+        // A worker's death and the next one's start are not one moment.
+        wait_for(&format!("what takeover {number} has left"), || (Held::by(mount.pid()) == before).then_some(()));
+    }
+    let after = anonymous(mount.pid());
+    assert!(after <= memory + 512, "{memory} KiB before, {after} KiB after");
+    drop(held);
+    let open = || world.host.mcpfs(["--json", "status"]).ok().json()["open_handles"].as_u64().unwrap();
+    wait_for("the end of all handles", || (open() == 0).then_some(()));
 }
 
 fn a_worker_has_no_rights() {

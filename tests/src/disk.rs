@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::command::Run;
+use crate::scratch::wait_for;
 
 /// A mounted disk; gone on drop.
 #[derive(Debug)]
@@ -26,9 +27,10 @@ impl Disk {
         &self.0
     }
 
-    /// Mounts it again: `ro`, `rw`.
+    /// Mounts it again: `ro`, once nobody has a file of it open for writing, or `rw`.
     pub fn remount(&self, how: &str) {
-        Run::new("mount").arg("-o").arg(format!("remount,{how}")).arg(&self.0).ok();
+        let again = || Run::new("mount").arg("-o").arg(format!("remount,{how}")).arg(&self.0).run();
+        wait_for("the disk to be remounted", || (again().code == 0).then_some(()));
     }
 
     /// Writes a file until nothing more fits.

@@ -34,6 +34,7 @@ pub mod git;
 pub mod history;
 pub mod host;
 pub mod hsm;
+pub mod kept;
 pub mod kernel;
 pub mod kms;
 pub mod lfs;

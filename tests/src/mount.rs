@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::binaries::bin;
 use crate::command::{Ran, exit_within};
 use crate::host::{Host, Reads};
+use crate::kept::Kept;
 use crate::scratch::{PATIENCE, wait_for};
 use crate::suite;
 
@@ -36,9 +37,21 @@ impl<'h> Mount<'h> {
 
     /// The same for a host whose configuration asks for one mode and must get `expected`.
     pub fn start_as(host: &'h Host, expected: Reads) -> Self {
+        Self::start_by(host, Command::new(bin("mcpfs")), expected)
+    }
+
+    /// The same with descriptors that an earlier supervisor left with its parent.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with(host: &'h Host, kept: &Kept) -> Self {
+        Self::start_by(host, kept.hand_to(&bin("mcpfs")), host.reads())
+    }
+
+    fn start_by(host: &'h Host, mut command: Command, expected: Reads) -> Self {
         let started = Instant::now();
         let log = File::create(host.path("mount.log")).expect("own directory");
-        let child = Command::new(bin("mcpfs"))
+        let child = command
             .arg("--config")
             .arg(host.config())
             .args(["mount", "--foreground"])

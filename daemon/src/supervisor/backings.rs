@@ -104,7 +104,11 @@ impl Backings {
     /// With new tables, or with those that an earlier supervisor left.
     pub(super) fn new(cache: &Path, user: u32, tables: Option<(OwnedFd, OwnedFd)>) -> io::Result<Self> {
         let (table, opens) = match tables {
-            Some(tables) => tables,
+            Some((table, opens)) => {
+                is_memory(&table, RECORD * u64::from(CELLS))?;
+                is_memory(&opens, Opens::BYTES)?;
+                (table, opens)
+            }
             None => (memory("mcpfs-backings", RECORD * u64::from(CELLS))?, memory("mcpfs-opens", Opens::BYTES)?),
         };
         let cache = cache.canonicalize()?;
@@ -213,6 +217,18 @@ fn memory(name: &str, size: u64) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
+/// Checks that a file is one that [`memory`] makes of this size; other versions' tables have others.
+fn is_memory(file: &OwnedFd, size: u64) -> io::Result<()> {
+    let seals = rustix::fs::fcntl_get_seals(file).unwrap_or(SealFlags::empty());
+    let found = rustix::fs::fstat(file)?;
+    match seals.contains(SealFlags::GROW | SealFlags::SHRINK) && u64::try_from(found.st_size) == Ok(size) {
+        true => Ok(()),
+        false => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "a table of ids or handles is not one of this version's"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -281,5 +297,15 @@ mod tests {
         assert_eq!(opens.all().unwrap(), [open], "another opening's flags");
         assert!(rustix::fs::ftruncate(&shared, 1 << 40).is_err() && rustix::fs::ftruncate(&shared, 0).is_err());
         assert!(rustix::fs::fcntl_add_seals(&shared, SealFlags::WRITE).is_err());
+        // Neither another one's, nor in another order, nor an ordinary file.
+        let memory = |size| memory("mcpfs-test", size).unwrap();
+        let file = || OwnedFd::from(tempfile::tempfile_in(dir.path()).unwrap());
+        let sizes = (RECORD * u64::from(CELLS), Opens::BYTES);
+        for tables in
+            [(memory(sizes.1), memory(sizes.0)), (memory(sizes.0), memory(sizes.1 - 1)), (file(), memory(sizes.1))]
+        {
+            let refused = Backings::new(dir.path(), 0, Some(tables)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        }
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Worker {
     pub(super) first: Option<Instant>,
     /// When it last said something.
     pub(super) heard: Instant,
-    /// Whether it may have taken a request.
+    /// Whether it has the device and may answer requests: from then on it can die of one.
     pub(super) seated: bool,
     /// Since when it serves.
     pub(super) serves: Option<Instant>,

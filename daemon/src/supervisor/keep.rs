@@ -12,12 +12,13 @@ use rustix::io::Errno;
 
 use super::backings::Backings;
 use super::child::Worker;
+use super::deaths::{Deaths, Life};
 use super::service::Service;
 use super::session::Session;
 use super::signals::{Signals, wait};
 use super::standby::Standby;
 use super::wire::{self, Message};
-use super::{Settings, SupervisorError, failed, room, take_over};
+use super::{Kept, Settings, SupervisorError, failed, room};
 use crate::mount::Mountpoint;
 
 /// How long there may be no worker that serves.
@@ -29,14 +30,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_secs(60);
 /// How long it may take from its first word until it serves; a look at the site is part of it.
 const PREPARES: Duration = Duration::from_secs(180);
-/// A worker that dies earlier than this after it began to serve may have died of a request.
-const EARLY: Duration = Duration::from_secs(2);
-/// Early deaths in a row after which what waits is refused instead of sent again.
-const DEADLY: u32 = 3;
-/// Early deaths in a row after which there is no sense in another try.
-const HOPELESS: u32 = 10;
-/// The same for workers that somebody killed, which says nothing about requests.
-const KILLED: u32 = 100;
 
 /// What ended a worker's time.
 enum Ended {
@@ -63,9 +56,7 @@ pub(super) struct Supervisor {
     started: u64,
     /// When a worker was last seen to serve; none has yet in this process.
     served: Option<Instant>,
-    /// Deaths soon after the beginning, in a row: those that a request may have caused, and kills.
-    early_deaths: u32,
-    early_kills: u32,
+    deaths: Deaths,
     announced: bool,
     /// The next worker, if there is one already.
     standby: Standby,
@@ -75,49 +66,48 @@ impl Supervisor {
     pub(super) fn new(settings: Settings) -> Result<Self, SupervisorError> {
         let service = Service::new(settings.keep);
         let signals = Signals::new().map_err(failed("watching for signals failed"))?;
-        if let Some((session, backings, listener)) = take_over(&settings, &service) {
-            room::prepare(&settings)?;
-            tracing::info!(at = %settings.at.display(), "taking over the mount that systemd kept");
-            return Ok(Self {
-                service,
-                signals,
-                listener,
-                backings,
-                point: None,
-                session: Some(session),
-                started: 0,
-                served: Some(Instant::now()),
-                early_deaths: 0,
-                early_kills: 0,
-                announced: false,
-                standby: Standby::default(),
-                settings,
-            });
-        }
-        let point = Mountpoint::prepare(&settings.at)?;
-        for own in &settings.outside {
-            point.leaves_out(own)?;
-        }
-        room::prepare(&settings)?;
-        let listener = crate::control::bind(&settings.rundir)
-            .map_err(failed(format!("making the control socket in {} failed", settings.rundir.display())))?;
-        let backings = Backings::new(&settings.cache, settings.user.uid, None)
-            .map_err(failed(format!("looking at the cache {} failed", settings.cache.display())))?;
-        Ok(Self {
-            settings,
+        let kept = Kept::by(&service, &settings);
+        let (session, backings, point) = match kept.session {
+            Some((session, backings)) => {
+                room::prepare(&settings)?;
+                tracing::info!(at = %settings.at.display(), "taking over the mount that systemd kept");
+                (Some(session), backings, None)
+            }
+            None => {
+                let point = Mountpoint::prepare(&settings.at)?;
+                for own in &settings.outside {
+                    point.leaves_out(own)?;
+                }
+                room::prepare(&settings)?;
+                let backings = Backings::new(&settings.cache, settings.user.uid, None)
+                    .map_err(failed(format!("looking at the cache {} failed", settings.cache.display())))?;
+                (None, backings, Some(point))
+            }
+        };
+        let anew = kept.control.is_none();
+        let listener = match kept.control {
+            Some(listener) => listener,
+            None => listen(&settings)?,
+        };
+        let supervisor = Self {
             service,
             signals,
             listener,
             backings,
-            point: Some(point),
-            session: None,
+            point,
+            served: session.as_ref().map(|_| Instant::now()),
+            session,
             started: 0,
-            served: None,
-            early_deaths: 0,
-            early_kills: 0,
+            deaths: Deaths::default(),
             announced: false,
             standby: Standby::default(),
-        })
+            settings,
+        };
+        if let Some(session) = supervisor.session.as_ref().filter(|_| anew) {
+            supervisor.service.forget();
+            supervisor.store(session);
+        }
+        Ok(supervisor)
     }
 
     /// One worker after the other.
@@ -285,6 +275,7 @@ impl Supervisor {
         let answered = match (question, with.as_slice()) {
             (Message::Mount, []) => {
                 self.mount()?;
+                worker.seated = true;
                 let session = self.session.as_ref().ok_or(Errno::NODEV);
                 session.and_then(|session| {
                     let (table, opens) = self.backings.shared().map_err(|_| Errno::IO)?;
@@ -298,10 +289,7 @@ impl Supervisor {
                     Err(Errno::PROTO) => {
                         return Err(outage("the worker and the kernel agreed on other things before".to_owned()));
                     }
-                    answered => answered.and_then(|()| {
-                        worker.seated = true;
-                        worker.done()
-                    }),
+                    answered => answered.and_then(|()| worker.done()),
                 },
                 None => Err(Errno::NODEV),
             },
@@ -361,8 +349,7 @@ impl Supervisor {
             return Ok(());
         }
         tracing::error!("a worker shut the control socket down; making another");
-        self.listener = crate::control::bind(&self.settings.rundir)
-            .map_err(failed(format!("making the control socket in {} failed", self.settings.rundir.display())))?;
+        self.listener = listen(&self.settings)?;
         self.service.forget();
         if let Some(session) = &self.session {
             self.store(session);
@@ -427,30 +414,28 @@ impl Supervisor {
             return self.resend();
         }
         tracing::error!(pid = worker.id(), %status, "the worker died; another takes over the mount");
-        match (worker.serves, status.signal()) {
-            (Some(since), _) if since.elapsed() > EARLY => (self.early_deaths, self.early_kills) = (0, 0),
-            (Some(_), Some(libc::SIGKILL)) => self.early_kills += 1,
-            // Also before it served.
-            (None, Some(libc::SIGKILL)) if by_others => self.early_kills += 1,
-            // It has taken no request, so none has killed it; how long that may go on, the outage says.
-            (None, _) if !worker.seated => {}
-            _ => self.early_deaths += 1,
-        }
-        if self.early_deaths >= HOPELESS || self.early_kills >= KILLED {
-            let deaths = self.early_deaths + self.early_kills;
+        self.deaths.note(Life {
+            seated: worker.seated,
+            served: worker.serves.map(|since| since.elapsed()),
+            killed: status.signal() == Some(libc::SIGKILL),
+            by_others,
+        });
+        if let Some(deaths) = self.deaths.too_many() {
             return Err(outage(format!("{deaths} died one after the other, the last with {status}")));
         }
         if worker.serves.is_some() {
             self.served = Some(Instant::now());
         } else {
-            // It never served, so the outage goes on. A pause, lest a broken one is started a thousand times.
-            if served.elapsed() >= OUTAGE {
-                return Err(outage(format!(
-                    "none was ready within {} s, the last ended with {status}",
-                    OUTAGE.as_secs()
-                )));
+            // It never served, so the outage goes on.
+            let (lasts, most) = (served.elapsed(), OUTAGE.as_secs());
+            if lasts >= OUTAGE {
+                return Err(outage(format!("none was ready within {most} s, the last ended with {status}")));
             }
-            std::thread::sleep(Duration::from_millis(200));
+            let since = lasts.as_secs();
+            self.service.status(&format!(
+                "no worker serves for {since} s, the last ended with {status}; giving up after {most} s"
+            ));
+            std::thread::sleep(self.deaths.pause());
         }
         self.resend()
     }
@@ -464,7 +449,7 @@ impl Supervisor {
                 return Err(outage(format!("this kernel cannot send again what the worker had taken ({error})")));
             }
         }
-        if self.early_deaths >= DEADLY {
+        if self.deaths.of_a_request() {
             let refused = session.refuse_pending();
             tracing::error!(refused, "what waited is answered with EIO: it may be what kills the workers");
         }
@@ -487,6 +472,11 @@ impl Supervisor {
     fn is_unmounted(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_over)
     }
+}
+
+fn listen(settings: &Settings) -> Result<UnixListener, SupervisorError> {
+    crate::control::bind(&settings.rundir)
+        .map_err(failed(format!("making the control socket in {} failed", settings.rundir.display())))
 }
 
 fn outage(why: String) -> SupervisorError {

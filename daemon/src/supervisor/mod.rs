@@ -18,6 +18,8 @@
 pub(crate) mod backings;
 pub(crate) mod charge;
 mod child;
+mod deaths;
+mod device;
 mod handle;
 mod ioctl;
 mod keep;
@@ -113,27 +115,38 @@ pub fn run(settings: Settings) -> Result<(), SupervisorError> {
     outcome
 }
 
-/// The session that systemd kept, if it is whole and still ours.
-fn take_over(settings: &Settings, service: &Service) -> Option<(Session, Backings, UnixListener)> {
-    let [control, table, opens, record, fuse] = service.stored()?;
-    let taken = || -> io::Result<_> {
-        let point = Mountpoint::mounted(&settings.at).map_err(io::Error::other)?;
-        let point = point.ok_or_else(|| io::Error::other("nothing of ours is mounted there any more"))?;
-        let session = Session::adopt(point, fuse, record)?;
-        if session.is_over() {
-            return Err(io::Error::other("its connection was aborted"));
-        }
-        Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, opens)))?))
-    };
-    match taken() {
-        Ok((session, backings)) => Some((session, backings, UnixListener::from(control))),
-        Err(error) => {
+/// What systemd kept.
+#[derive(Default)]
+struct Kept {
+    /// The session, if it is whole and still ours.
+    session: Option<(Session, Backings)>,
+    /// The control socket, if it is the one that is asked at. It is of use without the session, too: as long as
+    /// systemd holds it, it seems to answer, and no other could be made.
+    control: Option<UnixListener>,
+}
+
+impl Kept {
+    fn by(service: &Service, settings: &Settings) -> Self {
+        let Some(stored) = service.stored() else { return Self::default() };
+        let control = stored.control.and_then(|control| room::control(settings, control));
+        let taken = || -> io::Result<_> {
+            let parts = stored.session.ok_or_else(|| io::Error::other("systemd kept only parts of it"))?;
+            let [table, opens, record, fuse] = parts;
+            let point = Mountpoint::mounted(&settings.at).map_err(io::Error::other)?;
+            let point = point.ok_or_else(|| io::Error::other("nothing of ours is mounted there any more"))?;
+            let session = Session::adopt(point, fuse, record)?;
+            if session.is_over() {
+                return Err(io::Error::other("its connection was aborted"));
+            }
+            Ok((session, Backings::new(&settings.cache, settings.user.uid, Some((table, opens)))?))
+        };
+        let session = taken().map_err(|error| {
             tracing::warn!(%error, "the session that systemd kept cannot be taken over; mounting anew");
             service.forget();
             if let Ok(Some(point)) = Mountpoint::mounted(&settings.at) {
                 drop(point.abort());
             }
-            None
-        }
+        });
+        Self { session: session.ok(), control }
     }
 }

@@ -6,8 +6,10 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, fchown};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -100,6 +102,21 @@ fn is_empty(directory: &fs::File) -> io::Result<bool> {
 
 fn refused(directory: &Path, problem: &str) -> SupervisorError {
     failed(format!("{} cannot be used", directory.display()))(io::Error::other(problem.to_owned()))
+}
+
+/// The control socket that systemd kept, if it is the one that is asked at now: the run directory may have become
+/// another one by configuration, or been cleared.
+pub(super) fn control(settings: &Settings, kept: OwnedFd) -> Option<UnixListener> {
+    let place = settings.rundir.join("control.sock");
+    let listens = rustix::net::sockopt::socket_acceptconn(&kept).unwrap_or(false);
+    let listener = UnixListener::from(kept);
+    let is_ours = listens
+        && listener.local_addr().is_ok_and(|at| at.as_pathname() == Some(&place))
+        && fs::symlink_metadata(&place).is_ok_and(|found| found.file_type().is_socket());
+    if !is_ours {
+        tracing::warn!(at = %place.display(), "the control socket that systemd kept is not the one there; making another");
+    }
+    is_ours.then_some(listener)
 }
 
 /// A file that only root can open, for the worker to read. Which one it is, root's own configuration says.

@@ -18,6 +18,15 @@ use super::charge;
 /// The names of what is stored, in the order of storing: the mount's own descriptor last.
 pub(super) const NAMES: [&str; 5] = ["control", "backings", "counts", "session", "fuse"];
 
+/// What systemd handed on.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// The control socket.
+    pub(super) control: Option<OwnedFd>,
+    /// The rest, in the order of [`NAMES`], if all of it is there.
+    pub(super) session: Option<[OwnedFd; NAMES.len() - 1]>,
+}
+
 /// This process as a service.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -37,9 +46,9 @@ impl Service {
         Self { present, keeps: present && keep, watchdog }
     }
 
-    /// What an earlier supervisor has stored, if all of it is there.
+    /// What an earlier supervisor has stored; none if that is nothing.
     #[allow(unsafe_code)]
-    pub(super) fn stored(&self) -> Option<[OwnedFd; NAMES.len()]> {
+    pub(super) fn stored(&self) -> Option<Stored> {
         let found = sd_notify::listen_fds_with_names().ok()?;
         let mut by_name: HashMap<String, OwnedFd> = HashMap::new();
         for (number, name) in found {
@@ -53,13 +62,12 @@ impl Service {
         if by_name.is_empty() {
             return None;
         }
-        let taken = NAMES.map(|name| by_name.remove(name));
-        if let [Some(control), Some(backings), Some(counts), Some(session), Some(fuse)] = taken {
-            return Some([control, backings, counts, session, fuse]);
-        }
-        tracing::warn!("systemd kept only parts of a session; they are given back");
-        self.forget();
-        None
+        let [control, parts @ ..] = NAMES.map(|name| by_name.remove(name));
+        let session = match parts {
+            [Some(backings), Some(counts), Some(session), Some(fuse)] => Some([backings, counts, session, fuse]),
+            _ => None,
+        };
+        Some(Stored { control, session })
     }
 
     /// Gives systemd the session to keep.

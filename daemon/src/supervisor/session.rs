@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
+use super::device;
 use super::wire::INIT_REPLY;
 use crate::mount::{MountError, Mountpoint};
 
@@ -81,6 +82,7 @@ impl Session {
         if std::path::Path::new(std::ffi::OsStr::new(&stored.at)) != point.path() {
             return Err(io::Error::other(format!("it is mounted at {}", stored.at)));
         }
+        device::is_of(&fuse, &point)?;
         Ok(Self { point, fuse, record, init: stored.init, reply: stored.reply, generation: stored.generation })
     }
 

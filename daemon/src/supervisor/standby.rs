@@ -55,13 +55,7 @@ impl Standby {
                 }
             }
         }
-        let mut worker = Worker::start(command, charge)?;
-        match worker.welcome(generation, listener) {
-            // Somebody killed it before that: its end is seen like any other's.
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
-            welcomed => welcomed?,
-        }
-        Ok(worker)
+        welcomed(Worker::start(command, charge)?, generation, listener)
     }
 
     /// What tells of it: its end, and its line.
@@ -89,5 +83,88 @@ impl Standby {
             // It has no part of the mount, so it is in nobody's way.
             tracing::error!(pid = worker.id(), %error, "the worker that stood by cannot be ended");
         }
+    }
+}
+
+/// A fresh worker with its welcome, which it may not live to see.
+fn welcomed(mut worker: Worker, generation: u64, listener: BorrowedFd<'_>) -> io::Result<Worker> {
+    match worker.welcome(generation, listener) {
+        // Somebody killed it before that: its end is seen like any other's.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(worker),
+        sent => sent.map(|()| worker),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixListener;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::config::Texts;
+
+    fn command(program: &str, args: &[&str]) -> WorkerCommand {
+        WorkerCommand { program: program.into(), args: args.iter().map(Into::into).collect() }
+    }
+
+    /// Of a configuration in `dir`, which also has the control socket.
+    fn charge(dir: &tempfile::TempDir) -> Charge {
+        let file = dir.path().join("mcpfs.toml");
+        std::fs::write(&file, "[registry]\nurl = \"http://localhost/\"\n").unwrap();
+        let texts = Texts::read(&file).unwrap();
+        let config = texts.config().unwrap();
+        Charge::new(texts, &config, None)
+    }
+
+    /// A worker that has ended already, and of whose line nobody has the other end: between fork and exec another
+    /// test's child has it, too.
+    fn dead(charge: &Charge) -> Worker {
+        let worker = Worker::start(&command("true", &[]), charge).unwrap();
+        let [end, line, _] = worker.descriptors();
+        for (one, what) in [(end, PollFlags::IN), (line, PollFlags::HUP)] {
+            let mut asked = [PollFd::from_borrowed_fd(one, PollFlags::IN)];
+            assert_eq!(poll(&mut asked, None).unwrap(), 1);
+            assert!(asked[0].revents().contains(what), "{:?}", asked[0].revents());
+        }
+        worker
+    }
+
+    fn listener(dir: &tempfile::TempDir) -> UnixListener {
+        UnixListener::bind(dir.path().join("control.sock")).unwrap()
+    }
+
+    /// Nothing fails but the worker: whoever watches it sees its end.
+    #[test]
+    fn one_that_was_killed_before_its_welcome_is_dead_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listener(&dir);
+        let mut worker = welcomed(dead(&charge(&dir)), 7, listener.as_fd()).unwrap();
+        assert!(worker.kill(|| ()).unwrap().success(), "it had ended by itself");
+    }
+
+    #[test]
+    fn one_that_stood_by_and_is_gone_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (listener, charge) = (listener(&dir), charge(&dir));
+        let gone = dead(&charge);
+        let number = gone.id();
+        let mut standby = Standby(Some(gone));
+        let mut next = standby.next(&command("sleep", &["3600"]), &charge, 7, listener.as_fd()).unwrap();
+        assert!(next.id() != number && standby.descriptors().is_none());
+        next.kill(|| ()).unwrap();
+    }
+
+    /// What is not the worker's end is no reason to go on.
+    #[test]
+    fn a_worker_that_was_welcomed_is_not_welcomed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listener(&dir);
+        let fresh = Worker::start(&command("sleep", &["3600"]), &charge(&dir)).unwrap();
+        let mut worker = welcomed(fresh, 7, listener.as_fd()).unwrap();
+        assert_eq!(worker.welcome(8, listener.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        worker.kill(|| ()).unwrap();
     }
 }
