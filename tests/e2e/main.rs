@@ -37,6 +37,7 @@ mod flip;
 mod forms;
 mod freshness;
 mod git_tags;
+mod given_up;
 mod gone;
 mod half_done;
 mod host;
@@ -174,6 +175,7 @@ fn main() -> ExitCode {
     standby::register(&mut suite);
     successor::register(&mut suite);
     systemd::register(&mut suite);
+    given_up::register(&mut suite);
     takeover::register(&mut suite);
     unwritable::register(&mut suite);
     zoo::register(&mut suite);

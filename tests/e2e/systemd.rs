@@ -1,6 +1,6 @@
 //! The real unit under real systemd: what it starts, keeps, replaces and takes away. Root only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,15 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 pub(crate) const UNIT: &str = "mcpfs.service";
+/// What `systemd/` has.
+const UNITS: [&str; 6] = [
+    "mcpfs.service",
+    "mcpfs@.service",
+    "mcpfs-failed.service",
+    "mcpfs-failed@.service",
+    "mcpfs-trust.path",
+    "mcpfs-trust.service",
+];
 const TOKEN: &str = "a-token-that-only-root-reads";
 
 /// A machine with mcpfs installed as a package would, and a web server with the registry's site.
@@ -42,14 +51,14 @@ pub(crate) struct Installed {
 }
 
 impl Installed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let registry = Registry::shared();
         let machine = Machine::boot(|root| fill(root, &registry));
         machine.sh("systemd-sysusers && systemd-tmpfiles --create /usr/lib/tmpfiles.d/mcpfs.conf").ok();
         Self { machine, registry }
     }
 
-    fn started() -> Self {
+    pub(crate) fn started() -> Self {
         let installed = Self::new();
         let started = installed.machine.run("systemctl").args(["enable", "--now", UNIT, "mcpfs-trust.path"]).run();
         assert!(started.code == 0, "{started}\n{}", installed.journal());
@@ -61,7 +70,7 @@ impl Installed {
     }
 
     /// The worker's number, as this machine numbers it, and the supervisor's.
-    fn processes(&self) -> (u32, u32) {
+    pub(crate) fn processes(&self) -> (u32, u32) {
         let supervisor = self.machine.outside(self.main_pid());
         let children = format!("/proc/{supervisor}/task/{supervisor}/children");
         let worker =
@@ -115,7 +124,7 @@ fn fill(root: &Path, registry: &Registry) {
 /// What a package brings.
 pub(crate) fn programs(root: &Path) {
     let units = repository().join("systemd");
-    for unit in ["mcpfs.service", "mcpfs@.service", "mcpfs-trust.path", "mcpfs-trust.service"] {
+    for unit in UNITS {
         let text = fs::read_to_string(units.join(unit)).unwrap();
         write(&root.join("usr/lib/systemd/system").join(unit), &text);
     }
@@ -154,7 +163,7 @@ pub(crate) fn install(program: &str, at: &Path) {
     fs::rename(new, at).unwrap();
 }
 
-fn kill(pid: u32, signal: Signal) {
+pub(crate) fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
@@ -395,10 +404,11 @@ fn a_mistake_takes_nobodys_mount() {
     assert!(on.journal().contains("did you mean \"policy\"?"), "{}", on.journal());
 }
 
-/// Everything of it is killed at once and systemd gives up: what was mounted is a ruin, and the next start clears it.
+/// Everything of it is killed at once, systemd gives up, and what takes ruins away is masked: the next start clears it.
 fn what_a_lost_store_leaves_is_cleared() {
     let on = Installed::new();
     write(&on.machine.path("/etc/systemd/system/mcpfs.service.d/once.conf"), "[Service]\nRestart=no\n");
+    on.machine.systemctl(["mask", "mcpfs-failed.service"]);
     on.machine.systemctl(["daemon-reload"]);
     on.machine.systemctl(["enable", "--now", UNIT]);
     on.session();
@@ -462,9 +472,9 @@ fn trust_credentials_and_registries() {
 
 fn the_units_are_sound() {
     let on = Installed::started();
-    for unit in ["mcpfs.service", "mcpfs@lab.service", "mcpfs-trust.path", "mcpfs-trust.service"] {
+    for unit in UNITS.map(|unit| unit.replace("@.", "@lab.")) {
         // It only warns.
-        let said = on.machine.run("systemd-analyze").args(["verify", "--man=no", unit]).ok().text();
+        let said = on.machine.run("systemd-analyze").args(["verify", "--man=no", &unit]).ok().text();
         let ours: Vec<&str> = said.lines().filter(|line| line.contains("mcpfs")).collect();
         assert_eq!(ours, Vec::<&str>::new());
     }
@@ -476,10 +486,18 @@ fn the_units_are_sound() {
     assert!(readme.contains(&format!("exposure {figure} ")), "systemd/README.md does not say {figure}: {said}");
     // The template is the same unit but for its names.
     let units = repository().join("systemd");
-    let body = |unit: &str| {
+    let body = |unit: &str, from: &str| {
         let text = fs::read_to_string(units.join(unit)).unwrap();
-        text[text.find("FileDescriptorStoreMax").unwrap()..]
-            .replace("RuntimeDirectory=mcpfs-%i", "RuntimeDirectory=mcpfs")
+        text[text.find(from).unwrap()..].replace("RuntimeDirectory=mcpfs-%i", "RuntimeDirectory=mcpfs")
     };
-    assert_eq!(body("mcpfs@.service"), body("mcpfs.service"));
+    for (unit, template, from) in [
+        ("mcpfs.service", "mcpfs@.service", "FileDescriptorStoreMax"),
+        ("mcpfs-failed.service", "mcpfs-failed@.service", "TimeoutStartSec"),
+    ] {
+        assert_eq!(body(template, from), body(unit, from));
+    }
+    // All that there is, so that a new one is not forgotten here.
+    let there = fs::read_dir(&units).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let there: BTreeSet<String> = there.filter(|name| name.ends_with(".service") || name.ends_with(".path")).collect();
+    assert_eq!(there, UNITS.map(str::to_owned).into());
 }

@@ -1,16 +1,25 @@
 //! `mcpfs unmount`: takes the mount away, and with it ends the daemon.
 //!
-//! As `ExecStopPost=` of the unit it has a second task. systemd runs that after a stop, a restart
-//! and a crash alike, and only a stop is to take the mount away: after the others another process
-//! serves it again, and whoever uses it waits meanwhile. What is meant only systemd's job tells.
+//! Units call it twice more. As `ExecStopPost=` it runs after a stop, a restart and a crash alike, and
+//! takes the mount away only if nothing follows: after the others another process serves it again,
+//! and whoever uses it waits meanwhile. From `OnFailure=` it runs when systemd has given the service up;
+//! then nobody holds what was mounted any more, and a ruin that fails or hangs is worse than nothing.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
+use super::unit::{Fate, Unit};
 use crate::cli::Global;
 use crate::config::Config;
-use crate::mount::Mountpoint;
+use crate::mount::{self, FS_TYPE, MountError, Mountpoint};
 use crate::refusal::{Exit, with_cause};
+
+/// A start that fails sooner than this has failed at something that is likely to be there still.
+const SHORT: Duration = Duration::from_secs(60);
+/// How long systemd is kept from the next try then, so that it never gives up for such a reason: 30 tries
+/// within 60 s are its limit, and a disk may be away for longer than that takes.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Options of `mcpfs unmount`.
 #[derive(Debug, Clone, clap::Args)]
@@ -18,27 +27,30 @@ pub struct Args {
     /// The mount point, instead of the one that the configuration says.
     #[arg(long, value_name = "DIR")]
     pub at: Option<PathBuf>,
-    /// Only if systemd is stopping this unit for good (for its ExecStopPost=).
+    /// Only if systemd is not going to start this unit again (for its ExecStopPost=); after a start that failed, a pause.
     #[arg(long, value_name = "UNIT")]
     pub if_stopped: Option<String>,
+    /// Only if systemd has given this unit up, and only what nobody serves (for its OnFailure=).
+    #[arg(long, value_name = "UNIT", conflicts_with = "if_stopped")]
+    pub if_failed: Option<String>,
 }
 
 /// Unmounts, lazily if something of it is in use.
 pub fn run(global: &Global, args: &Args) -> Exit {
+    if let Some(unit) = &args.if_failed {
+        return clear(global, args, Unit(unit));
+    }
     if let Some(unit) = &args.if_stopped
-        && !is_stopping(unit)
+        && !is_over(Unit(unit))
     {
         return Exit::Ok;
     }
-    let at = match &args.at {
-        Some(at) => at.clone(),
-        None => match Config::load(&global.file()) {
-            Ok(config) => config.mount.at,
-            Err(error) => {
-                eprintln!("mcpfs: {}; or name the mount point: mcpfs unmount --at DIR", with_cause(&error));
-                return Exit::Usage;
-            }
-        },
+    let at = match place(global, args) {
+        Ok(at) => at,
+        Err(problem) => {
+            eprintln!("mcpfs: {problem}; or name the mount point: mcpfs unmount --at DIR");
+            return Exit::Usage;
+        }
     };
     let unmounted = Mountpoint::mounted(&at).map_err(|error| with_cause(&error)).and_then(|point| match point {
         Some(point) => point.unmount().map(|()| true).map_err(|error| error.to_string()),
@@ -58,25 +70,117 @@ pub fn run(global: &Global, args: &Args) -> Exit {
     }
 }
 
-/// Whether systemd's job for the unit is a stop. After a crash there is none, and in a restart it is
-/// one of another kind.
-fn is_stopping(unit: &str) -> bool {
-    let asked = Command::new("systemctl").args(["list-jobs", "--no-legend", "--plain", "--", unit]).output();
-    match asked {
-        Ok(answer) => stops(&String::from_utf8_lossy(&answer.stdout), unit),
+fn place(global: &Global, args: &Args) -> Result<PathBuf, String> {
+    match &args.at {
+        Some(at) => Ok(at.clone()),
+        None => Config::load(&global.file()).map(|config| config.mount.at).map_err(|error| with_cause(&error)),
+    }
+}
+
+/// Whether nothing follows the end of this service: systemd stops it, or it ended by itself and well, after
+/// which `Restart=on-failure` does nothing.
+fn is_over(unit: Unit<'_>) -> bool {
+    let job = match unit.job() {
+        Ok(job) => job,
         Err(error) => {
-            eprintln!("mcpfs: cannot ask systemd whether {unit} is being stopped ({error}); the mount stays");
-            false
+            eprintln!("mcpfs: cannot ask systemd whether {} is being stopped ({error}); the mount stays", unit.0);
+            return false;
+        }
+    };
+    let said = |name: &str| std::env::var(name).unwrap_or_default();
+    let (result, status) = (said("SERVICE_RESULT"), said("EXIT_STATUS"));
+    match job.as_deref() {
+        Some("stop") => true,
+        None if result == "success" => true,
+        // A start that fails has its job still.
+        None | Some("start") if result == "exit-code" && status == "1" => pause(unit, job),
+        _ => false,
+    }
+}
+
+/// Waits before systemd tries again what failed at once and not for the first time, unless somebody wants something
+/// else meanwhile. Whether that is a stop.
+fn pause(unit: Unit<'_>, job: Option<String>) -> bool {
+    if !unit.fate().is_ok_and(|fate| fate.ran < SHORT && fate.restarts > 0) {
+        return false;
+    }
+    let step = Duration::from_secs(1);
+    let (mut left, mut now) = (PAUSE, job.clone());
+    while !left.is_zero() && now == job {
+        sleep(step);
+        left = left.saturating_sub(step);
+        now = unit.job().unwrap_or_default();
+    }
+    now.as_deref() == Some("stop")
+}
+
+/// Takes away what a service that was given up has left, and says in its journal what to do.
+fn clear(global: &Global, args: &Args, unit: Unit<'_>) -> Exit {
+    let fate = match unit.fate() {
+        Ok(fate) if fate.failed => fate,
+        Ok(_) => {
+            eprintln!("mcpfs: systemd has not given {} up; nothing is taken away", unit.0);
+            return Exit::Ok;
+        }
+        Err(error) => {
+            eprintln!("mcpfs: cannot ask systemd what became of {} ({error}); nothing is taken away", unit.0);
+            return Exit::Refused;
+        }
+    };
+    let ruins = match place(global, args) {
+        Ok(at) => ruins(&at, true).map(|ruins| (ruins > 0).then_some(at)),
+        // It is perhaps what the service failed at. What nobody serves is of use to nobody, wherever it is.
+        Err(_) => anywhere(),
+    };
+    match ruins {
+        Ok(at) => {
+            unit.complain(&sentence(unit.0, &fate, at.as_deref(), &global.file()));
+            Exit::Ok
+        }
+        Err(error) => {
+            unit.complain(&format!("what {} left could not be taken away: {}", unit.0, with_cause(&error)));
+            Exit::Refused
         }
     }
 }
 
-/// Lines of number, unit, kind of job, state.
-fn stops(jobs: &str, unit: &str) -> bool {
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    jobs.lines()
-        .map(words)
-        .any(|job| job.get(1).is_some_and(|of| of == unit) && job.get(2).is_some_and(|kind| kind == "stop"))
+/// Clears what nobody serves at one place; how many. What another process serves there is left alone.
+fn ruins(at: &Path, silent: bool) -> Result<usize, MountError> {
+    match Mountpoint::clear(at, silent) {
+        Err(MountError::AlreadyServed(_) | MountError::Silent(_)) => Ok(0),
+        cleared => cleared,
+    }
+}
+
+/// Clears what nobody serves; the last of these places.
+fn anywhere() -> Result<Option<PathBuf>, MountError> {
+    let all =
+        mount::mounted().map_err(|error| MountError::io("reading mountinfo failed", "/proc/self/mountinfo", error))?;
+    let mut cleared = None;
+    for entry in all.into_iter().filter(|entry| entry.kind == FS_TYPE) {
+        // One that is silent may be another registry's that is just being restarted.
+        if ruins(&entry.at, false)? > 0 {
+            cleared = Some(entry.at);
+        }
+    }
+    Ok(cleared)
+}
+
+/// What happened, to what, and what to do.
+fn sentence(unit: &str, fate: &Fate, at: Option<&Path>, config: &Path) -> String {
+    let place = at.map_or_else(
+        || "nothing of it is mounted any more".to_owned(),
+        |at| format!("{} was a ruin and is not mounted any more; whoever waited for it got an error", at.display()),
+    );
+    let advice = match fate.status {
+        2 => format!("`mcpfs --config {} config check` says what is wrong", config.display()),
+        _ => format!("`journalctl -u {unit}` says why"),
+    };
+    format!(
+        "systemd has given {unit} up (result {}, status {}, {} restarts): {place}. {advice}; then: systemctl reset-failed {unit} \
+         && systemctl start {unit}",
+        fate.result, fate.status, fate.restarts
+    )
 }
 
 #[cfg(test)]
@@ -84,11 +188,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_stop_is_one() {
-        assert!(stops("412 mcpfs.service stop running\n", "mcpfs.service"));
-        assert!(!stops("412 mcpfs.service restart running\n", "mcpfs.service"));
-        assert!(!stops("412 other.service stop running\n413 mcpfs.service start waiting\n", "mcpfs.service"));
-        assert!(!stops("No jobs running.\n", "mcpfs.service"));
-        assert!(!stops("", "mcpfs.service"));
+    fn who_reads_the_journal_is_told_what_to_do() {
+        let config = Path::new("/etc/x.toml");
+        let fate = |status| Fate { failed: true, result: "exit-code".to_owned(), status, ..Fate::default() };
+        let said = sentence("mcpfs@lab.service", &fate(2), Some(Path::new("/lab")), config);
+        for part in
+            ["/lab was a ruin", "mcpfs --config /etc/x.toml config check", "systemctl reset-failed mcpfs@lab.service"]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+        let said = sentence("mcpfs.service", &fate(1), None, config);
+        assert!(said.contains("nothing of it is mounted") && said.contains("journalctl -u mcpfs.service"), "{said}");
     }
 }

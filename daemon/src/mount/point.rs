@@ -50,6 +50,28 @@ impl Mountpoint {
         Ok(Self { path })
     }
 
+    /// Takes away the mounts of ours at `at` that nobody serves, and those that do not answer if `silent`:
+    /// whoever waits for one gets an error. How many there were.
+    ///
+    /// # Errors
+    /// `AlreadyServed` if one lives, `Silent` if one does not answer and is to be left.
+    pub fn clear(at: &Path, silent: bool) -> Result<usize, MountError> {
+        let path = resolve(at)?;
+        let mut cleared = 0;
+        while look(&path)?.is_some_and(|entry| entry.kind == FS_TYPE) {
+            match probe(&path)? {
+                State::Live => return Err(MountError::AlreadyServed(path)),
+                State::Silent if !silent => return Err(MountError::Silent(path)),
+                State::Silent | State::Stale => {
+                    let aborted = if is_root() { kernel::abort(&path) } else { fusermount::detach(&path) };
+                    aborted.map_err(|error| MountError::io("clearing a stale mount failed", &path, error))?;
+                    cleared += 1;
+                }
+            }
+        }
+        Ok(cleared)
+    }
+
     /// The place of a mount of ours that is there already, whether or not anybody serves it.
     ///
     /// # Errors

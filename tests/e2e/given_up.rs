@@ -1,0 +1,164 @@
+//! What systemd does with a service that fails, under real systemd: nothing of it is left when it is given up, and
+//! what fails for a while comes back by itself. Root only.
+
+use std::fs;
+use std::io::Read;
+
+use mcpfs_tests::kept::device;
+use mcpfs_tests::mcp::McpClient;
+use mcpfs_tests::scratch::{is_root, wait_for};
+use mcpfs_tests::suite::Suite;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::systemd::{Installed, UNIT, configure, kill, write};
+
+pub(crate) fn register(suite: &mut Suite) {
+    if !is_root() {
+        return;
+    }
+    suite.plain("given_up::nobody_waits_for_what_is_left", nobody_waits_for_what_is_left);
+    suite.plain("given_up::its_configuration_need_not_be_readable", its_configuration_need_not_be_readable);
+    suite.plain("given_up::one_that_ends_well_leaves_nothing", one_that_ends_well_leaves_nothing);
+    suite.plain("given_up::what_fails_for_a_while_comes_back", what_fails_for_a_while_comes_back);
+}
+
+impl Installed {
+    fn is(&self, unit: &str, state: &str) {
+        wait_for(&format!("{unit} to be {state}"), || {
+            (self.machine.property(unit, "ActiveState") == state).then_some(())
+        });
+    }
+
+    fn gone(&self, at: &str) {
+        wait_for("the end of the mount", || self.machine.mounts_at(at).is_empty().then_some(()));
+    }
+
+    fn drop_in(&self, unit: &str, text: &str) {
+        write(&self.machine.path(&format!("/etc/systemd/system/{unit}.d/test.conf")), text);
+        self.machine.systemctl(["daemon-reload"]);
+    }
+
+    /// Kills all of a service until systemd's limit is reached.
+    fn kill_for_good(&self, unit: &str) {
+        wait_for("systemd to give up", || {
+            // Between two starts there is nothing to kill.
+            self.machine.run("systemctl").args(["kill", "--signal=KILL", "--kill-whom=all", unit]).run();
+            (self.machine.property(unit, "ActiveState") == "failed").then_some(())
+        });
+    }
+}
+
+/// Killed until systemd's limit is reached, while somebody else still holds the device, so that whoever asks waits.
+fn nobody_waits_for_what_is_left() {
+    let on = Installed::new();
+    on.drop_in(UNIT, "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=4\n");
+    on.machine.systemctl(["enable", "--now", UNIT]);
+    let mut session = on.session();
+    let mut open = fs::File::open(on.machine.path("/mcp/hello/1.1.0/tree/bin/VERSION")).unwrap();
+    let held = device(on.machine.outside(on.main_pid()));
+    let asked = on.machine.path("/mcp/hello/no-such-name");
+    on.kill_for_good(UNIT);
+    // This one has nobody to answer it, unless the mount is gone before it asks.
+    let waits = std::thread::spawn(move || asked.symlink_metadata().map(drop).expect_err("nobody is there"));
+    on.gone("/mcp");
+    let errno = waits.join().unwrap().raw_os_error();
+    assert!([libc::ENOTCONN, libc::ECONNABORTED, libc::ENOENT].map(Some).contains(&errno), "{errno:?}");
+    // What runs in passthrough goes on.
+    assert_eq!(session.call("echo", &json!({"message": "still here"})), "still here");
+    let mut text = String::new();
+    assert!(open.read_to_string(&mut text).unwrap() > 0);
+    drop(held);
+    on.is("mcpfs-failed.service", "inactive");
+    assert_eq!(on.machine.property("mcpfs-failed.service", "Result"), "success");
+    assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "0");
+    let journal = on.journal();
+    for part in ["systemd has given mcpfs.service up", "/mcp was a ruin", "systemctl reset-failed mcpfs.service"] {
+        assert!(journal.contains(part), "{part}: {journal}");
+    }
+    // As it says there, and in the manual.
+    let section = crate::docs::section("operating.md", "Given up by systemd");
+    for block in crate::docs::blocks_of(&section, "```sh") {
+        on.machine.sh(&block).ok();
+    }
+    assert_eq!(on.machine.mounts_at("/mcp").len(), 1, "{}", on.journal());
+    on.session();
+    // By hand, with nothing to do, it does nothing.
+    on.machine.systemctl(["start", "mcpfs-failed.service"]);
+    on.session();
+}
+
+/// Another registry's, whose configuration on the disk does not even say where it was mounted.
+fn its_configuration_need_not_be_readable() {
+    let on = Installed::started();
+    let lab = on.machine.path("/etc/mcpfs/lab");
+    let places = "rundir = \"/run/mcpfs-lab\"\nstate = \"/var/lib/mcpfs-lab\"\n[mount]\nat = \"/lab\"\n[cache]\n\
+                  dir = \"/var/cache/mcpfs-lab\"\n";
+    configure(&lab, "http://127.0.0.1/", places);
+    fs::copy(on.registry.trust(), lab.join("trust.json")).unwrap();
+    on.drop_in("mcpfs@lab.service", "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=3\n");
+    on.machine.sh("mkdir -m 755 /lab && systemctl enable --now mcpfs@lab.service").ok();
+    let launched = || McpClient::start_with(on.machine.command("/lab/hello/run")).initialize();
+    assert_eq!(launched()["serverInfo"]["version"], "1.1.0");
+    let right = fs::read_to_string(lab.join("mcpfs.toml")).unwrap();
+    fs::write(lab.join("mcpfs.toml"), format!("{right}\nurl = \"again\"\n")).unwrap();
+    on.kill_for_good("mcpfs@lab.service");
+    on.gone("/lab");
+    on.is("mcpfs-failed@lab.service", "inactive");
+    let journal = on.machine.journal("mcpfs@lab.service");
+    for part in ["given mcpfs@lab.service up", "/lab was a ruin", "systemctl reset-failed mcpfs@lab.service"] {
+        assert!(journal.contains(part), "{part}: {journal}");
+    }
+    // The one beside it goes on.
+    assert_eq!(on.machine.mounts_at("/mcp").len(), 1);
+    on.session();
+    fs::write(lab.join("mcpfs.toml"), right).unwrap();
+    on.machine.sh("systemctl reset-failed mcpfs@lab.service && systemctl start mcpfs@lab.service").ok();
+    assert_eq!(launched()["serverInfo"]["version"], "1.1.0");
+}
+
+/// SIGTERM by hand is no failure, and after it systemd starts nothing: so the mount goes as with a stop.
+fn one_that_ends_well_leaves_nothing() {
+    let on = Installed::started();
+    on.session();
+    on.machine.systemctl(["kill", "--signal=TERM", "--kill-whom=main", UNIT]);
+    on.is(UNIT, "inactive");
+    assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
+    assert_eq!(on.machine.property(UNIT, "Result"), "success");
+    on.machine.systemctl(["start", UNIT]);
+    on.session();
+}
+
+/// State on a disk that cannot be written: no worker can begin, and the service neither is given up nor tries without a
+/// pause.
+fn what_fails_for_a_while_comes_back() {
+    let on = Installed::new();
+    on.machine.sh("mount -t tmpfs -o size=64m,mode=700 none /var/lib/mcpfs && chown mcpfs: /var/lib/mcpfs").ok();
+    // Five starts within ten seconds would be too many; with pauses of five there are three.
+    on.drop_in(UNIT, "[Unit]\nStartLimitIntervalSec=10s\nStartLimitBurst=4\n");
+    on.machine.systemctl(["enable", "--now", UNIT]);
+    on.session();
+    // Nobody may have a file of it open for writing then.
+    let (worker, supervisor) = on.processes();
+    kill(supervisor, Signal::STOP);
+    kill(worker, Signal::KILL);
+    wait_for("the disk to be read-only", || {
+        (on.machine.sh("mount -o remount,ro /var/lib/mcpfs").run().code == 0).then_some(())
+    });
+    kill(supervisor, Signal::CONT);
+    let status = || on.machine.property(UNIT, "StatusText");
+    wait_for("word of it in the status", || status().contains("no worker serves").then_some(()));
+    on.gone("/mcp");
+    let restarts = || on.machine.property(UNIT, "NRestarts").parse::<u32>().unwrap();
+    wait_for("several starts", || {
+        assert_ne!(on.machine.property(UNIT, "ActiveState"), "failed", "{}", on.journal());
+        (restarts() >= 5).then_some(())
+    });
+    let journal = on.journal();
+    assert!(journal.contains("no worker serves: none was ready within 10 s"), "{journal}");
+    assert!(journal.contains("Read-only file system") || journal.contains("readonly"), "{journal}");
+    on.machine.sh("mount -o remount,rw /var/lib/mcpfs").ok();
+    on.is(UNIT, "active");
+    on.session();
+    on.mcpfs(["audit", "verify"]).ok();
+}
