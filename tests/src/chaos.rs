@@ -11,6 +11,7 @@
 //! have none. In the end everything is closed, and nothing may be left of it.
 
 mod actors;
+pub mod blows;
 mod tally;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::mcp::McpClient;
 use crate::mount::Mount;
 use crate::quick::Quick;
 use crate::scratch::wait_for;
+use blows::Blow;
 use tally::{Tally, Trouble};
 
 pub use tally::Report;
@@ -166,15 +168,14 @@ fn disturb(plan: &Plan, mount: &Mount<'_>, tally: &Tally) {
         }
         if plan.troubles && turn % 8 == 0 {
             let log = |what: &str| mount.log().matches(what).count();
-            let silent = log("has said nothing");
+            let (silent, served) = (log("has said nothing"), log(" mounted at "));
             kill_process(Pid::from_raw(mount.server().cast_signed()).expect("a pid"), Signal::STOP).expect("a worker");
             wait_for("the end of the stopped worker", || (log("has said nothing") > silent).then_some(()));
-            let served = log(" mounted at ");
-            wait_for("its successor", || (log(" mounted at ") > served || mount.worker().is_some()).then_some(()));
-            tally.stopped(began);
+            wait_for("its successor", || (log(" mounted at ") > served).then_some(()));
+            tally.struck(Blow::Stopped, began);
         } else {
             mount.kill_worker();
-            tally.killed(began);
+            tally.struck(Blow::Killed, began);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Usage;
+use super::blows::{Blow, Stalls, Struck, Wait};
 use crate::bench::peak_mib;
 
 /// Shorter operations are not remembered one by one.
@@ -36,6 +37,13 @@ impl Trouble {
         match self {
             Self::Network => AFTERMATH,
             Self::Disk => RELIEF,
+        }
+    }
+
+    fn blow(self) -> Blow {
+        match self {
+            Self::Network => Blow::Network,
+            Self::Disk => Blow::Disk,
         }
     }
 
@@ -76,9 +84,9 @@ pub(super) struct Tally {
     failed: Mutex<Vec<String>>,
     named: Mutex<BTreeMap<String, u64>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
-    slow: Mutex<Vec<(Instant, Duration)>>,
-    kills: Mutex<Vec<(Instant, Instant)>>,
-    stops: Mutex<Vec<(Instant, Instant)>>,
+    slow: Mutex<Vec<Wait>>,
+    /// Workers that were killed and stopped, each until another one served.
+    struck: Mutex<Vec<Struck>>,
     troubles: Mutex<Vec<(Trouble, Instant, Option<Instant>)>>,
     /// The most memory that any process of the host was seen to have had, MiB.
     peak: Mutex<f64>,
@@ -120,6 +128,10 @@ impl Tally {
     /// From now on nothing is excused.
     pub(super) fn calm(&self) {
         let troubles = std::mem::take(&mut *lock(&self.troubles));
+        let struck = troubles.iter().filter_map(|(kind, began, end)| {
+            Some(Struck { blow: kind.blow(), began: *began, over: end.as_ref()?.checked_add(kind.aftermath())? })
+        });
+        lock(&self.struck).extend(struck);
         let over = troubles.iter().filter_map(|(kind, _, end)| end.as_ref()?.checked_add(kind.aftermath())).max();
         if let Some(over) = over {
             std::thread::sleep(over.saturating_duration_since(Instant::now()));
@@ -134,12 +146,9 @@ impl Tally {
         }
     }
 
-    pub(super) fn killed(&self, began: Instant) {
-        lock(&self.kills).push((began, Instant::now()));
-    }
-
-    pub(super) fn stopped(&self, began: Instant) {
-        lock(&self.stops).push((began, Instant::now()));
+    /// A worker was killed or stopped then, and by now another one serves.
+    pub(super) fn struck(&self, blow: Blow, began: Instant) {
+        lock(&self.struck).push(Struck { blow, began, over: Instant::now() });
     }
 
     pub(super) fn count(&self, what: &'static str) {
@@ -149,15 +158,17 @@ impl Tally {
     /// One operation whose waiting counts.
     pub(super) fn operation<T>(
         &self,
-        what: &str,
+        what: &'static str,
         wants: &Wants<'_>,
         act: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
+        let here = wants.is_here();
         let started = Instant::now();
         let outcome = self.attempt(what, wants, act);
         let took = started.elapsed();
         if took >= SLOW {
-            lock(&self.slow).push((started, took));
+            let fetched = !here || !wants.is_here();
+            lock(&self.slow).push(Wait { what, started, took, fetched });
         }
         outcome
     }
@@ -210,22 +221,15 @@ impl Tally {
     }
 
     pub(super) fn report(self, before: Usage, after: Usage) -> Report {
-        let slow = lock(&self.slow).clone();
-        let longest_in = |(began, served): &(Instant, Instant)| {
-            let within = slow.iter().filter(|(start, took)| *start <= *served && *start + *took >= *began);
-            within.map(|(_, took)| *took).max().unwrap_or_default()
-        };
-        let mut stalls: Vec<Duration> = lock(&self.kills).iter().map(longest_in).collect();
-        stalls.sort();
-        let stops: Vec<Duration> = lock(&self.stops).iter().map(longest_in).collect();
+        let (blows, waits) = (lock(&self.struck), lock(&self.slow));
+        let stalls = Stalls::of(&blows, &waits);
+        drop((blows, waits));
         Report {
             operations: self.done.into_inner(),
             wrong: self.wrong.into_inner(),
             failed: lock(&self.failed).clone(),
             named: lock(&self.named).clone(),
             counts: lock(&self.counts).clone(),
-            stopped: (stops.len(), stops.into_iter().max().unwrap_or_default()),
-            longest: slow.iter().map(|(_, took)| *took).max().unwrap_or_default(),
             stalls,
             peak: self.peak.into_inner().unwrap_or_else(PoisonError::into_inner),
             before,
@@ -250,11 +254,7 @@ pub struct Report {
     failed: Vec<String>,
     named: BTreeMap<String, u64>,
     counts: BTreeMap<&'static str, u64>,
-    /// The longest wait of anybody at each kill, sorted.
-    stalls: Vec<Duration>,
-    /// How many workers were stopped, and the longest wait.
-    stopped: (usize, Duration),
-    longest: Duration,
+    stalls: Stalls,
     peak: f64,
     before: Usage,
     after: Usage,
@@ -289,10 +289,11 @@ impl Report {
         (self.operations, self.failed.len(), self.wrong)
     }
 
-    /// How many workers were killed, and the median and the longest wait.
+    /// How many workers were killed, and the median and the longest of the waits that belong to these kills.
     pub fn kills(&self) -> (usize, Duration, Duration) {
-        let at = |at: usize| self.stalls.get(at).copied().unwrap_or_default();
-        (self.stalls.len(), at(self.stalls.len() / 2), at(self.stalls.len().saturating_sub(1)))
+        let kills = &self.stalls.kills;
+        let at = |at: usize| kills.get(at).copied().unwrap_or_default();
+        (kills.len(), at(kills.len() / 2), at(kills.len().saturating_sub(1)))
     }
 }
 
@@ -304,8 +305,12 @@ impl fmt::Display for Report {
         writeln!(f, "failed                 {}", self.failed.len())?;
         writeln!(f, "wrong bytes            {}", self.wrong)?;
         writeln!(f, "workers killed         {kills}; stall: median {}, longest {}", millis(median), millis(longest))?;
-        writeln!(f, "workers stopped        {}; longest stall {}", self.stopped.0, millis(self.stopped.1))?;
-        writeln!(f, "longest stall overall  {}", millis(self.longest))?;
+        for (blow, (count, longest)) in &self.stalls.longest {
+            let longest =
+                longest.map_or_else(|| "none".to_owned(), |wait| format!("{} ({})", millis(wait.took), wait.what));
+            let times = if *blow == Blow::Nothing { String::new() } else { format!(", {count} times") };
+            writeln!(f, "longest wait           {longest} by {}{times}", blow.words())?;
+        }
         for (what, count) in &self.counts {
             writeln!(f, "{what:<22} {count}")?;
         }
