@@ -60,6 +60,11 @@ impl History {
         self.quick.path(name)
     }
 
+    /// The trust root of whoever is to believe the site.
+    pub fn trust(&self) -> PathBuf {
+        self.quick.trust()
+    }
+
     /// The command that makes the site again.
     pub fn rebuild(&self, site: &Path) -> Run {
         let run = self.quick.publishing("rebuild", &site.display().to_string()).arg("--git").arg(self.path("servers"));

@@ -8,6 +8,7 @@
 
 mod mounted;
 mod publishing;
+mod start;
 mod takeover;
 mod withdrawal;
 
@@ -35,7 +36,7 @@ fn main() {
         ("tree", mounted(mounted::tree)),
         ("memory", mounted(mounted::memory)),
         ("takeover", Box::new(takeover::takeover)),
-        ("start", Box::new(takeover::start)),
+        ("start", Box::new(start::start)),
         ("publish", Box::new(publishing::publish)),
         ("rebuild", Box::new(publishing::rebuild)),
         ("withdraw", Box::new(withdrawal::withdraw)),
