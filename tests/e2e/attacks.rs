@@ -112,7 +112,7 @@ pub(crate) fn register(suite: &mut Suite) {
         Attack::new(
             HEAD_THIEF,
             "attacks::two_heads_with_one_number",
-            "another head with the number of the accepted one",
+            "another head with the number of the accepted one: both are in the audit then, whole, as proof",
             &["HeadEquivocation"],
         ),
         two_heads_with_one_number,
@@ -325,6 +325,7 @@ fn a_head_by_a_release_key() {
 
 fn two_heads_with_one_number() {
     let world = World::new(Reads::Cached);
+    let accepted = forge::read(&world.file("head.json"));
     let _mount = Mount::start(&world.host);
     forge::resign_head(&world.copy.path(), &world.registry, |head| {
         head["issued"] = json!(head["issued"].as_str().unwrap().replacen("2026", "2025", 1));
@@ -332,6 +333,17 @@ fn two_heads_with_one_number() {
     });
     world.host.refresh_fails("HeadEquivocation");
     audit::wait(&world.host, "HeadEquivocation", None);
+    // Both are kept, whole and signed: whoever has the public key is convinced.
+    let offered = forge::read(&world.file("head.json"));
+    let query = world.host.mcpfs(["--json", "audit", "query", "--outcome", "HeadEquivocation"]).ok();
+    for (name, head) in [("accepted", accepted), ("offered", offered)] {
+        let kept = query.stdout.lines().find_map(|line| {
+            let row: Value = serde_json::from_str(line).ok()?;
+            row["detail"][name].is_object().then(|| row["detail"][name].clone())
+        });
+        let kept = kept.unwrap_or_else(|| panic!("no {name} head: {query}"));
+        assert_eq!((&kept["payload"], &kept["signatures"]), (&head["payload"], &head["signatures"]), "{name}");
+    }
 }
 
 fn faulty_head(world: &World, fault: faulty::Fault, code: &str) -> u64 {

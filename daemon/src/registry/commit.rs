@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use mcpfs_trust::digest::Digest;
+use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
 use mcpfs_trust::site;
 use serde_json::json;
@@ -184,6 +185,8 @@ impl Registry {
         let mut row = row.refused(refusal.code, refusal.message.clone());
         row.head_version = self.snapshot().head.as_ref().map(|head| head.version);
         row.stale = Some(stale);
+        let two = self.0.two_heads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        row.detail = two.filter(|_| refusal.code == Code::HeadEquivocation);
         self.record(vec![row]).await
     }
 

@@ -106,6 +106,8 @@ struct Shared {
     nudge: tokio::sync::Notify,
     /// The step of `max_stale`'s end that was announced last, percent.
     announced: Mutex<u8>,
+    /// Two heads of one number that the look under way met.
+    two_heads: Mutex<Option<serde_json::Value>>,
     /// Since when a mirror has served an older head than ours, in the clock's running time.
     lagging: Mutex<Option<Duration>>,
     changes: watch::Sender<u64>,
@@ -175,6 +177,7 @@ impl Registry {
             in_force: tokio::sync::RwLock::new(()),
             nudge: tokio::sync::Notify::new(),
             announced: Mutex::new(0),
+            two_heads: Mutex::new(None),
             lagging: Mutex::new(None),
             changes: watch::Sender::new(0),
             shown: watch::Sender::new(None),

@@ -141,11 +141,19 @@ impl Registry {
     /// One look: head, catalogue, bins, entries.
     async fn look(&self) -> Result<(), Refusal> {
         let settings = self.settings();
-        let (seen, _) = self.0.state.head()?;
+        let (seen, head) = self.0.state.head()?;
         // A clock that went back would let expired heads live.
         self.0.clock.check()?;
         let at = self.0.clock.now();
-        let check = |bytes: Vec<u8>| verify::head(&bytes, &settings.root, &seen, at).map(|accepted| (accepted, bytes));
+        let check = |bytes: Vec<u8>| match verify::head(&bytes, &settings.root, &seen, at) {
+            Ok(accepted) => Ok((accepted, bytes)),
+            Err(error) => {
+                if let (VerifyError::HeadEquivocation { .. }, Some(head)) = (&error, &head) {
+                    self.keep_two_heads(&settings.root, head, &bytes);
+                }
+                Err(error)
+            }
+        };
         let (accepted, bytes) = settings.site.get_checked(site::HEAD, limits::HEAD_BYTES, "head", check).await?;
         let known = self.listing();
         let same = known.as_ref().filter(|listing| Some(listing.head.sha256) == accepted.seen.floor.map(|f| f.sha256));

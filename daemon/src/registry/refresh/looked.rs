@@ -7,7 +7,10 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use mcpfs_trust::envelope::Envelope;
 use mcpfs_trust::error::Code;
+use mcpfs_trust::limits;
+use mcpfs_trust::root::TrustRoot;
 
 use super::blocking;
 use crate::refusal::Refusal;
@@ -37,6 +40,20 @@ pub(in crate::registry) fn last(state: &State, period: Duration) -> Result<(Refr
 }
 
 impl Registry {
+    /// Keeps two signed heads of one number until the row of this look is written: together they prove to anybody that a
+    /// head key was used for two histories, and the site will soon have neither of them.
+    pub(super) fn keep_two_heads(&self, root: &TrustRoot, accepted: &[u8], offered: &[u8]) {
+        // What others wrote into an envelope proves nothing, and would take the room of what does.
+        let signed = |bytes: &[u8]| {
+            let mut envelope = Envelope::parse(bytes, limits::HEAD_BYTES, "head").ok()?;
+            envelope.signatures.retain(|one| root.head.keys.contains(&one.keyid));
+            serde_json::to_value(envelope).ok()
+        };
+        let (Some(accepted), Some(offered)) = (signed(accepted), signed(offered)) else { return };
+        let two = serde_json::json!({ "accepted": accepted, "offered": offered });
+        *self.0.two_heads.lock().unwrap_or_else(PoisonError::into_inner) = Some(two);
+    }
+
     /// Records how a look ended, if that is news, and shows it.
     pub(super) async fn record_look(&self, outcome: Result<(), Refusal>) -> Result<(), Refusal> {
         let (at, running) = (now(), self.0.clock.running());
