@@ -16,6 +16,7 @@ mod file;
 mod fixed;
 mod texts;
 mod value;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -389,6 +389,7 @@ async fn start(
     let content = Content::open_idle(settings, site.clone(), runtime.clone(), events);
     let content = content.map_err(|error| of_the_worker(&error, &config.cache.dir))?;
     runtime.spawn(record_events(audit.clone(), arriving));
+    let slots = state.slots().map_err(|error| refused(&error))?;
     let parts = Parts {
         config: Arc::clone(&config),
         trust: trust.clone(),
@@ -403,7 +404,8 @@ async fn start(
     let launches = Launches::default();
     let vfs = Vfs::new(registry.clone(), content.clone(), audit.clone(), launches.clone(), config.rundir.clone());
     let cached = config.mount.reads == ReadsWanted::Cached;
-    let session = fs::mount(vfs, seat, &config.cache.dir, cached, &runtime, pulse).map_err(|error| refused(&error))?;
+    let session =
+        fs::mount(vfs, seat, &config.cache.dir, cached, slots, &runtime, pulse).map_err(|error| refused(&error))?;
     // Others wait for the mount, nobody for these.
     content.walk();
     background.spawn(registry.clone().follow());

@@ -39,6 +39,7 @@ mod freshness;
 mod git_tags;
 mod given_up;
 mod gone;
+mod ground;
 mod half_done;
 mod host;
 mod hostile;
@@ -135,6 +136,7 @@ fn main() -> ExitCode {
     pinned::register(&mut suite);
     whole::register(&mut suite);
     gone::register(&mut suite);
+    ground::register(&mut suite);
     network::register(&mut suite);
     progress::register(&mut suite);
     proxies::register(&mut suite);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::texts::Text;
-use super::value::{Mirrors, PinValue, Places, Size, Span, runtimes};
+use super::value::{Listen, Mirrors, PinValue, Places, ProxyAddress, Size, Span, runtimes};
+use super::whole::{check_metrics, check_paths, check_stale};
 use super::{
     CacheConfig, Config, ConfigError, DowngradePolicy, LEAST_QUOTA, LogConfig, LogFormat, MetricsConfig, MountConfig,
-    NetworkConfig, Pins, PinsDefault, Policy, RUNDIR_BYTES, ReadsWanted, RegistryConfig, SandboxPolicy,
+    NetworkConfig, Pins, PinsDefault, Policy, ReadsWanted, RegistryConfig, SandboxPolicy,
 };
 use crate::words;
 
@@ -43,7 +43,7 @@ struct Partial {
 #[serde(deny_unknown_fields, default)]
 struct PartialMetrics {
     textfile: Option<PathBuf>,
-    listen: Option<SocketAddr>,
+    listen: Option<Listen>,
 }
 
 #[derive(Deserialize, Default)]
@@ -62,7 +62,7 @@ struct PartialRegistry {
     ca_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
     client_certificate: Option<PathBuf>,
-    proxy: Option<String>,
+    proxy: Option<ProxyAddress>,
 }
 
 #[derive(Deserialize, Default)]
@@ -189,7 +189,7 @@ fn table(Text { path, text, public }: &Text) -> Result<toml::Table, ConfigError>
         invalid(line, explain(error.message()))
     };
     let partial: Partial = toml::from_str(text).map_err(explain)?;
-    if *public && partial.registry.proxy.as_deref().is_some_and(has_password) {
+    if *public && partial.registry.proxy.as_ref().is_some_and(|proxy| has_password(&proxy.0)) {
         let line = text.lines().position(|line| line.contains("proxy")).map_or(1, |at| at + 1);
         let problem = "registry.proxy has a password, and others can read this file: chmod 640 it, with the group of \
                        the user whom mcpfs runs as";
@@ -278,7 +278,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
             ca_file: registry.ca_file,
             token_file: registry.token_file,
             client_certificate: registry.client_certificate,
-            proxy: registry.proxy,
+            proxy: registry.proxy.map(|proxy| proxy.0),
         },
         mount: MountConfig {
             at: mount.at.unwrap_or(places.at),
@@ -300,7 +300,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         },
         pins: Pins { stopped: stops, ..to_pins(pins)? },
         policy: to_policy(policy)?,
-        metrics: MetricsConfig { textfile: metrics.textfile, listen: metrics.listen },
+        metrics: MetricsConfig { textfile: metrics.textfile, listen: metrics.listen.map(|listen| listen.0) },
         log: LogConfig { format: log.format.unwrap_or_default() },
         runtimes: runtimes().chain(written).collect(),
     };
@@ -363,78 +363,4 @@ fn to_policy(written: PartialPolicy) -> Result<Policy, String> {
         hide: written.hide,
         scanners: written.scanners,
     })
-}
-
-/// What a class may have less of, and under names that releases use.
-fn check_stale(registry: &RegistryConfig) -> Result<(), String> {
-    const CLASSES: [&str; 4] = ["public", "internal", "confidential", "restricted"];
-    for (class, span) in &registry.max_stale_for {
-        if !CLASSES.contains(&class.as_str()) {
-            return Err(format!("registry.max_stale_for.{class}: there is no such class, but {}", CLASSES.join(", ")));
-        }
-        if *span > registry.max_stale {
-            return Err(format!(
-                "registry.max_stale_for.{class} is longer than registry.max_stale ({}), which is the end for all: \
-                 lengthen that one, or shorten this one",
-                words::span(registry.max_stale.as_secs())
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Nobody but this host is told; and node_exporter reads what ends in `.prom`.
-fn check_metrics(metrics: &MetricsConfig) -> Result<(), String> {
-    if let Some(listen) = metrics.listen
-        && !listen.ip().is_loopback()
-    {
-        return Err(format!(
-            "metrics.listen = \"{listen}\" is no loopback address: write 127.0.0.1 or [::1], and put what may be asked \
-             from elsewhere in front of it"
-        ));
-    }
-    if let Some(file) = &metrics.textfile {
-        if !file.is_absolute() {
-            return Err(format!("metrics.textfile = {file:?} is not an absolute path"));
-        }
-        if file.extension().is_none_or(|end| end != "prom") {
-            return Err(format!("metrics.textfile = {file:?} does not end in .prom: node_exporter would not read it"));
-        }
-    }
-    Ok(())
-}
-
-/// Paths are absolute (the daemon leaves the directory it was started in), and `rundir` fits a `#!` line.
-fn check_paths(config: &Config) -> Result<(), String> {
-    let optional = |path: &'_ Option<PathBuf>| path.clone().unwrap_or_else(|| "/".into());
-    let (ca_file, token_file) = (optional(&config.registry.ca_file), optional(&config.registry.token_file));
-    let client_certificate = optional(&config.registry.client_certificate);
-    let named = [
-        ("trust", &config.trust),
-        ("state", &config.state),
-        ("rundir", &config.rundir),
-        ("mount.at", &config.mount.at),
-        ("cache.dir", &config.cache.dir),
-        ("registry.ca_file", &ca_file),
-        ("registry.token_file", &token_file),
-        ("registry.client_certificate", &client_certificate),
-    ];
-    for (key, path) in named {
-        if !path.is_absolute() {
-            return Err(format!("{key} = {path:?} is not an absolute path"));
-        }
-    }
-    for (name, path) in &config.runtimes {
-        if !path.is_absolute() {
-            return Err(format!("runtimes.{name} = {path:?} is not an absolute path"));
-        }
-    }
-    let rundir = config.rundir.as_os_str().as_encoded_bytes();
-    if rundir.len() > RUNDIR_BYTES || rundir.iter().any(u8::is_ascii_whitespace) {
-        return Err(format!(
-            "rundir = {:?}: at most {RUNDIR_BYTES} bytes without spaces (the first line of every run carries it)",
-            config.rundir
-        ));
-    }
-    Ok(())
 }

@@ -120,8 +120,12 @@ fn a_bad_file_names_itself_its_line_and_a_way_out() {
         ("[pins]\nhello = \"1@md5:00\"\n", 2, "sha256:"),
         ("[pins]\nHELLO = \"1\"\n", 2, "not a server name"),
         ("[policy]\nsandbox = \"maybe\"\n", 2, "off"),
-        ("[metrics]\nlisten = \"localhost\"\n", 2, "socket address"),
+        ("[metrics]\nlisten = \"localhost\"\n", 2, "an address and a port"),
         ("[log]\nformat = \"xml\"\n", 2, "json"),
+        ("[cache]\nquota = 1.5\n", 2, "such as \"20GiB\" or a whole number of bytes"),
+        ("[registry]\nproxy = \"nonsense\"\n", 2, "a proxy is such as"),
+        ("[registry]\nproxy = \"socks5://u:secret@x:1\"\n", 2, "a proxy is such as"),
+        ("[registry]\nurl = 7\n", 2, "a list of addresses"),
         ("a = = 1\n", 1, ""),
     ] {
         match load(&[("mcpfs.toml", URL), ("conf.d/50.toml", text)]) {
@@ -151,6 +155,11 @@ fn what_no_single_value_can_know() {
         (&format!("{URL}[metrics]\ntextfile = \"/x/mcpfs.txt\"\n"), ".prom"),
         (&format!("{URL}[metrics]\ntextfile = \"mcpfs.prom\"\n"), "absolute"),
         (&format!("{URL}[policy]\nhide = [\"a*b\"]\n"), "policy.hide"),
+        (&format!("{URL}max_stale = \"1s\"\n"), "shorter than registry.refresh"),
+        (&format!("{URL}[mount]\nat = \"/\"\n"), "root directory"),
+        (&format!("rundir = \"/mcp/run\"\n{URL}[mount]\nat = \"/mcp\"\n"), "below the mount point"),
+        (&format!("state = \"/c/state\"\n{URL}[cache]\ndir = \"/c\"\n"), "lie in each other"),
+        (&format!("state = \"/c\"\n{URL}[cache]\ndir = \"/c\"\n"), "lie in each other"),
         (&format!("{URL}[runtimes]\nnode = \"node\"\n"), "runtimes.node"),
     ] {
         match load(&[("mcpfs.toml", text)]) {

@@ -1,6 +1,7 @@
 //! The small values of configuration files in their written form, and where things
 //! are by default.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub(super) struct Size(pub(super) u64);
 
 /// TOML lets a size be a bare number too.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a size is such as \"20GiB\" or a whole number of bytes")]
 enum Number {
     Bare(u64),
     Text(String),
@@ -30,7 +31,7 @@ enum Number {
 
 /// One mirror or several.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an address, or a list of addresses")]
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
@@ -40,6 +41,16 @@ enum OneOrMany {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "OneOrMany")]
 pub(super) struct Mirrors(pub(super) Vec<Url>);
+
+/// An address of this host, and a port.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Listen(pub(super) SocketAddr);
+
+/// A proxy's address.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct ProxyAddress(pub(super) String);
 
 /// A value of the pins table: `default` has words, every other key a version.
 #[derive(Debug, Clone, Deserialize)]
@@ -101,6 +112,27 @@ impl TryFrom<Number> for Size {
             _ => return Err(bad()),
         };
         number.checked_mul(factor).map(Self).ok_or_else(bad)
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bad = |_| format!("{text:?} is not an address and a port such as \"127.0.0.1:9911\" or \"[::1]:9911\"");
+        text.parse().map(Self).map_err(bad)
+    }
+}
+
+impl TryFrom<String> for ProxyAddress {
+    type Error = String;
+
+    // What was written is not said: it may hold a password.
+    fn try_from(text: String) -> Result<Self, String> {
+        let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        url.map(|_| Self(text)).ok_or(
+            "a proxy is such as \"http://proxy.example.com:3128\"; it is spoken to by http: or https:".to_owned(),
+        )
     }
 }
 

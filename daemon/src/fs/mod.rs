@@ -56,7 +56,7 @@ const THREADS: usize = 3;
 /// Serves `vfs` from `seat`; what has to wait does so on `runtime`.
 ///
 /// `cache` is the cache's directory: passthrough is tried with a file on its file system,
-/// unless `forced_cached` (the setting `reads = "cached"`).
+/// unless `forced_cached` (the setting `reads = "cached"`). `slots` names the table of slots.
 ///
 /// # Errors
 /// Every reason not to serve; nothing of one's own stays mounted then.
@@ -65,6 +65,7 @@ pub fn mount(
     seat: Seat,
     cache: &Path,
     forced_cached: bool,
+    slots: u64,
     runtime: &Handle,
     pulse: Arc<Pulse>,
 ) -> Result<Session, MountError> {
@@ -73,7 +74,7 @@ pub fn mount(
         Seat::Handed(_, link) => Some(Arc::clone(link)),
     };
     let generation = link.as_ref().map_or(0, |link| link.generation());
-    let backing = Arc::new(Backing::new(forced_cached, link));
+    let backing = Arc::new(Backing::new(forced_cached, link, slots));
     let registry = vfs.registry.clone();
     let mounted = answer::Mounted::new(Arc::new(vfs), runtime.clone(), Arc::clone(&backing), generation, pulse);
     let inner = Arc::clone(&mounted.0);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::supervisor::backings::Record;
 use crate::supervisor::opens::Open;
-use crate::supervisor::wire::Message;
+use crate::supervisor::wire::{Ground, Message};
 use crate::worker::Link;
 
 /// How files of a tree are read; one answer per mount, shown by `mcpfs status`.
@@ -100,14 +100,17 @@ pub struct Backing {
     link: Option<Arc<Link>>,
     /// The setting `reads = "cached"`.
     forced_cached: bool,
+    /// Which table of slots the inode numbers are made of.
+    slots: u64,
     /// Set by [`Self::probe`], before the first request is served.
     reads: OnceLock<Reads>,
 }
 
 impl Backing {
-    /// `forced_cached` keeps a mount from even trying passthrough.
-    pub fn new(forced_cached: bool, link: Option<Arc<Link>>) -> Self {
-        Self { link, forced_cached, reads: OnceLock::new() }
+    /// `forced_cached` keeps a mount from even trying passthrough. `slots` names the table that the inode
+    /// numbers are made of.
+    pub fn new(forced_cached: bool, link: Option<Arc<Link>>, slots: u64) -> Self {
+        Self { link, forced_cached, slots, reads: OnceLock::new() }
     }
 
     /// How this mount reads. Cached until it was probed.
@@ -126,26 +129,38 @@ impl Backing {
         }
     }
 
-    /// Tries to back with a file on the file system of `cache`, and decides for this mount.
-    pub(super) fn probe(&self, cache: &Path) -> Reads {
-        let reads = match &self.link {
-            _ if self.forced_cached => {
+    /// Tries to back with a file on the file system of `cache`, and decides for this mount. What a
+    /// predecessor found holds: the kernel reads an inode in one way for as long as it is open.
+    ///
+    /// # Errors
+    /// If this process cannot serve the session as its predecessors did.
+    pub(super) fn probe(&self, cache: &Path) -> io::Result<Reads> {
+        let Some(link) = &self.link else {
+            tracing::info!("reads: cached; the kernel reads the cache itself only for mounts of root");
+            return Ok(*self.reads.get_or_init(|| Reads::Cached));
+        };
+        let stand = |passthrough| link.stand_on(Ground { passthrough, slots: self.slots });
+        let passthrough = match (stand(None)?.passthrough, self.forced_cached) {
+            (Some(false), _) => false,
+            (_, true) => {
                 tracing::info!("reads: cached, as configured");
-                Reads::Cached
+                false
             }
-            None => {
-                tracing::info!("reads: cached; the kernel reads the cache itself only for mounts of root");
-                Reads::Cached
-            }
-            Some(link) => match try_backing(link, cache) {
-                Ok(()) => Reads::Passthrough,
-                Err(error) => {
+            (before, false) => match try_backing(link, cache) {
+                Ok(()) => true,
+                // A disk that is full or read-only has no say in what was found out before.
+                Err(Tried::NoFile(error)) if before == Some(true) => {
+                    tracing::warn!(%error, "nothing can be written into the cache; the kernel goes on reading it");
+                    true
+                }
+                Err(Tried::NoFile(error) | Tried::NoId(error)) => {
                     tracing::info!(%error, reason = hint(&error), "reads: cached, because the kernel refused a backing file");
-                    Reads::Cached
+                    false
                 }
             },
         };
-        *self.reads.get_or_init(|| reads)
+        stand(Some(passthrough))?;
+        Ok(*self.reads.get_or_init(|| if passthrough { Reads::Passthrough } else { Reads::Cached }))
     }
 
     /// The file that the backing id of `ino` stands for, which may have lost its path since.
@@ -197,19 +212,30 @@ impl Backing {
 /// The inode under which a backing file is tried: none that a mount has.
 const NOBODY: u64 = 0;
 
-fn try_backing(link: &Arc<Link>, cache: &Path) -> io::Result<()> {
-    let file = rustix::fs::open(cache, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR)?;
-    let readable = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let readable = rustix::fs::open(readable, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    match link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()]) {
+/// Why a file could not be backed.
+enum Tried {
+    /// There is none to try with.
+    NoFile(io::Error),
+    /// It was refused.
+    NoId(io::Error),
+}
+
+fn try_backing(link: &Arc<Link>, cache: &Path) -> Result<(), Tried> {
+    let file = || -> io::Result<OwnedFd> {
+        let file = rustix::fs::open(cache, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR)?;
+        let readable = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(rustix::fs::open(readable, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    };
+    let readable = file().map_err(Tried::NoFile)?;
+    let tried = || match link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()]) {
         // A predecessor died between trying and giving back.
         Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::EXIST) => {
             link.ask(&Message::Unback { ino: NOBODY }, &[])?;
-            link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()])?;
+            link.ask(&Message::Back { ino: NOBODY }, &[readable.as_fd()])
         }
-        tried => drop(tried?),
-    }
-    link.ask(&Message::Unback { ino: NOBODY }, &[]).map(drop)
+        tried => tried,
+    };
+    tried().and_then(|_| link.ask(&Message::Unback { ino: NOBODY }, &[])).map(drop).map_err(Tried::NoId)
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -113,7 +113,9 @@ impl Session {
         inherit: impl FnOnce() -> io::Result<()>,
     ) -> Result<Self, MountError> {
         let notifier = session.notifier();
-        let reads = backing.probe(&options.cache);
+        let reads = backing
+            .probe(&options.cache)
+            .map_err(|error| MountError::io("serving as the last worker did failed", at, error))?;
         inherit().map_err(|error| MountError::io("taking up what the last worker left failed", at, error))?;
         let (tell, ended) = watch::channel(false);
         thread::Builder::new()

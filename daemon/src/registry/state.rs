@@ -394,6 +394,7 @@ fn connect(path: &Path) -> Result<(Connection, bool), StateError> {
         found => return Err(StateError::Newer { path: path.to_owned(), found }),
     }
     connection.execute_batch(look::TABLE)?;
+    connection.execute_batch(writes::NUMBERING)?;
     Ok((connection, found == 0))
 }
 

@@ -8,7 +8,6 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use super::backings::Backings;
 use super::child::Worker;
@@ -30,9 +29,12 @@ const SILENCE: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_secs(60);
 /// How long it may take from its first word until it serves; a look at the site is part of it.
 const PREPARES: Duration = Duration::from_secs(180);
+/// How long one that stood by may say nothing once it is its turn: it has little left to do, and a fresh
+/// one needs time as well.
+const STIRS: Duration = Duration::from_secs(3);
 
 /// What ended a worker's time.
-enum Ended {
+pub(super) enum Ended {
     /// This process was asked to end.
     Asked,
     /// It died.
@@ -44,14 +46,14 @@ enum Ended {
 }
 
 pub(super) struct Supervisor {
-    settings: Settings,
+    pub(super) settings: Settings,
     service: Service,
     signals: Signals,
     listener: UnixListener,
-    backings: Backings,
+    pub(super) backings: Backings,
     /// Where to mount, as long as nothing is mounted.
     point: Option<Mountpoint>,
-    session: Option<Session>,
+    pub(super) session: Option<Session>,
     /// Workers so far, before there is a session that counts them.
     started: u64,
     /// When a worker was last seen to serve; none has yet in this process.
@@ -162,18 +164,8 @@ impl Supervisor {
             self.service.alive();
             let now = Instant::now();
             worker.excuse(now - looked, &mut self.served);
-            let deadline = self.deadline(worker);
-            if deadline <= now {
-                return match (worker.serves, self.served) {
-                    (Some(_), _) => {
-                        tracing::error!(pid = worker.id(), "the worker has said nothing for {SILENCE:?}; replacing it");
-                        Ok(Ended::Condemned)
-                    }
-                    (None, Some(_)) => Err(outage(format!("none was ready within {} s", OUTAGE.as_secs()))),
-                    (None, None) => Err(outage("the first was not ready in time".to_owned())),
-                };
-            }
-            let sleep = self.service.period().map_or(deadline - now, |period| period.min(deadline - now));
+            let left = self.deadline(worker).saturating_duration_since(now);
+            let sleep = self.service.period().map_or(left, |period| period.min(left));
             let [end, line, door] = worker.descriptors();
             // Without one, the worker's own stand for it: they are looked at anyway.
             let [other_end, other_line] = self.standby.descriptors().unwrap_or([end, line]);
@@ -184,6 +176,10 @@ impl Supervisor {
             looked = Instant::now();
             if stop {
                 return Ok(Ended::Asked);
+            }
+            // What it has just said is heard first.
+            if left.is_zero() && !(line && worker.serves.is_some()) {
+                return self.late(worker);
             }
             if other_end || other_line {
                 self.standby.speaks(|| self.service.alive());
@@ -206,8 +202,21 @@ impl Supervisor {
         }
     }
 
+    /// What comes of a worker that has said nothing until its deadline.
+    fn late(&self, worker: &Worker) -> Result<Ended, SupervisorError> {
+        match (worker.serves, self.served) {
+            (Some(_), _) => {
+                tracing::error!(pid = worker.id(), "the worker has said nothing for {SILENCE:?}; replacing it");
+                Ok(Ended::Condemned)
+            }
+            (None, Some(served)) if served.elapsed() < OUTAGE => Ok(Ended::Condemned),
+            (None, Some(_)) => Err(outage(format!("none was ready within {} s", OUTAGE.as_secs()))),
+            (None, None) => Err(outage("the first was not ready in time".to_owned())),
+        }
+    }
+
     /// Why a worker has ended by itself.
-    fn ended(&self) -> Ended {
+    pub(super) fn ended(&self) -> Ended {
         if self.is_unmounted() { Ended::Unmounted } else { Ended::Died }
     }
 
@@ -215,6 +224,9 @@ impl Supervisor {
     fn deadline(&self, worker: &Worker) -> Instant {
         match (worker.serves, self.served) {
             (Some(_), _) => worker.heard + SILENCE,
+            (None, Some(served)) if worker.stood_by && worker.first.is_none() => {
+                (worker.heard + STIRS).min(served + OUTAGE)
+            }
             (None, Some(served)) => served + OUTAGE,
             (None, None) => {
                 worker.first.map_or(worker.heard + FIRST, |first| (worker.heard + FIRST).min(first + PREPARES))
@@ -264,82 +276,6 @@ impl Supervisor {
         }
     }
 
-    /// Answers one question.
-    fn at_the_door(&mut self, worker: &mut Worker) -> Result<Option<Ended>, SupervisorError> {
-        let [_, _, door] = worker.descriptors();
-        let (question, with) = match wire::receive(door) {
-            Ok(question) => question,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some(self.ended())),
-            Err(error) => return Ok(Some(nonsense(worker, &error.to_string()))),
-        };
-        let answered = match (question, with.as_slice()) {
-            (Message::Mount, []) => {
-                self.mount()?;
-                worker.seated = true;
-                let session = self.session.as_ref().ok_or(Errno::NODEV);
-                session.and_then(|session| {
-                    let (table, opens) = self.backings.shared().map_err(|_| Errno::IO)?;
-                    let (fuse, _) = session.descriptors();
-                    let message = Message::Mounted(session.init().to_vec());
-                    worker.answer(&message, &[fuse, table.as_fd(), opens.as_fd()]).map_err(|_| Errno::IO)
-                })
-            }
-            (Message::Init(reply), []) => match self.session.as_mut() {
-                Some(session) => match session.answer_init(reply) {
-                    Err(Errno::PROTO) => {
-                        return Err(outage("the worker and the kernel agreed on other things before".to_owned()));
-                    }
-                    answered => answered.and_then(|()| worker.done()),
-                },
-                None => Err(Errno::NODEV),
-            },
-            (Message::Back { ino }, [file]) => self.session.as_ref().ok_or(Errno::NODEV).and_then(|session| {
-                let record = self.backings.open(session.descriptors().0, ino, file)?;
-                let message = Message::Backed { id: record.id, cell: record.cell };
-                worker.answer(&message, &[]).map_err(|_| Errno::IO)
-            }),
-            (Message::Unback { ino }, []) => self.session.as_ref().ok_or(Errno::NODEV).and_then(|session| {
-                self.backings.close(session.descriptors().0, ino)?;
-                worker.done()
-            }),
-            (Message::Again { ino }, []) => self
-                .backings
-                .again(ino)
-                .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
-            (Message::Configuration, []) => self
-                .settings
-                .charge
-                .offer()
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-                .and_then(|memory| worker.answer(&Message::Opened, &[memory.as_fd()]).map_err(|_| Errno::IO)),
-            (Message::Secret(secret), []) => room::secret(&self.settings, secret)
-                .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
-            (Message::Executable { pid }, []) => {
-                room::executable(pid).and_then(|path| worker.answer(&Message::Path(path), &[]).map_err(|_| Errno::IO))
-            }
-            (other, _) => {
-                let ended = nonsense(worker, &format!("{other:?} with {} descriptors", with.len()));
-                wire::put_away(with);
-                return Ok(Some(ended));
-            }
-        };
-        let Err(errno) = answered else { return Ok(None) };
-        if errno == Errno::PERM {
-            wire::put_away(with);
-        }
-        match worker.answer(&Message::No(errno.raw_os_error()), &[]) {
-            // It asks one thing after another and hears no answer.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(Some(nonsense(worker, "questions whose answers it does not hear")))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the worker does not hear an answer");
-                Ok(None)
-            }
-            Ok(()) => Ok(None),
-        }
-    }
-
     /// Listens anew if a worker shut the control socket down, which nobody can take back.
     fn mend_socket(&mut self) -> Result<(), SupervisorError> {
         let mut asked = [PollFd::new(&self.listener, PollFlags::RDHUP)];
@@ -365,7 +301,7 @@ impl Supervisor {
         self.service.keep_charge(self.settings.charge.in_force());
     }
 
-    fn mount(&mut self) -> Result<(), SupervisorError> {
+    pub(super) fn mount(&mut self) -> Result<(), SupervisorError> {
         let Some(point) = self.point.take() else { return Ok(()) };
         let session = Session::mount(point, self.started)?;
         self.store(&session);
@@ -479,11 +415,11 @@ fn listen(settings: &Settings) -> Result<UnixListener, SupervisorError> {
         .map_err(failed(format!("making the control socket in {} failed", settings.rundir.display())))
 }
 
-fn outage(why: String) -> SupervisorError {
+pub(super) fn outage(why: String) -> SupervisorError {
     SupervisorError::Outage { why }
 }
 
-fn nonsense(worker: &Worker, what: &str) -> Ended {
+pub(super) fn nonsense(worker: &Worker, what: &str) -> Ended {
     tracing::error!(pid = worker.id(), what, "the worker talks nonsense; replacing it");
     Ended::Condemned
 }

@@ -20,6 +20,7 @@ pub(crate) mod charge;
 mod child;
 mod deaths;
 mod device;
+mod door;
 mod handle;
 mod ioctl;
 mod keep;

@@ -38,6 +38,10 @@ impl User {
     /// If there is none, with how to make it.
     pub fn named(name: &str) -> Result<Self, String> {
         match nix::unistd::User::from_name(name) {
+            Ok(Some(user)) if user.uid.is_root() => Err(format!(
+                "user = {name:?} is root: the part of mcpfs that meets the network works as this user, who must have no \
+                 rights of root's; leave the line out, or name another one"
+            )),
             Ok(Some(user)) => Ok(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
             Ok(None) => Err(format!(
                 "there is no user {name:?}, whom mcpfs started by root works as; the package makes it. Without the \
@@ -164,7 +168,9 @@ mod tests {
 
     #[test]
     fn users_are_looked_up() {
-        assert_eq!(User::named("root").unwrap().uid, 0);
+        assert_ne!(User::named("nobody").unwrap().uid, 0);
+        let error = User::named("root").unwrap_err();
+        assert!(error.contains("is root"), "{error}");
         let error = User::named("nobody-of-this-name").unwrap_err();
         assert!(error.contains("useradd --system"), "{error}");
     }

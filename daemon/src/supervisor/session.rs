@@ -3,8 +3,10 @@
 //! The kernel says INIT once per mount, and fuser insists on hearing it. So the supervisor reads
 //! it, keeps it, and gives every worker the same one; each worker's answer comes back here, the
 //! first goes to the kernel, and a later one must be the same to the byte: a worker that would
-//! have agreed to something else cannot take over. All of it lies in a memory file, so that a new
-//! supervisor finds it with systemd.
+//! have agreed to something else cannot take over. The same holds for two things that the kernel
+//! is not told and keeps all the same ([`Ground`]): which release an inode number stands for, and
+//! whether it reads a file itself. All of it lies in a memory file, so that a new supervisor finds
+//! it with systemd.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,17 +19,19 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::device;
-use super::wire::INIT_REPLY;
+use super::wire::{Ground, INIT_REPLY};
 use crate::mount::{MountError, Mountpoint};
 
 /// The first bytes of the record; the number changes with its shape.
-const MAGIC: &[u8; 8] = b"mcpfs\0\0\x02";
+const MAGIC: &[u8; 8] = b"mcpfs\0\0\x03";
 /// Longest INIT request kept: fuse_in_header and fuse_init_in are 104 bytes.
 const INIT: usize = 256;
+/// Bytes of the ground: its two numbers.
+const GROUND: usize = 16;
 /// Longest mount point kept, bytes.
 const PATH: usize = 4096;
 /// Bytes of the record.
-const RECORD: usize = 8 + 8 + 4 + INIT + 4 + INIT_REPLY + 4 + PATH;
+const RECORD: usize = 8 + 8 + 4 + INIT + 4 + INIT_REPLY + 4 + GROUND + 4 + PATH;
 
 /// How long the kernel may take to say INIT after a mount.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +53,7 @@ pub(super) struct Session {
     record: File,
     init: Vec<u8>,
     reply: Option<[u8; INIT_REPLY]>,
+    ground: Option<Ground>,
     generation: u64,
 }
 
@@ -61,7 +66,7 @@ impl Session {
         let fuse = File::from(point.mount()?);
         let heard = hear(&fuse).and_then(|init| {
             let record = rustix::fs::memfd_create("mcpfs-session", MemfdFlags::CLOEXEC)?.into();
-            let session = Self { point: point.clone(), fuse, record, init, reply: None, generation };
+            let session = Self { point: point.clone(), fuse, record, init, reply: None, ground: None, generation };
             session.keep().map(|()| session)
         });
         heard.map_err(|error| {
@@ -83,7 +88,8 @@ impl Session {
             return Err(io::Error::other(format!("it is mounted at {}", stored.at)));
         }
         device::is_of(&fuse, &point)?;
-        Ok(Self { point, fuse, record, init: stored.init, reply: stored.reply, generation: stored.generation })
+        let Stored { generation, init, reply, ground, .. } = stored;
+        Ok(Self { point, fuse, record, init, reply, ground, generation })
     }
 
     /// The next worker's number.
@@ -135,6 +141,25 @@ impl Session {
         }
     }
 
+    /// A worker stands on this. What the first one stands on holds for all.
+    ///
+    /// # Errors
+    /// EPROTO if the session stands on something else: what the kernel keeps would mean something else.
+    pub(super) fn stands_on(&mut self, ground: Ground) -> Result<Ground, Errno> {
+        let known = self.ground.unwrap_or(Ground { passthrough: None, ..ground });
+        let differs =
+            known.passthrough.is_some() && ground.passthrough.is_some_and(|one| known.passthrough != Some(one));
+        if known.slots != ground.slots || differs {
+            return Err(Errno::PROTO);
+        }
+        let now = Ground { passthrough: known.passthrough.or(ground.passthrough), ..known };
+        if self.ground != Some(now) {
+            self.ground = Some(now);
+            self.keep().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        }
+        Ok(now)
+    }
+
     /// Asks the kernel to send again what the dead worker had taken and not answered.
     ///
     /// # Errors
@@ -151,8 +176,20 @@ impl Session {
     pub(super) fn refuse_pending(&self) -> usize {
         let mut buffer = vec![0; REQUEST];
         let mut refused = 0;
+        // Whoever asked may be killed between the look and the read, which then would wait for the next
+        // one who asks. The next worker's flags are set before it starts.
+        if let Err(error) = rustix::fs::fcntl_setfl(&self.fuse, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK)
+        {
+            tracing::warn!(%error, "the device cannot be read without waiting");
+        }
         while waiting(&self.fuse, Duration::ZERO) {
-            let Ok(length) = (&self.fuse).read(&mut buffer) else { break };
+            let length = match (&self.fuse).read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    continue;
+                }
+                Err(_) => break,
+            };
             let Some(header) = buffer.get(..length).and_then(|request| request.get(..HEADER)) else { break };
             let (operation, unique) = (&header[4..8], &header[8..16]);
             if UNANSWERED.iter().any(|one| one.to_le_bytes() == operation) {
@@ -185,7 +222,8 @@ impl Session {
 
     fn keep(&self) -> io::Result<()> {
         let at = self.point.path().to_string_lossy().into_owned();
-        let stored = Stored { generation: self.generation, init: self.init.clone(), reply: self.reply, at };
+        let (generation, init, reply, ground) = (self.generation, self.init.clone(), self.reply, self.ground);
+        let stored = Stored { generation, init, reply, ground, at };
         self.record.write_all_at(&stored.encode(), 0)
     }
 }
@@ -224,6 +262,7 @@ struct Stored {
     generation: u64,
     init: Vec<u8>,
     reply: Option<[u8; INIT_REPLY]>,
+    ground: Option<Ground>,
     at: String,
 }
 
@@ -240,6 +279,8 @@ impl Stored {
         };
         field(&self.init, INIT);
         field(self.reply.as_ref().map_or(&[], |reply| reply), INIT_REPLY);
+        let ground = self.ground.map(|ground| <[u64; 2]>::from(ground.numbers()).map(u64::to_le_bytes));
+        field(ground.as_ref().map_or(&[], |numbers| numbers.as_flattened()), GROUND);
         field(self.at.as_bytes(), PATH);
         bytes
     }
@@ -251,12 +292,16 @@ impl Stored {
             let length = u32::from_le_bytes(rest.split_off(..4)?.try_into().ok()?);
             rest.split_off(..room)?.get(..usize::try_from(length).ok()?)
         };
-        let (init, reply, at) = (field(INIT)?.to_vec(), field(INIT_REPLY)?, field(PATH)?);
+        let (init, reply, ground, at) = (field(INIT)?.to_vec(), field(INIT_REPLY)?, field(GROUND)?, field(PATH)?);
+        let ground = match ground.as_chunks().0 {
+            [passthrough, slots] => Some(Ground::of((u64::from_le_bytes(*passthrough), u64::from_le_bytes(*slots)))?),
+            _ => None,
+        };
         let reply = match reply {
             [] => None,
             reply => Some(reply.try_into().ok()?),
         };
-        Some(Self { generation, init, reply, at: std::str::from_utf8(at).ok()?.to_owned() })
+        Some(Self { generation, init, reply, ground, at: std::str::from_utf8(at).ok()?.to_owned() })
     }
 }
 
@@ -267,8 +312,9 @@ mod tests {
 
     #[test]
     fn the_record_is_found_again() {
-        for reply in [None, Some([9; INIT_REPLY])] {
-            let stored = Stored { generation: 7, init: vec![1; 104], reply, at: "/mcp".to_owned() };
+        let ground = Ground { passthrough: Some(false), slots: u64::MAX };
+        for (reply, ground) in [(None, None), (Some([9; INIT_REPLY]), Some(ground))] {
+            let stored = Stored { generation: 7, init: vec![1; 104], reply, ground, at: "/mcp".to_owned() };
             let bytes = stored.encode();
             assert_eq!(bytes.len(), RECORD);
             assert_eq!(Stored::decode(&bytes), Some(stored));

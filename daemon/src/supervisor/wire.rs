@@ -36,6 +36,33 @@ pub(crate) enum Secret {
     ClientCertificate,
 }
 
+/// What all workers of one session have in common, beside what was agreed with the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ground {
+    /// Whether the kernel reads the cache's files itself; nothing as long as nobody has tried.
+    pub(crate) passthrough: Option<bool>,
+    /// Which table of slots the inode numbers are made of.
+    pub(crate) slots: u64,
+}
+
+impl Ground {
+    /// As it is written: 0 for what is not known.
+    pub(crate) fn numbers(self) -> (u64, u64) {
+        (self.passthrough.map_or(0, |yes| if yes { 1 } else { 2 }), self.slots)
+    }
+
+    /// From what is written.
+    pub(crate) fn of((passthrough, slots): (u64, u64)) -> Option<Self> {
+        let passthrough = match passthrough {
+            0 => None,
+            1 => Some(true),
+            2 => Some(false),
+            _ => return None,
+        };
+        Some(Self { passthrough, slots })
+    }
+}
+
 /// One message. What travels with it as descriptors is said at each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -72,6 +99,8 @@ pub(crate) enum Message {
     Mounted(Vec<u8>),
     /// Door, a question: this is how I would answer the kernel's INIT.
     Init([u8; INIT_REPLY]),
+    /// Door, a question: this is what I stand on. And its answer: this is what the session stands on.
+    Ground(Ground),
     /// Door, a question: a backing id for this inode; with the file, open for reading.
     Back {
         /// The inode's number in the mount.
@@ -131,6 +160,7 @@ impl Message {
             Self::Secret(secret) => (18, (*secret as u64, 0), &[]),
             Self::Opened => (19, (0, 0), &[]),
             Self::Again { ino } => (20, (*ino, 0), &[]),
+            Self::Ground(ground) => (23, ground.numbers(), &[]),
             Self::Mount => (16, (0, 0), &[]),
             Self::Mounted(init) => (17, (0, 0), init.get(..TEXT).unwrap_or(init)),
             Self::Configuration => (21, (0, 0), &[]),
@@ -178,6 +208,7 @@ impl Message {
             20 => Self::Again { ino: first },
             21 => Self::Configuration,
             22 if first <= 1 && second <= first => Self::Judged { config: first == 1, trust: second == 1 },
+            23 => Self::Ground(Ground::of((first, second))?),
             _ => return None,
         })
     }
@@ -293,6 +324,9 @@ mod tests {
             Message::Mount,
             Message::Mounted(vec![1; 104]),
             Message::Init([7; INIT_REPLY]),
+            Message::Ground(Ground { passthrough: None, slots: u64::MAX }),
+            Message::Ground(Ground { passthrough: Some(true), slots: 1 }),
+            Message::Ground(Ground { passthrough: Some(false), slots: 0 }),
             Message::Back { ino: 1 << 40 },
             Message::Unback { ino: 9 },
             Message::Again { ino: 9 },

@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::supervisor::backings::{self, Record};
 use crate::supervisor::charge::Handed;
 use crate::supervisor::opens::Opens;
-use crate::supervisor::wire::{self, Message, Secret};
+use crate::supervisor::wire::{self, Ground, Message, Secret};
 
 /// How long an answer may take. The supervisor does nothing slow; one that is stopped is killed by
 /// systemd's watchdog before this.
@@ -159,6 +159,17 @@ impl Link {
     /// If the supervisor cannot be asked.
     pub(crate) fn configuration(&self) -> io::Result<Result<Handed, Refusal>> {
         Handed::of(&self.file(&Message::Configuration)?)
+    }
+
+    /// Says what this worker stands on; what the session stands on.
+    ///
+    /// # Errors
+    /// If that is something else. Then this process is ended.
+    pub(crate) fn stand_on(&self, ground: Ground) -> io::Result<Ground> {
+        match self.ask(&Message::Ground(ground), &[])? {
+            Message::Ground(ground) => Ok(ground),
+            other => Err(io::Error::other(format!("the supervisor answers {other:?}"))),
+        }
     }
 
     /// A file that only root can open.

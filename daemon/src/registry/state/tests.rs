@@ -147,3 +147,14 @@ fn the_database_of_another_program_is_left_alone() {
         assert_eq!(std::fs::read(&path).unwrap(), before, "{sql}: not a byte of it is changed");
     }
 }
+
+#[test]
+fn a_table_of_slots_has_a_name_of_its_own() {
+    let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let open = |dir: &tempfile::TempDir| State::open(dir.path()).unwrap().0.slots().unwrap();
+    let name = open(&dir);
+    assert_eq!(open(&dir), name, "it is kept");
+    assert_ne!(open(&other), name);
+    std::fs::write(dir.path().join("state.db"), "damage".repeat(4096)).unwrap();
+    assert_ne!(open(&dir), name, "begun anew");
+}

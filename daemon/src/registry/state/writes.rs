@@ -25,6 +25,11 @@ impl SlotKind {
     }
 }
 
+/// The name of this table of slots: another table, such as one that was begun anew, has another one.
+pub(super) const NUMBERING: &str = "CREATE TABLE IF NOT EXISTS numbering (one INTEGER PRIMARY KEY CHECK (one = 1),
+    name INTEGER NOT NULL) STRICT;
+INSERT OR IGNORE INTO numbering (one, name) VALUES (1, random());";
+
 /// What one batch of decisions changes.
 #[derive(Debug, Default)]
 pub struct Writes {
@@ -60,6 +65,16 @@ impl State {
         }
         let connection = self.connection();
         slots.iter().map(|(kind, key)| slot_of(&connection, *kind, key)).collect()
+    }
+
+    /// What tells this table of slots from every other. Who takes a mount over must have the table that its
+    /// inode numbers are made of.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn slots(&self) -> Result<u64, StateError> {
+        let name: i64 = self.connection().query_row("SELECT name FROM numbering", [], |row| row.get(0))?;
+        Ok(name.cast_unsigned())
     }
 
     /// The slot of a release that was admitted once, and the statement that it was admitted by.
