@@ -163,7 +163,9 @@ fn what_no_single_value_can_know() {
         (&format!("{URL}[runtimes]\nnode = \"node\"\n"), "runtimes.node"),
     ] {
         match load(&[("mcpfs.toml", text)]) {
-            Err(ConfigError::Incomplete { problem, .. }) => assert!(problem.contains(says), "{text:?}: {problem}"),
+            Err(ConfigError::Incomplete { problem, .. } | ConfigError::Invalid { problem, .. }) => {
+                assert!(problem.contains(says), "{text:?}: {problem}");
+            }
             other => panic!("{text:?}: {other:?}"),
         }
     }
@@ -204,4 +206,26 @@ fn what_this_version_cannot_do_is_refused_by_name() {
     assert!(load(&[("mcpfs.toml", &format!("{URL}[policy]\ntree_exec = \"allow\"\n"))]).is_ok());
     let error = load(&[("mcpfs.toml", &format!("{URL}access = 1\n"))]).unwrap_err().to_string();
     assert!(error.contains("unknown key"), "in another table it is just unknown: {error}");
+}
+
+#[test]
+fn what_is_wrong_together_is_told_with_its_place() {
+    for (text, line, problem) in [
+        ("[cache]\nquota = 0\n", 2, "the least is 8.0 MiB"),
+        ("[registry]\nrefresh = \"5m\"\nmax_stale = \"1s\"\n", 3, "shorter than registry.refresh"),
+        ("[metrics]\nlisten = \"0.0.0.0:9911\"\n", 2, "no loopback address"),
+        ("\n[mount]\nat = \"/\"\n", 3, "root directory"),
+        ("state = \"relative\"\n", 1, "not an absolute path"),
+    ] {
+        let error = load(&[("mcpfs.toml", URL), ("conf.d/50-a.toml", text)]).unwrap_err().to_string();
+        let place = format!("conf.d/50-a.toml:{line}: ");
+        assert!(error.contains(&place) && error.contains(problem), "{text}: {error}");
+    }
+    // It is the last file that counts, wherever else the setting stands.
+    let files = [
+        ("mcpfs.toml", URL),
+        ("conf.d/10-a.toml", "[cache]\nquota = 1\n"),
+        ("conf.d/20-b.toml", "[cache]\nquota = 2\n"),
+    ];
+    assert!(load(&files).unwrap_err().to_string().contains("20-b.toml:2: "));
 }
