@@ -426,7 +426,12 @@ async fn start(
         content,
         audit,
         launches,
-        mount: MountFacts { at: session.path().to_owned(), named, reads: session.reads(), takeover: link.is_some() },
+        mount: MountFacts {
+            at: session.path().to_owned(),
+            named,
+            reads: session.reads(),
+            takeover: session.takeover(),
+        },
         secrets,
         started: now(),
         runtime: runtime.clone(),

@@ -138,8 +138,9 @@ pub(super) fn daemon(subject: &Subject) -> Vec<Finding> {
         true => Finding::ok(Check::Takeover, "a worker that dies is replaced on the same mount"),
         false => Finding::note(
             Check::Takeover,
-            "a user's own daemon is one process: if it dies, its mount does",
-            "mount as root where servers must outlive a crash",
+            "if what serves the mount dies, the mount does: a user's own daemon is one process, and Linux before 6.9 cannot \
+             send again what a worker had taken",
+            "mount as root, on Linux 6.9 or later, where servers must outlive a crash",
         ),
     });
     findings

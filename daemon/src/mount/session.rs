@@ -38,6 +38,7 @@ pub struct Session {
     /// later one; nothing if it is the supervisor's to unmount.
     own: Option<(Mountpoint, Option<String>)>,
     reads: Reads,
+    takeover: bool,
     notifier: Notifier,
     /// True once every serving thread has ended.
     ended: watch::Receiver<bool>,
@@ -87,11 +88,11 @@ impl Session {
                 }
             }
             Seat::Handed(at, link) => {
-                let session = takeover::session(&link, |fd| Self::open(filesystem, fd, options))
+                let (session, takeover) = takeover::session(&link, |fd| Self::open(filesystem, fd, options))
                     .map_err(|error| MountError::io("taking the mount over failed", &at, error))?;
                 // Without links, as mountinfo has it.
                 let at = Mountpoint::mounted(&at)?.map_or(at, |point| point.path().to_owned());
-                Self::serve(&at, session, backing, options, inherit)
+                Ok(Self { takeover, ..Self::serve(&at, session, backing, options, inherit)? })
             }
         }
     }
@@ -128,7 +129,7 @@ impl Session {
                 tell.send_replace(true);
             })
             .map_err(|error| MountError::io("starting the serving threads failed", at, error))?;
-        Ok(Self { at: at.to_owned(), own: None, reads, notifier, ended })
+        Ok(Self { at: at.to_owned(), own: None, reads, takeover: false, notifier, ended })
     }
 
     /// Where it is mounted.
@@ -139,6 +140,11 @@ impl Session {
     /// How files of a tree are read here.
     pub fn reads(&self) -> Reads {
         self.reads
+    }
+
+    /// Whether another process can take its place without an error for anybody.
+    pub fn takeover(&self) -> bool {
+        self.takeover
     }
 
     /// Sends invalidations to the kernel. Never from inside a FUSE handler: the kernel may wait

@@ -16,11 +16,12 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::supervisor::wire::{self, INIT_REPLY, Message};
 use crate::worker::Link;
 
-/// Opens a session on what the supervisor hands out.
+/// Opens a session on what the supervisor hands out, and says whether another process can take it over: whether the
+/// kernel sends again what this one has taken and not answered.
 pub(super) fn session<F: Filesystem>(
     link: &Link,
     open: impl FnOnce(OwnedFd) -> io::Result<Session<F>>,
-) -> io::Result<Session<F>> {
+) -> io::Result<(Session<F>, bool)> {
     let device = link.mounted()?;
     let (ours, stand_in) = wire::pair()?;
     send(&ours, device.init(), SendFlags::NOSIGNAL)?;
@@ -37,5 +38,34 @@ pub(super) fn session<F: Filesystem>(
     let placed = rustix::io::dup3(device.fuse(), &mut place, DupFlags::CLOEXEC);
     std::mem::forget(place);
     placed?;
-    Ok(session)
+    Ok((session, resends(device.init())))
+}
+
+/// Whether a kernel that says this INIT knows FUSE_NOTIFY_RESEND, which came with Linux 6.9: FUSE_HAS_RESEND among
+/// the flags of <linux/fuse.h>, whose upper half counts with FUSE_INIT_EXT alone.
+fn resends(init: &[u8]) -> bool {
+    const EXTENDED: u32 = 1 << 30;
+    const RESENDS: u32 = 1 << 7;
+    // Behind the header of 40 bytes: major, minor, max_readahead, flags, flags2.
+    let word = |at: usize| init.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    word(52) & EXTENDED != 0 && word(56) & RESENDS != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_says_whether_it_sends_again() {
+        let init = |flags: u32, upper: u32| {
+            let mut init = vec![0xff; 52];
+            init.extend(flags.to_ne_bytes());
+            init.extend(upper.to_ne_bytes());
+            init
+        };
+        assert!(resends(&init(1 << 30, 1 << 7)));
+        assert!(!resends(&init(0, 1 << 7)), "not its upper half");
+        assert!(!resends(&init(1 << 30, !(1 << 7))));
+        assert!(!resends(&init(1 << 30, 1 << 7)[..56]), "a kernel of before");
+    }
 }
