@@ -242,6 +242,13 @@ fn a_stale_mount_and_a_silent_daemon() {
     let pids = [mount.pid(), mount.server()].map(|pid| Pid::from_raw(pid.cast_signed()).unwrap());
     for pid in pids {
         kill_process(pid, Signal::STOP).unwrap();
+        // On a busy machine others of its threads answer until the one that takes the signal has its turn.
+        let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            status.contains("State:\tT").then_some(())
+        };
+        let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+        wait_for("all threads to stand still", || std::fs::read_dir(&tasks).ok()?.map(stopped).collect::<Option<()>>());
     }
     // Whoever touched the mount now would wait until somebody lets it go on.
     let silent = doctor(&world.host);
