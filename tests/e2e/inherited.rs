@@ -25,6 +25,35 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("inherited::what_was_withdrawn_stays_open", what_was_withdrawn_stays_open);
     suite.mounted("inherited::a_mapping_goes_on", a_mapping_goes_on);
     suite.mounted("inherited::what_is_known_of_the_registry", what_is_known_of_the_registry);
+    suite.mounted("inherited::a_tree_that_cannot_be_had_is_a_row", a_tree_that_cannot_be_had_is_a_row);
+}
+
+/// The kernel knows the name from before, so the successor is asked for nothing but the open.
+fn a_tree_that_cannot_be_had_is_a_row(reads: Reads) {
+    let quick = Quick::new();
+    let recipe = quick.recipe("data", "1.0.0", &[("data", b"what is in it")]);
+    quick.release(&recipe, &quick.site()).ok();
+    let server = FaultyServer::healthy(&quick.path("site"));
+    let host = Host::new(&quick.trust(), &server.url(), reads);
+    let mount = Mount::start(&host);
+    let file = host.at("data/1.0.0/tree/data");
+    assert_eq!(std::fs::read(&file).unwrap(), b"what is in it");
+    let tree = File::open(host.at("data/1.0.0/tree")).unwrap();
+    let open = || {
+        let opened = rustix::fs::openat(&tree, "data", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        opened.map(File::from).map_err(std::io::Error::from)
+    };
+    open().unwrap();
+    server.turn(Some(Fault::Refuse));
+    for file in host.cached_files() {
+        std::fs::remove_file(file).unwrap();
+    }
+    mount.kill_worker();
+    assert_eq!(errno(open()), libc::EHOSTUNREACH);
+    let rows = host.mcpfs(["--json", "audit", "query", "--server", "data", "--outcome", "Unreachable"]).ok().stdout;
+    assert!(rows.contains("data/1.0.0/tree"), "{rows}");
+    server.turn(None);
+    assert!(open().is_ok());
 }
 
 /// A release that somebody has open in three ways.

@@ -110,7 +110,7 @@ impl Vfs {
     }
 
     async fn open_node(&self, admitted: &Arc<Admitted>, node: NodeId, asker: Asker) -> Result<Opened, FsError> {
-        let content = self.tree(admitted).await?;
+        let content = self.tree_for(admitted, asker).await?;
         let path = || format!("{}/{}/{TREE}/{}", admitted.name(), admitted.version(), content.tree.path(node));
         let (size, sha256) = match content.tree.node(node).map(|node| node.kind) {
             Some(Kind::File { size, sha256, .. }) => (size, sha256),

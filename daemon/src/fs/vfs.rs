@@ -97,6 +97,21 @@ impl Vfs {
         Ok(content)
     }
 
+    /// The same for somebody who asks: if it cannot be had, that has its row before he hears of it.
+    pub(super) async fn tree_for(
+        &self,
+        admitted: &Arc<Admitted>,
+        asker: Asker,
+    ) -> Result<Arc<ReleaseContent>, FsError> {
+        match self.tree(admitted).await {
+            Err(FsError::Refused(refusal)) => {
+                let path = format!("{}/{}/{TREE}", admitted.name(), admitted.version());
+                Err(self.refused_release(admitted, refusal, path, asker).await)
+            }
+            other => other,
+        }
+    }
+
     /// What `name` leads to in `parent`.
     ///
     /// # Errors
@@ -110,13 +125,7 @@ impl Vfs {
             Place::Server(server, ServerPlace::Directory) => self.lookup_version(&server, name, asker).await,
             Place::Release(admitted, ReleasePlace::Directory) => Ok(self.lookup_in_version(&admitted, name)),
             Place::Release(admitted, ReleasePlace::Node(directory)) => {
-                let content = match self.tree(&admitted).await {
-                    Err(FsError::Refused(refusal)) => {
-                        let path = format!("{}/{}/{TREE}", admitted.name(), admitted.version());
-                        return Err(self.refused_release(&admitted, refusal, path, asker).await);
-                    }
-                    other => other?,
-                };
+                let content = self.tree_for(&admitted, asker).await?;
                 lookup_in_tree(&content, admitted.slot, directory, name)
             }
             Place::Server(_, ServerPlace::Run) | Place::Release(_, ReleasePlace::Run | ReleasePlace::Statement) => {
