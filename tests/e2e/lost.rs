@@ -30,7 +30,7 @@ pub(crate) fn register(suite: &mut Suite) {
         Attack::new(
             LOCAL_ROOT,
             "lost::state_is_damaged",
-            "state.db damaged behind its first page: it goes aside, recorded as `StateReset`, and the next start is a new host's",
+            "state.db damaged behind its first page: it goes aside, a row says so, and what follows is a new host",
             &["exit 1", "ok"],
         ),
         state_is_damaged,
@@ -98,29 +98,39 @@ fn state_is_gone() {
 }
 
 fn state_is_damaged() {
-    let world = World::new(Reads::Cached);
-    let before = Settled::on(&world).stop();
-    let file = world.host.path("state/state.db");
-    // What was written last is still beside it.
-    let whole = rusqlite::Connection::open(&file).unwrap();
-    whole.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    whole.close().unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    assert!(bytes.len() > 8192, "{} bytes: what it holds is elsewhere", bytes.len());
-    bytes[4096..].fill(0xff);
-    std::fs::write(&file, bytes).unwrap();
-    world.host.give_to_worker("state");
-    let ran = world.host.mcpfs(["mount", "--foreground"]).exits(1).says("start mcpfs again");
-    assert!(ran.text().contains("state.db.damaged-"), "{ran}");
-    let reset =
-        |row: &audit::Row| row.reason.as_ref().is_some_and(|why| why.contains("StateReset: state.db was damaged"));
-    let rows = audit::rows(&world.host);
-    assert!(rows.iter().any(reset), "{}", audit::listing(&rows));
-    let _mount = Mount::start(&world.host);
-    world.host.refresh();
-    assert_eq!((head_of(&world.host), shown(&world.host)), before);
-    assert_eq!(std::fs::read(world.host.at(README)).unwrap(), CONTENT);
-    audit::wait(&world.host, "ok", Some("hello"));
+    // All of it behind the header is seen when it is opened, a page of a table when that is read.
+    for table in [None, Some("floor")] {
+        let world = World::new(Reads::Cached);
+        let before = Settled::on(&world).stop();
+        let file = world.host.path("state/state.db");
+        // What was written last is still beside it.
+        let whole = rusqlite::Connection::open(&file).unwrap();
+        whole.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        let page: u32 = table.map_or(2, |table| {
+            whole.query_row("SELECT rootpage FROM sqlite_master WHERE name = ?1", [table], |row| row.get(0)).unwrap()
+        });
+        whole.close().unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        assert!(bytes.len() > 8192, "{} bytes: what it holds is elsewhere", bytes.len());
+        let begin = (page as usize - 1) * 4096;
+        let end = if table.is_some() { begin + 4096 } else { bytes.len() };
+        bytes[begin..end].fill(0xff);
+        std::fs::write(&file, bytes).unwrap();
+        world.host.give_to_worker("state");
+        if table.is_some() {
+            let ran = world.host.mcpfs(["mount", "--foreground"]).exits(1).says("start mcpfs again");
+            assert!(ran.text().contains("state.db.damaged-"), "{ran}");
+        }
+        let _mount = Mount::start(&world.host);
+        let reset =
+            |row: &audit::Row| row.reason.as_ref().is_some_and(|why| why.contains("StateReset: state.db was damaged"));
+        let rows = audit::rows(&world.host);
+        assert!(rows.iter().any(reset), "{}", audit::listing(&rows));
+        world.host.refresh();
+        assert_eq!((head_of(&world.host), shown(&world.host)), before);
+        assert_eq!(std::fs::read(world.host.at(README)).unwrap(), CONTENT);
+        audit::wait(&world.host, "ok", Some("hello"));
+    }
 }
 
 fn a_golden_image(reads: Reads) {
