@@ -17,8 +17,8 @@ mod detach;
 mod ends;
 mod rows;
 mod source;
+mod supervise;
 
-use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
@@ -36,6 +36,7 @@ use tokio::time::timeout;
 use self::ends::{Ends, beat};
 use self::rows::{record, record_events, record_lost_audit, record_reset};
 use self::source::Source;
+use self::supervise::supervise;
 use crate::audit::{Audit, AuditEvent, AuditOptions, EventKind};
 use crate::caller::Caller;
 use crate::cli::Global;
@@ -54,7 +55,7 @@ use crate::registry::{Parts, Registry, now};
 use crate::site::{Secrets, Site};
 use crate::supervisor::charge::Handed;
 use crate::supervisor::wire::Message;
-use crate::supervisor::{self, Charge, Settings, SupervisorError, User, WorkerCommand};
+use crate::supervisor::{Charge, User};
 use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
 use crate::{announce, control, fs};
@@ -158,56 +159,6 @@ fn prepare(global: &Global, format: LogFormat, detached: bool) {
         let _ = rustix::process::setsid();
         drop(std::env::set_current_dir("/"));
     }
-}
-
-/// Root's part: mounts, and keeps a worker that serves.
-fn supervise(global: &Global, args: &MountArgs, config: Config, charge: Charge) -> Result<(), Failure> {
-    let refused = |message: String| Failure { exit: Exit::Refused, message };
-    prepare(global, config.log.format, args.detached);
-    let user = User::named(&config.user).map_err(|message| Failure { exit: Exit::Usage, message })?;
-    // Not by name: an upgrade may have put another program there, whose turn comes at a restart.
-    let program = "/proc/self/exe".into();
-    let worker = WorkerCommand { program, args: args_of_worker(global, &config) };
-    let settings = Settings {
-        charge,
-        at: config.mount.at.clone(),
-        outside: vec![
-            config.file.clone(),
-            config.trust.clone(),
-            config.state.clone(),
-            config.rundir.clone(),
-            config.cache.dir.clone(),
-        ],
-        state: config.state,
-        cache: config.cache.dir,
-        rundir: config.rundir,
-        user,
-        keep: args.keep_mount,
-        worker,
-    };
-    match supervisor::run(settings) {
-        Ok(()) => Ok(()),
-        // One that ended by itself has said why; one that was killed could not.
-        Err(SupervisorError::NeverServed { status }) if status.code().is_some() => {
-            Err(Failure { exit: exit_of(status.code()), message: String::new() })
-        }
-        Err(error) => Err(refused(with_cause(&error))),
-    }
-}
-
-/// What a worker is started with: what was decided here, and no path that depends on where this
-/// process was started.
-fn args_of_worker(global: &Global, config: &Config) -> Vec<OsString> {
-    let flags = |flag: &str, count: u8| std::iter::repeat_n(OsString::from(flag), count.into());
-    let format = match config.log.format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    let mut args = vec!["--config".into(), config.file.clone().into(), "mount".into()];
-    args.extend(["--foreground", "--worker", "--log-format", format, "--at"].map(OsString::from));
-    args.push(config.mount.at.clone().into());
-    args.extend(flags("--quiet", global.quiet).chain(flags("--verbose", global.verbose)));
-    args
 }
 
 fn exit_of(code: Option<i32>) -> Exit {
