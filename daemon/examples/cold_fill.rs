@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         runtime.block_on(launch(
             round,
             &content,
-            &Arc::new(ReleaseContent::new(release.0.clone(), release.1.clone())),
+            &Arc::new(ReleaseContent::new(release.0.clone(), release.1.clone(), None)),
         ))?;
         kept.push(directory);
     }

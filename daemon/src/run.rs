@@ -51,7 +51,7 @@ use crate::metrics;
 use crate::mount::{Mountpoint, Seat, Session, Stopped};
 use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::State;
-use crate::registry::{Parts, Registry, now};
+use crate::registry::{Parts, Pinned, Registry, now};
 use crate::site::{Secrets, Site};
 use crate::supervisor::charge::Handed;
 use crate::supervisor::wire::Message;
@@ -339,6 +339,9 @@ async fn start(
     let (events, arriving) = mpsc::channel(256);
     let content = Content::open_idle(settings, site.clone(), runtime.clone(), events);
     let content = content.map_err(|error| of_the_worker(&error, &config.cache.dir))?;
+    if takes_over {
+        content.inherit();
+    }
     runtime.spawn(record_events(audit.clone(), arriving));
     let slots = state.slots().map_err(|error| refused(&error))?;
     let parts = Parts {
@@ -357,8 +360,8 @@ async fn start(
     let cached = config.mount.reads == ReadsWanted::Cached;
     let session =
         fs::mount(vfs, seat, &config.cache.dir, cached, slots, &runtime, pulse).map_err(|error| refused(&error))?;
-    // Others wait for the mount, nobody for these.
-    content.walk();
+    // Others wait for the mount, nobody for these. Nothing is evicted before the walk has ended.
+    background.spawn(spare_pinned(registry.clone(), content.clone()));
     background.spawn(registry.clone().follow());
     registry.clone().watch_clock();
 
@@ -408,6 +411,14 @@ async fn start(
         drop(std::fs::remove_file(config.rundir.join("control.sock")));
     }
     stop(session).await
+}
+
+/// Walks over the cache, and so allows eviction, once the cache knows what is pinned.
+async fn spare_pinned(registry: Registry, content: Content) {
+    let mut pinned = Pinned::default();
+    registry.spare_pinned(&mut pinned).await;
+    content.walk();
+    registry.follow_pinned(pinned).await;
 }
 
 /// Where this process serves, and who asks it for launches.

@@ -83,6 +83,7 @@ mod signer_unit;
 mod simple_client;
 mod slept;
 mod sources;
+mod spared;
 mod standby;
 mod store;
 mod successor;
@@ -186,6 +187,7 @@ fn main() -> ExitCode {
     git_tags::register(&mut suite);
     author::register(&mut suite);
     slept::register(&mut suite);
+    spared::register(&mut suite);
     sources::register(&mut suite);
     oci::register(&mut suite);
     sandbox::register(&mut suite);

@@ -176,6 +176,18 @@ impl Cas {
         self.index.keep(kept);
     }
 
+    pub(super) fn hold(&self, sha256: Digest) {
+        self.index.hold(sha256);
+    }
+
+    pub(super) fn end_hold(&self, sha256: Digest) {
+        self.index.end_hold(sha256);
+    }
+
+    pub(super) fn inherit(&self) {
+        self.index.inherit();
+    }
+
     /// The file, if it was verified in this boot and has not changed since. One open, one fstat.
     pub(super) fn ready(&self, name: Name, size: u64) -> Option<File> {
         let key = self.index.verified(name).filter(|key| key.size == size)?;

@@ -135,12 +135,8 @@ impl Fetcher {
     ) -> Result<Vec<u8>, Refusal> {
         let name = (Area::Metadata, sha256);
         for _ in 0..TURNS {
-            let this = self.clone();
-            if let Some(bytes) = self.blocking(move || this.cas.read(name, size)).await? {
+            if let Some(bytes) = self.cached_metadata(sha256, size).await? {
                 return Ok(bytes);
-            }
-            if let Some(file) = self.cached(name, size).await? {
-                return self.bytes(file, size).await;
             }
             let mut at = 0;
             let pieces = chunks.iter().map(|chunk| {
@@ -154,6 +150,23 @@ impl Fetcher {
             }
         }
         Err(lost())
+    }
+
+    /// A tree or layout that is here already.
+    pub(super) async fn cached_metadata(
+        self: &Arc<Self>,
+        sha256: Digest,
+        size: u64,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let name = (Area::Metadata, sha256);
+        let this = self.clone();
+        if let Some(bytes) = self.blocking(move || this.cas.read(name, size)).await? {
+            return Ok(Some(bytes));
+        }
+        match self.cached(name, size).await? {
+            Some(file) => self.bytes(file, size).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A file that is held, opened once more: everybody reads it from its beginning. If its name is gone

@@ -38,7 +38,12 @@ struct State {
     verified: HashMap<Name, FileKey>,
     /// By an earlier process of this boot, which did not note the area.
     earlier: HashMap<Digest, FileKey>,
+    /// What is pinned.
     kept: HashSet<Digest>,
+    /// How often each tree and layout is held.
+    held: HashMap<Digest, u32>,
+    /// The kernel may know inodes by trees that an earlier process read.
+    inherits: bool,
     /// Bytes of `files` and of everything reserved.
     used: u64,
     clock: u64,
@@ -50,6 +55,13 @@ struct Slot {
     bytes: u64,
     /// When it was last used: seconds of its mtime until this process used it.
     used: u64,
+}
+
+impl State {
+    fn spares(&self, (area, sha256): Name) -> bool {
+        let in_use = self.held.contains_key(&sha256) || (self.inherits && self.earlier.contains_key(&sha256));
+        self.kept.contains(&sha256) || (area == Area::Metadata && in_use)
+    }
 }
 
 /// Disk space in whole blocks.
@@ -184,6 +196,30 @@ impl Index {
         self.lock().kept = kept;
     }
 
+    /// Spares a tree or layout until as many [`Index::end_hold`].
+    pub(super) fn hold(&self, sha256: Digest) {
+        *self.lock().held.entry(sha256).or_insert(0) += 1;
+    }
+
+    pub(super) fn end_hold(&self, sha256: Digest) {
+        if let Entry::Occupied(mut held) = self.lock().held.entry(sha256) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+
+    /// Spares whatever trees and layouts an earlier process of this boot read.
+    pub(super) fn inherit(&self) {
+        self.lock().inherits = true;
+    }
+
+    /// Whether eviction leaves the file alone, open or not.
+    pub(super) fn is_spared(&self, name: Name) -> bool {
+        self.lock().spares(name)
+    }
+
     /// Reserves `bytes`, or says how many must be evicted first. Waits for the walk.
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), u64> {
         let state = self.lock();
@@ -205,7 +241,7 @@ impl Index {
     /// What eviction may try, first the least useful: metadata last, else by last use.
     pub(super) fn candidates(&self) -> Vec<Name> {
         let state = self.lock();
-        let evictable = state.files.iter().filter(|(name, _)| !state.kept.contains(&name.1));
+        let evictable = state.files.iter().filter(|(name, _)| !state.spares(**name));
         let mut order: Vec<_> = evictable.map(|(name, slot)| (name.0, slot.used, *name)).collect();
         order.sort_unstable();
         order.into_iter().map(|(_, _, name)| name).collect()

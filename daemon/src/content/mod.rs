@@ -33,6 +33,7 @@ mod cas;
 mod fetch;
 mod flight;
 mod gate;
+mod hold;
 mod index;
 mod lease;
 mod release;
@@ -61,6 +62,7 @@ use crate::site::Site;
 use cas::Cas;
 use fetch::Fetcher;
 use gate::Class;
+use hold::Hold;
 use index::Area;
 pub use release::ReleaseContent;
 
@@ -327,6 +329,22 @@ impl Content {
             chunk.check()?;
         }
         self.within_deadline(self.0.metadata(what, *sha256, size, chunks)).await
+    }
+
+    /// The same, if it is cached; nothing is fetched.
+    pub async fn cached_metadata(&self, sha256: &Digest, size: u64) -> Option<Vec<u8>> {
+        self.0.cached_metadata(*sha256, size).await.ok().flatten()
+    }
+
+    /// Spares a tree and its layout from eviction.
+    pub fn hold(&self, contents: [Digest; 2]) -> Hold {
+        Hold::new(Arc::clone(&self.0.cas), contents)
+    }
+
+    /// Spares all trees and layouts that an earlier process of this boot has read: the mount's kernel may
+    /// know inodes by them.
+    pub fn inherit(&self) {
+        self.0.cas.inherit();
     }
 
     /// Starts the transfer of chunks that a release is known to want, while its tree and

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::hold::Hold;
 use mcpfs_trust::chunk::Chunk;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::layout::Layout;
@@ -18,6 +19,8 @@ pub struct ReleaseContent {
     order: Vec<u32>,
     starts: Vec<u32>,
     prefetching: AtomicBool,
+    /// Spares their files.
+    _hold: Option<Hold>,
 }
 
 /// A content that is to be in the cache.
@@ -41,8 +44,8 @@ pub(super) struct Piece {
 }
 
 impl ReleaseContent {
-    /// Joins a tree with its layout.
-    pub fn new(tree: Tree, layout: Layout) -> Self {
+    /// Joins a tree with its layout. `hold` spares their files for as long as this lives.
+    pub fn new(tree: Tree, layout: Layout, hold: Option<Hold>) -> Self {
         let mut order: Vec<u32> = (0..layout.contents.len() as u32).collect();
         order.sort_by_key(|content| layout.contents[*content as usize].chunk);
         let mut starts = vec![0; layout.chunks.len() + 1];
@@ -54,7 +57,7 @@ impl ReleaseContent {
         for chunk in 1..starts.len() {
             starts[chunk] += starts[chunk - 1];
         }
-        Self { tree, layout, order, starts, prefetching: AtomicBool::new(false) }
+        Self { tree, layout, order, starts, prefetching: AtomicBool::new(false), _hold: hold }
     }
 
     /// Bytes to transfer for all of it.

@@ -24,6 +24,7 @@
 mod admit;
 mod clock;
 mod commit;
+mod pinned;
 mod refresh;
 mod snapshot;
 mod stale;
@@ -46,6 +47,7 @@ use mcpfs_trust::verify::SeenTrust;
 use tokio::sync::watch;
 
 pub(crate) use self::clock::{now, since_boot};
+pub use self::pinned::Pinned;
 pub use self::snapshot::{Admitted, Freshness, HeadFacts, Refreshed, Server, Slot, Snapshot, TrustFacts};
 pub use self::stale::NextStop;
 pub(crate) use self::stale::{STEPS, share};

@@ -11,6 +11,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::layout::Layout;
 use mcpfs_trust::tree::Tree;
+use tokio::sync::Notify;
 
 use super::Admitted;
 use crate::content::{Content, ReleaseContent};
@@ -27,6 +28,7 @@ pub(super) struct Trees {
     kept: Mutex<Kept>,
     /// One load at a time for each of a few shares of the trees.
     loading: [tokio::sync::Mutex<()>; 8],
+    came: Notify,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,11 @@ struct Kept {
 
 impl Default for Trees {
     fn default() -> Self {
-        Self { kept: Mutex::new(Kept { by_key: LruCache::unbounded(), bytes: 0 }), loading: Default::default() }
+        Self {
+            kept: Mutex::new(Kept { by_key: LruCache::unbounded(), bytes: 0 }),
+            loading: Default::default(),
+            came: Notify::new(),
+        }
     }
 }
 
@@ -59,6 +65,7 @@ impl Trees {
         if let Some(found) = self.find(&key) {
             return Ok(found);
         }
+        let hold = content.hold([tree.sha256, layout.sha256]);
         let (tree_bytes, layout_bytes) = tokio::try_join!(
             content.metadata("tree", &tree.sha256, tree.size, &admitted.layout.tree),
             content.metadata("layout", &layout.sha256, layout.size, &layout.chunks),
@@ -69,12 +76,18 @@ impl Trees {
         let decoded = tokio::task::spawn_blocking(move || {
             let tree = Tree::decode(&tree_bytes, &summary)?;
             let layout = Layout::decode(&layout_bytes, &tree)?;
-            Ok::<_, Refusal>(ReleaseContent::new(tree, layout))
+            Ok::<_, Refusal>(ReleaseContent::new(tree, layout, Some(hold)))
         });
         let decoded = decoded.await.map_err(|_| Refusal::new(Code::Malformed, "decoding the tree was aborted"))?;
         let decoded = Arc::new(decoded.map_err(|refusal| refusal.of(admitted.name()))?);
         self.keep(key, &decoded, cost);
+        self.came.notify_one();
         Ok(decoded)
+    }
+
+    /// Waits for the next tree that is loaded.
+    pub(super) async fn came(&self) {
+        self.came.notified().await;
     }
 
     fn find(&self, key: &Key) -> Option<Arc<ReleaseContent>> {

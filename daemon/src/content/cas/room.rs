@@ -1,8 +1,10 @@
 //! Room: the quota, what is left free for others, and what goes when there is too little.
 //!
 //! A file system runs out of bytes or of inodes; the floor is for both. Eviction takes the
-//! least useful first and never what is kept or in use: a lease on the file says that nobody
-//! has it open, and holds off whoever wants to until it is gone.
+//! least useful first and never what is pinned or in use: a lease on the file says that nobody
+//! has it open, and holds off whoever wants to until it is gone. A tree is in use as long as the
+//! kernel may know an inode of it; what a dead worker told the kernel its successor does not know,
+//! and spares all that it had read.
 //!
 //! Below the floor nothing is written, whoever took the room: the audit of this host may lie
 //! on the same file system, and an open that cannot be recorded is refused. What is cached
@@ -192,7 +194,9 @@ impl Cas {
             return;
         }
         let freed = self.free_up(lack);
-        tracing::info!(freed.bytes, freed.files, "evicted: the cache's file system is below cache.keep_free");
+        if freed != Lack::NONE {
+            tracing::info!(freed.bytes, freed.files, "evicted: the cache's file system is below cache.keep_free");
+        }
     }
 
     /// Does what needs `bytes` and a file. If the file system is full, against its own word or because
@@ -249,7 +253,9 @@ impl Cas {
                 Err(_) => continue,
             };
             // The lease lasts until `file` is closed, so nobody opens it before it is gone.
-            if lease::take(&file) && rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()).is_ok() {
+            // Looked at again under it: who holds a tree does so before opening it.
+            let free = lease::take(&file) && !self.index.is_spared(name);
+            if free && rustix::fs::unlinkat(&self.root, place(name), AtFlags::empty()).is_ok() {
                 freed = freed.plus(Lack { bytes: self.index.forget(name), files: 1 });
                 COUNTS.evicted();
             }

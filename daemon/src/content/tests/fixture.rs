@@ -127,7 +127,7 @@ impl Room {
         change(&mut settings);
         let home = Home { directory, settings, mirrors, stall: NEVER };
         let (content, events) = home.again("boot").unwrap();
-        Self { server, release: Arc::new(ReleaseContent::new(tree, layout)), content, events, home }
+        Self { server, release: Arc::new(ReleaseContent::new(tree, layout, None)), content, events, home }
     }
 
     /// Stores a blob in chunks of `size` plain bytes.

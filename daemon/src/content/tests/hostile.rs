@@ -164,7 +164,7 @@ async fn a_wrong_layout_costs_availability_only() {
     let room = Room::new(&files(3, 100), 64 << 10).await;
     let mut layout = room.release.layout.clone();
     layout.contents[1] = Extent { chunk: 0, offset: 0 };
-    let lying = Arc::new(ReleaseContent::new(room.release.tree.clone(), layout));
+    let lying = Arc::new(ReleaseContent::new(room.release.tree.clone(), layout, None));
     let refused = read(&room.content, &lying, room.node("f/01")).await.unwrap_err();
     assert_eq!(refused.code, Code::DigestMismatch);
     assert!(refused.message.starts_with("f/01: file:"), "{refused}");
@@ -173,7 +173,7 @@ async fn a_wrong_layout_costs_availability_only() {
 
     let mut layout = room.release.layout.clone();
     layout.contents[1] = Extent { chunk: 7, offset: 0 };
-    let lying = Arc::new(ReleaseContent::new(room.release.tree.clone(), layout));
+    let lying = Arc::new(ReleaseContent::new(room.release.tree.clone(), layout, None));
     assert_eq!(read(&room.content, &lying, room.node("f/01")).await.unwrap_err().code, Code::Malformed);
     assert_eq!(room.open("f/01").await.unwrap().1, text(1, 100));
 }
