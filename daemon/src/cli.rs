@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{self, CommandError, Door};
-use crate::config::{self, CacheConfig, Config};
+use crate::config::{self, CacheConfig, Config, Texts};
 use crate::daemon::refused;
 use crate::refusal::with_cause;
 use crate::refusal::{Exit, Refusal};
@@ -242,7 +242,8 @@ fn who_uses(global: &Global, options: &commands::who_uses::WhoUses) -> ExitCode 
 }
 
 fn check_config(global: &Global) -> Exit {
-    let config = match Config::load(&global.file()) {
+    let read = Texts::read(&global.file()).and_then(Texts::with_groups);
+    let config = match read.and_then(|texts| texts.config()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("mcpfs: {}", with_cause(&error));
@@ -279,13 +280,14 @@ fn check_config(global: &Global) -> Exit {
         let facts = serde_json::json!({
             "config": config.file, "trust": config.trust, "registry": root.registry, "trust_version": root.version,
             "mirrors": mirrors, "mount": config.mount.at, "pins": config.pins.by_name.len(),
+            "access": config.access.to_string(),
             "cache": {"dir": config.cache.dir, "quota": config.cache.quota, "keep_free": config.cache.keep_free},
         });
         println!("{facts:#}");
     } else if global.quiet == 0 {
         println!(
             "{}: ok\n  registry  {} (trust root version {}, {} keys)\n  site      {}\n  mount     {}\n  cache     {}\n  \
-             pins      {}",
+             pins      {}\n  access    {}",
             config.file.display(),
             root.registry,
             root.version,
@@ -294,6 +296,7 @@ fn check_config(global: &Global) -> Exit {
             config.mount.at.display(),
             cache_words(&config.cache),
             config.pins.by_name.len(),
+            config.access,
         );
     }
     Exit::Ok

@@ -12,6 +12,7 @@
 //!
 //! The comments of [`Config`] and its parts are the manual.
 
+mod access;
 mod file;
 mod fixed;
 mod texts;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpfs_trust::digest::Digest;
@@ -29,6 +31,8 @@ use mcpfs_trust::error::bounded;
 use mcpfs_trust::name::{ServerName, Version};
 use url::Url;
 
+pub use self::access::{Access, Group};
+pub(crate) use self::access::{Membership, NoNumber, look_up};
 pub use self::texts::Texts;
 pub(crate) use self::value::mirror;
 use crate::owned::OwnedError;
@@ -66,6 +70,8 @@ pub struct Config {
     pub pins: Pins,
     /// `[policy]`
     pub policy: Policy,
+    /// `[access]`: which group may use which server, such as `[access.servers]` `payroll = "finance"`.
+    pub access: Arc<Access>,
     /// `[metrics]`
     pub metrics: MetricsConfig,
     /// `[log]`
@@ -310,6 +316,16 @@ pub enum ConfigError {
         /// What is wrong, with a suggestion if there is one.
         problem: String,
     },
+    /// A file names a group, and nobody says whether there is one.
+    #[error("{path}:{line}: {problem}")]
+    Unanswered {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What was not answered.
+        problem: String,
+    },
     /// All files together do not make a configuration.
     #[error("{path}: {problem}")]
     Incomplete {
@@ -345,7 +361,7 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn reload(&self) -> Result<Self, ConfigError> {
-        self.reloaded(&Texts::read(&self.file)?)
+        self.reloaded(&Texts::read(&self.file)?.with_groups()?)
     }
 
     /// The same of files that somebody else has read: the worker of a mount of root's has root's defaults.

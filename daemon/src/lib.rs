@@ -40,6 +40,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod errno;
 pub mod fs;
+mod groups;
 pub mod launch;
 pub mod launched;
 mod lock;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use mcpfs_tests::suite::Suite;
 
+mod access;
 mod advisories;
 mod altered;
 mod approvals;
@@ -122,6 +123,7 @@ fn main() -> ExitCode {
     freshness::register(&mut suite);
     check::register(&mut suite);
     capabilities::register(&mut suite);
+    access::register(&mut suite);
     advisories::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);

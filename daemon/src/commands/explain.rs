@@ -62,6 +62,10 @@ fn text(explained: &Explained) -> String {
     if let Some(process) = &explained.process {
         line("process", &format!("{} (known by {})", process.pid, bounded(&process.known_by)));
     }
+    if let Some(group) = &explained.group {
+        let gid = group.gid.map_or_else(|| "of no known number".to_owned(), |gid| gid.to_string());
+        line("for members", &format!("of the group {} ({gid}), by {}", bounded(&group.name), bounded(&group.setting)));
+    }
     match &explained.pin {
         Some(pin) => line("selected by", &format!("this host's pin {}", bounded(pin))),
         None if explained.selected.is_some() => line("selected by", "the catalogue"),
@@ -118,7 +122,7 @@ fn release_lines(release: &ReleaseFacts, mut line: impl FnMut(&str, &str)) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::control::facts::Reason;
+    use crate::control::facts::{GroupFacts, Reason};
 
     #[test]
     fn targets() {
@@ -136,6 +140,7 @@ mod tests {
             admitted: vec!["1.1.0".to_owned(), "1.0.0".to_owned()],
             refused: None,
             advice: None,
+            group: None,
             pin: None,
             head_version: Some(7),
             stale: true,
@@ -161,6 +166,9 @@ mod tests {
         let lines = text(&refused);
         assert!(lines.starts_with("hello 1.0.0: refused: Revoked (CVE)\n  do          current is 1.1.0\n"), "{lines}");
         assert!(lines.contains("selected by this host's pin 1.1.0\n"), "{lines}");
+        let group = GroupFacts { name: "finance".to_owned(), gid: Some(60), setting: "access.default".to_owned() };
+        let text_of = text(&Explained { group: Some(group), ..explained() });
+        assert!(text_of.contains("\n  for members of the group finance (60), by access.default\n"), "{text_of}");
         let current = Explained { selected: Some("1.0.0".to_owned()), ..explained() };
         assert!(text(&current).starts_with("hello 1.0.0: admitted; this is what `run` starts\n"));
     }

@@ -66,6 +66,9 @@ fn table(rows: &[Row]) -> String {
             let said = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), bounded);
             let last = match &row.refused {
                 Some(reason) => format!("refused: {} ({})", bounded(&reason.code), bounded(&reason.message)),
+                None if row.denied => format!("{} [not for you: for the group {}]", said(&row.description), {
+                    row.group.as_deref().map_or_else(|| "-".to_owned(), bounded)
+                }),
                 None => said(&row.description),
             };
             [bounded(&row.name), said(&row.version), said(&row.data_classification), last]
@@ -89,6 +92,8 @@ mod tests {
             data_classification: None,
             description: None,
             refused: None,
+            group: None,
+            denied: false,
         };
         let rows = [
             Row {
@@ -101,11 +106,15 @@ mod tests {
                 refused: Some(Reason { code: "Revoked".to_owned(), message: "CVE-2026-1234".to_owned() }),
                 ..row("x")
             },
+            Row { group: Some("finance".to_owned()), denied: true, ..row("y") },
+            Row { group: Some("finance".to_owned()), ..row("z") },
         ];
         assert_eq!(
             table(&rows),
             "internal-postgres  1.2.0  confidential  Reads\\u{7} the warehouse.\n\
-             x                  -      -             refused: Revoked (CVE-2026-1234)\n"
+             x                  -      -             refused: Revoked (CVE-2026-1234)\n\
+             y                  -      -             - [not for you: for the group finance]\n\
+             z                  -      -             -\n"
         );
         assert_eq!(table(&[]), "");
     }

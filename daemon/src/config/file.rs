@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpfs_trust::name::ServerName;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
+use super::access::PartialAccess;
 use super::texts::Text;
 use super::value::{Listen, Mirrors, PinValue, Places, ProxyAddress, Size, Span, runtimes};
 use super::whole::{check_metrics, check_paths, check_stale};
@@ -34,6 +36,7 @@ struct Partial {
     pins: BTreeMap<ServerName, PinValue>,
     stops: BTreeMap<ServerName, String>,
     policy: PartialPolicy,
+    access: PartialAccess,
     metrics: PartialMetrics,
     log: PartialLog,
     runtimes: BTreeMap<String, PathBuf>,
@@ -224,8 +227,7 @@ fn has_password(address: &str) -> bool {
 }
 
 /// Tables that are planned, and what holds without them: nobody may believe that they count.
-const NOT_YET: [(&str, &str); 3] = [
-    ("access", "every user of this host may open every server that is shown"),
+const NOT_YET: [(&str, &str); 2] = [
     ("credentials", "a server whose recipe declares credentials is not started"),
     ("retention", "nothing is deleted from the audit"),
 ];
@@ -276,6 +278,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         pins,
         stops,
         policy,
+        access,
         metrics,
         log,
         runtimes: written,
@@ -321,6 +324,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         },
         pins: Pins { stopped: stops, ..to_pins(pins)? },
         policy: to_policy(policy)?,
+        access: Arc::new(access.into()),
         metrics: MetricsConfig { textfile: metrics.textfile, listen: metrics.listen.map(|listen| listen.0) },
         log: LogConfig { format: log.format.unwrap_or_default() },
         runtimes: runtimes().chain(written).collect(),

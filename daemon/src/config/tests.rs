@@ -71,6 +71,12 @@ tree_exec = "allow"
 expose = ["a*"]
 hide = ["ab"]
 scanners = ["updatedb"]
+[access]
+default = "staff"
+contact = "it@example.com"
+[access.servers]
+hello = 5000
+notes = "*"
 [runtimes]
 deno = "/opt/deno"
 "#;
@@ -82,6 +88,9 @@ deno = "/opt/deno"
     assert_eq!(config.pins.default, PinsDefault::None);
     assert_eq!(config.pins.by_name[&"other".parse().unwrap()].sha256, Some(Digest::EMPTY));
     assert_eq!(config.policy.downgrade, DowngradePolicy::PinOnly);
+    let group = |name: &str| config.access.group_of(&name.parse().unwrap()).map(|group| (group.name, group.gid));
+    assert_eq!(group("hello"), Some(("5000".to_owned(), Some(5000))));
+    assert_eq!((group("notes"), group("other")), (None, Some(("staff".to_owned(), None))));
     assert_eq!(config.runtimes["deno"], Path::new("/opt/deno"));
     let exposed = |name: &str| config.policy.exposes(&name.parse().unwrap());
     assert_eq!((exposed("a"), exposed("abc"), exposed("ab"), exposed("b")), (true, true, false, false));
@@ -126,6 +135,10 @@ fn a_bad_file_names_itself_its_line_and_a_way_out() {
         ("[registry]\nproxy = \"nonsense\"\n", 2, "a proxy is such as"),
         ("[registry]\nproxy = \"socks5://u:secret@x:1\"\n", 2, "a proxy is such as"),
         ("[registry]\nurl = 7\n", 2, "a list of addresses"),
+        ("[access]\n\nhello = \"finance\"\n", 3, "unknown key \"hello\"; here can stand: default, servers, contact"),
+        ("[access.servers]\nhello = [\"a\", \"b\"]\n", 2, "one group: its name"),
+        ("[access]\nservers = \"finance\"\n", 2, "map"),
+        ("[access.servers]\nHELLO = \"finance\"\n", 2, "not a server name"),
         ("a = = 1\n", 1, ""),
     ] {
         match load(&[("mcpfs.toml", URL), ("conf.d/50.toml", text)]) {
@@ -191,7 +204,6 @@ fn files_that_others_can_write_are_refused() {
 fn what_this_version_cannot_do_is_refused_by_name() {
     for (more, words) in [
         ("[policy]\ntree_exec = \"deny\"\n", ["tree_exec", "not enforced"]),
-        ("[access]\nhello = \"developers\"\n", ["[access] is not in this version", "every user"]),
         ("[credentials]\nx = \"y\"\n", ["[credentials] is not in this version", "not started"]),
         ("[retention]\naudit = \"90d\"\n", ["[retention] is not in this version", "nothing is deleted"]),
     ] {
@@ -228,4 +240,21 @@ fn what_is_wrong_together_is_told_with_its_place() {
         ("conf.d/20-b.toml", "[cache]\nquota = 2\n"),
     ];
     assert!(load(&files).unwrap_err().to_string().contains("20-b.toml:2: "));
+}
+
+#[test]
+fn groups_are_looked_up_for_whoever_decides_by_them() {
+    let dir = written(&[("mcpfs.toml", URL), ("conf.d/20-access.toml", "[access]\ndefault = \"root\"\n")]);
+    let main = dir.path().join("mcpfs.toml");
+    let group = |config: &Config| config.access.group_of(&"hello".parse().unwrap()).unwrap();
+    assert_eq!(group(&Config::load(&main).unwrap()).gid, None);
+    let texts = Texts::read(&main).unwrap().with_groups().unwrap();
+    assert_eq!(group(&texts.config().unwrap()).gid, Some(0));
+    // What is handed to another process has them with it.
+    let handed: Texts = serde_json::from_slice(&serde_json::to_vec(&texts).unwrap()).unwrap();
+    assert_eq!(group(&handed.config().unwrap()).gid, Some(0));
+    std::fs::write(dir.path().join("conf.d/20-access.toml"), "[access.servers]\nhello = \"no-such-group\"\n").unwrap();
+    let error = Texts::read(&main).unwrap().with_groups().unwrap_err().to_string();
+    assert!(error.contains("conf.d/20-access.toml:2: this host has no group no-such-group"), "{error}");
+    assert!(Config::load(&main).is_ok(), "who only asks the daemon need not know");
 }

@@ -4,14 +4,16 @@
 //! its workers gets the same text. So a worker that takes another's place has what that one had in force,
 //! whatever has been written to the disk since and not yet been taken over.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::value::Places;
-use super::{Config, ConfigError, file};
+use super::{Access, Config, ConfigError, access, file};
 use crate::owned::{self, OwnedError};
 
 /// Bytes of one configuration file.
@@ -22,6 +24,9 @@ const FILE_BYTES: u64 = 1 << 20;
 pub struct Texts {
     main: PathBuf,
     files: Vec<Text>,
+    /// The numbers of the groups that `[access]` names, once they were looked up.
+    #[serde(default)]
+    groups: BTreeMap<String, u32>,
 }
 
 /// One file.
@@ -54,7 +59,22 @@ impl Texts {
         for path in drop_ins(&main)? {
             files.push(read(&path)?);
         }
-        Ok(Self { main, files })
+        Ok(Self { main, files, groups: BTreeMap::new() })
+    }
+
+    /// The same with the numbers of its groups, as this host's database has them now: for whoever is to
+    /// decide by them, or wants to know whether that can be done. Others need not wait for a directory service.
+    ///
+    /// # Errors
+    /// What is wrong with the files; a group that does not exist, or of which nobody says whether it does, with
+    /// file and line.
+    pub fn with_groups(mut self) -> Result<Self, ConfigError> {
+        let config = self.config()?;
+        for (name, number) in access::look_up(config.access.groups()) {
+            let number = number.map_err(|why| access::unknown(&name, why, &self.files))?;
+            self.groups.insert(name, number);
+        }
+        Ok(self)
     }
 
     /// What they say, with the defaults of this process's user.
@@ -66,7 +86,9 @@ impl Texts {
     }
 
     pub(super) fn config_at(&self, places: Places) -> Result<Config, ConfigError> {
-        file::merged(&self.main, &self.files, places)
+        let mut config = file::merged(&self.main, &self.files, places)?;
+        config.access = Arc::new(Access::clone(&config.access).with(self.groups.clone()));
+        Ok(config)
     }
 
     /// The main file.

@@ -7,24 +7,25 @@ use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
 
 use super::ops::{Desk, caller};
-use crate::control::facts::{Explained, ProcessFacts, Reason, ReleaseFacts};
+use crate::config::Group;
+use crate::control::facts::{Explained, GroupFacts, ProcessFacts, Reason, ReleaseFacts};
+use crate::control::peer::Peer;
 use crate::control::protocol::{Fault, Refused, Target};
-use crate::control::server::Peer;
 use crate::registry::{Admitted, Server};
 
 impl Desk {
-    pub(super) async fn explain(&self, peer: Peer, target: Target) -> Result<Explained, Refused> {
+    pub(super) async fn explain(&self, peer: &Peer, target: Target) -> Result<Explained, Refused> {
         match target {
             Target::Name(text) => {
                 let (name, version) = text.split_once('@').map_or((text.as_str(), None), |(n, v)| (n, Some(v)));
-                self.explain_name(name, version).await
+                self.explain_name(peer, name, version).await
             }
-            Target::Path(path) => self.explain_path(&path).await,
+            Target::Path(path) => self.explain_path(peer, &path).await,
             Target::Pid(pid) => self.explain_process(peer, pid).await,
         }
     }
 
-    async fn explain_name(&self, name: &str, version: Option<&str>) -> Result<Explained, Refused> {
+    async fn explain_name(&self, peer: &Peer, name: &str, version: Option<&str>) -> Result<Explained, Refused> {
         let bad = |error: mcpfs_trust::name::BadName| Refused::fault(Fault::BadRequest, &error.to_string(), "");
         let name: ServerName = name.parse().map_err(bad)?;
         let version: Option<Version> = version.map(str::parse).transpose().map_err(bad)?;
@@ -46,7 +47,10 @@ impl Desk {
                 .map_err(|refusal| self.refused(&refusal, Some(&server), Some(admitted.version()))),
             Err(refused) => Err(refused.clone()),
         };
+        // The kernel asks for that first, whatever else there is.
+        let open = self.permitted(peer, &name).and(open);
         let config = self.daemon.config();
+        let group = config.access.group_of(&name);
         let version_of = |admitted: &Arc<Admitted>| admitted.version().to_string();
         let refused = open.as_ref().err();
         let stale = open.as_ref().is_ok_and(|fresh| fresh.stale);
@@ -57,6 +61,7 @@ impl Desk {
             admitted: server.admitted().iter().map(version_of).collect(),
             refused: refused.map(|why| Reason { code: why.code.clone(), message: why.message.clone() }),
             advice: refused.map(|why| why.advice.clone()),
+            group: group.map(|Group { name, gid, setting }| GroupFacts { name, gid, setting }),
             pin: config.pins.by_name.get(&name).map(ToString::to_string),
             head_version: found.as_ref().ok().map(|admitted| admitted.head_version),
             stale,
@@ -91,7 +96,7 @@ impl Desk {
         Refused::new(Code::PinUnknown, &format!("the registry has no version {version} of {name}"), advice)
     }
 
-    async fn explain_path(&self, path: &Path) -> Result<Explained, Refused> {
+    async fn explain_path(&self, peer: &Peer, path: &Path) -> Result<Explained, Refused> {
         let mount = &self.daemon.mount;
         let (name, version) = parts(path, &mount.at).or_else(|| parts(path, &mount.named)).ok_or_else(|| {
             Refused::fault(
@@ -100,12 +105,12 @@ impl Desk {
                 "for the names, see mcpfs ls",
             )
         })?;
-        self.explain_name(&name, version.as_deref()).await
+        self.explain_name(peer, &name, version.as_deref()).await
     }
 
     /// Only for the process's own user and administrators: what runs is nobody else's business.
-    async fn explain_process(&self, peer: Peer, pid: u32) -> Result<Explained, Refused> {
-        let process = self.within(caller(Peer { pid, ..peer })).await?;
+    async fn explain_process(&self, peer: &Peer, pid: u32) -> Result<Explained, Refused> {
+        let process = self.within(caller(&Peer { pid, ..peer.clone() })).await?;
         let unknown = |message: String| Err(Refused::fault(Fault::NotFound, &message, ""));
         let Some(owner) = process.user_id else { return unknown(format!("there is no process {pid}")) };
         if owner != peer.uid && !peer.administers() {
@@ -126,7 +131,7 @@ impl Desk {
                 }
             }
         };
-        let explained = self.explain_name(&name, version.as_deref()).await?;
+        let explained = self.explain_name(peer, &name, version.as_deref()).await?;
         Ok(Explained { process: Some(ProcessFacts { pid, known_by: known_by.to_owned() }), ..explained })
     }
 }

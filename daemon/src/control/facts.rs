@@ -132,6 +132,12 @@ pub struct Row {
     /// Why `run` starts nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Reason>,
+    /// The group that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Whether that keeps whoever asks from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
 }
 
 /// All about one name, version or process.
@@ -149,6 +155,9 @@ pub struct Explained {
     pub refused: Option<Reason>,
     /// What to do about it.
     pub advice: Option<String>,
+    /// The group that it is for, and the setting that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupFacts>,
     /// This host's pin, as configuration writes it.
     pub pin: Option<String>,
     /// The head it was last seen under.
@@ -162,6 +171,17 @@ pub struct Explained {
     pub release: Option<Box<ReleaseFacts>>,
     /// The process asked for.
     pub process: Option<ProcessFacts>,
+}
+
+/// The group that a server is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupFacts {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub gid: Option<u32>,
+    /// The setting that says so.
+    pub setting: String,
 }
 
 /// A verified release.

@@ -1,9 +1,9 @@
 //! The control socket: how everything but the kernel talks to the daemon.
 //!
 //! `<rundir>/control.sock` is one Unix stream socket that anybody may connect to. What a
-//! caller may do is decided for each operation from `SO_PEERCRED`, never from anything the
+//! caller may do is decided for each operation from `SO_PEERCRED` and `SO_PEERGROUPS`, never from anything the
 //! caller says: `launch`, `status`, `list` and `explain` are for all, `refresh` and `reload`
-//! for root and the daemon's own user. File permissions could not say that, and a second
+//! for root and the daemon's own user, and a server that `[access]` gives to a group is launched for its members. File permissions could not say that, and a second
 //! socket for administrators would be a second thing to protect.
 //!
 //! The language is one JSON text a line, with its version in each request ([`protocol`]):
@@ -20,6 +20,7 @@ pub mod client;
 mod explain;
 pub mod facts;
 mod ops;
+mod peer;
 mod plan;
 pub mod protocol;
 pub mod server;

@@ -14,9 +14,10 @@ use crate::audit::{Act, AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
 use crate::config::SandboxPolicy;
 use crate::control::facts::{Head, NextStop, Page, Reason, Refreshed, RefusedName, Row, Status};
+use crate::control::peer::Peer;
 use crate::control::plan::{Terms, plan, stale_warning};
 use crate::control::protocol::{ACTS, Fault, Launch, PAGE, Refused, Request};
-use crate::control::server::{self, Peer};
+use crate::control::server;
 use crate::daemon::Daemon;
 use crate::errno::advice_for;
 use crate::launch::Identity;
@@ -48,17 +49,17 @@ pub(super) struct Desk {
 impl Desk {
     async fn answer(&self, peer: Peer, request: Request) -> Result<Value, Refused> {
         match request {
-            Request::Launch { identity, args } => to_value(self.launch(peer, &identity, &args).await?),
-            Request::Unstarted { reason } => to_value(self.unstarted(peer, &reason).await?),
+            Request::Launch { identity, args } => to_value(self.launch(&peer, &identity, &args).await?),
+            Request::Unstarted { reason } => to_value(self.unstarted(&peer, &reason).await?),
             Request::Status {} => to_value(self.status()),
-            Request::List { all, after } => to_value(self.list(all, after.as_deref())),
-            Request::Explain { target } => to_value(self.explain(peer, target).await?),
+            Request::List { all, after } => to_value(self.list(&peer, all, after.as_deref())),
+            Request::Explain { target } => to_value(self.explain(&peer, target).await?),
             Request::Refresh {} => {
-                administer(peer)?;
+                administer(&peer)?;
                 to_value(self.refresh().await)
             }
             Request::Reload {} => {
-                administer(peer)?;
+                administer(&peer)?;
                 let daemon = self.daemon.clone();
                 let reloaded = async move {
                     let outcome = daemon.reload().await;
@@ -71,15 +72,15 @@ impl Desk {
                 to_value(json!({}))
             }
             Request::Record { acts } => {
-                administer(peer)?;
-                self.record(peer, &acts).await?;
+                administer(&peer)?;
+                self.record(&peer, &acts).await?;
                 to_value(json!({}))
             }
         }
     }
 
     /// Records what was done, as done by whoever asks: the kernel says who that is.
-    async fn record(&self, peer: Peer, acts: &[Act]) -> Result<(), Refused> {
+    async fn record(&self, peer: &Peer, acts: &[Act]) -> Result<(), Refused> {
         let caller = self.within(caller(peer)).await?;
         for act in acts.iter().take(ACTS) {
             let recorded = self.daemon.audit.record(act.event(caller.clone())).await;
@@ -114,7 +115,7 @@ impl Desk {
     }
 
     /// Decides, records, and only then answers.
-    async fn launch(&self, peer: Peer, identity: &str, args: &[String]) -> Result<Launch, Refused> {
+    async fn launch(&self, peer: &Peer, identity: &str, args: &[String]) -> Result<Launch, Refused> {
         let begun = Instant::now();
         let identity: Identity = identity.parse().map_err(|error: crate::launch::BadIdentity| {
             Refused::fault(Fault::BadRequest, &error.to_string(), "start the `run` of a mounted server")
@@ -124,7 +125,9 @@ impl Desk {
         let (release, admitted, stale, decided) = match found {
             // Names that nobody knows leave no row: anybody could fill the audit with them.
             Err(refused) if refused.outcome().is_none() => return Err(refused),
+            // Why a server does not start is for those who may start it.
             Err(refused) => {
+                let refused = self.permitted(peer, identity.name()).err().unwrap_or(refused);
                 let registry = self.daemon.registry.snapshot().registry.to_string();
                 let version = match &identity {
                     Identity::Release { version, .. } => Some(version.as_str()),
@@ -134,7 +137,10 @@ impl Desk {
                 (release, None, None, Err(refused))
             }
             Ok((server, admitted)) => {
-                let (stale, decided) = self.decide(peer, &server, &admitted, args);
+                let (stale, decided) = match self.permitted(peer, &server.name) {
+                    Ok(()) => self.decide(peer, &server, &admitted, args),
+                    Err(refused) => (None, Err(refused)),
+                };
                 (release_ref(&admitted), Some(admitted), stale, decided)
             }
         };
@@ -176,7 +182,7 @@ impl Desk {
 
     /// The launcher's word that the process it runs in did not become its server. It speaks of
     /// itself alone: the kernel says which process it is, and the table which launch.
-    async fn unstarted(&self, peer: Peer, reason: &str) -> Result<(), Refused> {
+    async fn unstarted(&self, peer: &Peer, reason: &str) -> Result<(), Refused> {
         let caller = self.within(caller(peer)).await?;
         let (pid, start_us) = (caller.pid.unwrap_or(0), caller.pid_start_us);
         let Some(launched) = self.daemon.launches.take(pid, start_us) else {
@@ -255,10 +261,18 @@ impl Desk {
         }
     }
 
+    /// Whether the caller may use a server: asked again here, so that nobody has a launch, or its row, who
+    /// could not have started it by its path.
+    pub(super) fn permitted(&self, peer: &Peer, name: &ServerName) -> Result<(), Refused> {
+        let access = &self.daemon.registry.snapshot().access;
+        let admitted = access.admits(name, (peer.uid, peer.gid), |group| peer.has(group));
+        admitted.map_err(|why| Refused::new(Code::PolicyRefused, &why, access.advice(name)))
+    }
+
     /// What the host's rules make of an admitted release.
     fn decide(
         &self,
-        peer: Peer,
+        peer: &Peer,
         server: &Server,
         admitted: &Admitted,
         args: &[String],
@@ -335,13 +349,27 @@ impl Desk {
         }
     }
 
-    fn list(&self, all: bool, after: Option<&str>) -> Page {
+    fn list(&self, peer: &Peer, all: bool, after: Option<&str>) -> Page {
         let snapshot = self.daemon.registry.snapshot();
         let wanted = snapshot.servers.values().filter(|server| all || server.selected.is_ok());
         let mut rest = wanted.filter(|server| after.is_none_or(|after| server.name.as_str() > after));
-        let servers: Vec<Row> = rest.by_ref().take(PAGE).map(|server| row(server)).collect();
+        let servers: Vec<Row> = rest.by_ref().take(PAGE).map(|server| self.row(peer, server)).collect();
         let next = rest.next().and(servers.last()).map(|row| row.name.clone());
         Page { servers, next }
+    }
+
+    fn row(&self, peer: &Peer, server: &Server) -> Row {
+        let release = server.selected.as_ref().ok().map(|admitted| &admitted.release);
+        let group = self.daemon.registry.snapshot().access.group_of(&server.name);
+        Row {
+            name: server.name.to_string(),
+            version: release.map(|release| release.version.to_string()),
+            data_classification: release.map(|release| release.data_classification.clone()),
+            description: release.map(|release| release.description.clone()),
+            refused: server.selected.as_ref().err().map(reason),
+            denied: group.is_some() && self.permitted(peer, &server.name).is_err(),
+            group: group.map(|group| group.name),
+        }
     }
 
     async fn refresh(&self) -> Refreshed {
@@ -384,7 +412,7 @@ fn walls(launch: &Launch) -> &'static str {
     }
 }
 
-fn administer(peer: Peer) -> Result<(), Refused> {
+fn administer(peer: &Peer) -> Result<(), Refused> {
     match peer.administers() {
         true => Ok(()),
         false => {
@@ -394,13 +422,11 @@ fn administer(peer: Peer) -> Result<(), Refused> {
 }
 
 /// /proc and the user database may be slow, so this is not for a runtime thread.
-pub(super) async fn caller(peer: Peer) -> Caller {
-    let Peer { pid, uid, gid } = peer;
-    tokio::task::spawn_blocking(move || Caller::of(pid, uid, gid)).await.unwrap_or_else(|_| Caller {
-        request_uid: Some(uid),
-        group_id: Some(gid),
-        ..Caller::default()
-    })
+pub(super) fn caller(peer: &Peer) -> impl Future<Output = Caller> + use<> {
+    let (pid, uid, gid) = (peer.pid, peer.uid, peer.gid);
+    let nobody = move || Caller { request_uid: Some(uid), group_id: Some(gid), ..Caller::default() };
+    let looked = tokio::task::spawn_blocking(move || Caller::of(pid, uid, gid));
+    async move { looked.await.unwrap_or_else(|_| nobody()) }
 }
 
 fn to_value<T: Serialize>(facts: T) -> Result<Value, Refused> {
@@ -416,17 +442,6 @@ fn current(server: &Server) -> Option<String> {
     Some(format!("current is {}: restart your MCP host", now.version()))
 }
 
-fn row(server: &Server) -> Row {
-    let release = server.selected.as_ref().ok().map(|admitted| &admitted.release);
-    Row {
-        name: server.name.to_string(),
-        version: release.map(|release| release.version.to_string()),
-        data_classification: release.map(|release| release.data_classification.clone()),
-        description: release.map(|release| release.description.clone()),
-        refused: server.selected.as_ref().err().map(reason),
-    }
-}
-
 fn release_ref(admitted: &Admitted) -> ReleaseRef {
     let status = if admitted.yanked.is_some() { "yanked" } else { "active" };
     ReleaseRef::verified(&admitted.release, &admitted.artefact, admitted.statement, &admitted.keys, status)
@@ -439,9 +454,9 @@ mod tests {
 
     #[test]
     fn administrators() {
-        let peer = |uid| Peer { pid: 1, uid, gid: 0 };
+        let peer = |uid| Peer { pid: 1, uid, gid: 0, groups: None };
         let own = rustix::process::geteuid().as_raw();
-        assert!(administer(peer(0)).is_ok() && administer(peer(own)).is_ok());
-        assert!(administer(peer(own + 4711)).is_err_and(|refused| refused.is(Fault::NotPermitted)));
+        assert!(administer(&peer(0)).is_ok() && administer(&peer(own)).is_ok());
+        assert!(administer(&peer(own + 4711)).is_err_and(|refused| refused.is(Fault::NotPermitted)));
     }
 }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
+use super::peer::Peer;
 use crate::control::protocol::{Fault, REQUEST_BYTES, Refused, Request, answer_line};
 
 /// How long a request may take to arrive, and an answer to leave.
@@ -22,24 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PER_USER: usize = 32;
 /// Connections of all users but root and our own.
 const IN_ALL: usize = 512;
-
-/// Who is at the other end, by the kernel's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// The process that connected; 0 if it is outside our pid namespace.
-    pub pid: u32,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-}
-
-impl Peer {
-    /// Whether it may change what the daemon does: root and the daemon's own user.
-    pub fn administers(&self) -> bool {
-        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
-    }
-}
 
 /// Makes the launcher's name and the listening socket in the run directory.
 ///
@@ -145,10 +128,8 @@ where
             }
         };
         // Without credentials it is gone already.
-        let Ok(credentials) = stream.peer_cred() else { continue };
-        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        let peer = Peer { pid, uid: credentials.uid(), gid: credentials.gid() };
-        match seats.take(peer) {
+        let Ok(peer) = Peer::of(&stream) else { continue };
+        match seats.take(&peer) {
             Some(seat) => {
                 let handler = handler.clone();
                 connections.spawn(async move {
@@ -185,7 +166,7 @@ where
             .map_err(|message| Refused::fault(Fault::BadRequest, &message, ""))
             .and_then(|line| Request::from_line(&line));
         let answer = match request {
-            Ok(request) => handler(peer, request).await,
+            Ok(request) => handler(peer.clone(), request).await,
             Err(refused) => Err(refused),
         };
         let written = timeout(PATIENCE, stream.write_all(&answer_line(answer))).await;
@@ -228,7 +209,7 @@ struct Seat {
 }
 
 impl Seats {
-    fn take(&self, peer: Peer) -> Option<Seat> {
+    fn take(&self, peer: &Peer) -> Option<Seat> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = held.values().sum();
         let mine = held.entry(peer.uid).or_default();

@@ -28,6 +28,7 @@ pub enum Check {
     Fapolicyd,
     Selinux,
     Hidepid,
+    Access,
     TrustRoot,
     Clock,
     Registry,
@@ -42,7 +43,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Config,
         Self::User,
         Self::StateOwner,
@@ -65,6 +66,7 @@ impl Check {
         Self::Fapolicyd,
         Self::Selinux,
         Self::Hidepid,
+        Self::Access,
         Self::TrustRoot,
         Self::Clock,
         Self::Registry,
@@ -102,6 +104,7 @@ impl Check {
             Self::Fapolicyd => "fapolicyd",
             Self::Selinux => "selinux",
             Self::Hidepid => "hidepid",
+            Self::Access => "access",
             Self::TrustRoot => "trust-root",
             Self::Clock => "clock",
             Self::Registry => "registry",

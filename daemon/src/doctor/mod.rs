@@ -11,6 +11,7 @@
 //!
 //! [`Check::code`] is public: monitoring and tickets name it, docs/operating.md lists it.
 
+mod access;
 mod finding;
 mod host;
 mod places;
@@ -123,6 +124,7 @@ pub fn examine(file: &Path) -> Vec<Finding> {
         }),
         look(Check::OpenFiles, running::open_files),
         look(Check::Fapolicyd, |subject| walls::look(&subject.mounts, &subject.config.mount.at)),
+        look(Check::Access, access::look),
         look(Check::TrustRoot, registry::look),
         look(Check::Daemon, running::daemon),
         look(Check::Audit, running::audit),

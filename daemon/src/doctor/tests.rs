@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use mcpfs_trust::error::Code;
 
 use super::finding::{Check, Finding, State};
-use super::{host, mount_of, places, registry, running, walls};
+use super::{access, host, mount_of, places, registry, running, walls};
+use crate::config::{Config, NoNumber};
 use crate::mount::parse_mountinfo;
 use crate::refusal::Refusal;
 
@@ -174,4 +175,24 @@ fn why_the_site_says_nothing() {
     is(&finding(Code::NotARegistry), State::Wrong, "captive portal");
     is(&finding(Code::TooSlow), State::Wrong, "[network]");
     is(&finding(Code::Unreachable), State::Wrong, "proxy");
+}
+
+#[test]
+fn who_may_use_what() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mcpfs.toml");
+    let read = |more: &str| {
+        std::fs::write(&file, format!("[registry]\nurl = \"https://mcp.example.com\"\n{more}")).unwrap();
+        Config::load(&file).unwrap().access
+    };
+    let rules = read("[access]\ndefault = \"staff\"\n[access.servers]\nhello = \"*\"\n\"fin*\" = 60\n");
+    let known = [("staff".to_owned(), Ok(50))].into();
+    let names = ["hello".to_owned()];
+    is(&access::judge(&read(""), &[].into(), true, None), State::Ok, "every user");
+    is(&access::judge(&rules, &known, false, Some(&names)), State::Ok, "fin*: 60; hello: everybody; others: staff");
+    is(&access::judge(&rules, &known, false, None), State::Ok, "");
+    is(&access::judge(&rules, &known, false, Some(&[])), State::Note, "access.servers.hello: the registry has no");
+    is(&access::judge(&rules, &known, true, None), State::Wrong, "see hidepid");
+    let gone = [("staff".to_owned(), Err(NoNumber::Wrong("no such".to_owned())))].into();
+    is(&access::judge(&rules, &gone, false, None), State::Wrong, "names the group staff: no such");
 }

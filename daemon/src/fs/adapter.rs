@@ -19,7 +19,7 @@ use super::ino::Ino;
 use super::node::{Attr, Found, Lifetime};
 use super::open::Opened;
 use super::vfs::Listing;
-use super::wire::{BLOCK, FOREVER, asker, attributes, fit, kind, nothing, read, send_sized, text_at, ttl};
+use super::wire::{BLOCK, asker, attributes, fit, kind, nothing, read, send_sized, text_at, ttl};
 use crate::errno::{FsError, report};
 
 fn read_only() -> Errno {
@@ -53,7 +53,7 @@ impl Filesystem for Mounted {
         self.answer("lookup", reply, work, |inner, reply, found| match found {
             Ok(Found::Here(attr, lifetime)) => {
                 inner.vfs.hold(attr.ino);
-                reply.entry_with_ttls(&FOREVER, &ttl(lifetime), &attributes(&attr), Generation(0));
+                reply.entry_with_ttls(&ttl(attr.lifetime), &ttl(lifetime), &attributes(&attr), Generation(0));
             }
             Ok(Found::Nothing(lifetime)) => reply.entry(&ttl(lifetime), &nothing(), Generation(0)),
             Err(errno) => reply.error(errno),
@@ -68,7 +68,7 @@ impl Filesystem for Mounted {
         let vfs = Arc::clone(&self.0.vfs);
         let work = async move { vfs.attributes(Ino(ino.0)).await };
         self.answer("getattr", reply, work, |_, reply, attr| match attr {
-            Ok(attr) => reply.attr(&FOREVER, &attributes(&attr)),
+            Ok(attr) => reply.attr(&ttl(attr.lifetime), &attributes(&attr)),
             Err(errno) => reply.error(errno),
         });
     }
@@ -145,9 +145,9 @@ impl Filesystem for Mounted {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {
-        let vfs = Arc::clone(&self.0.vfs);
-        let work = async move { vfs.listing(Ino(ino.0)).await };
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: fuser::ReplyOpen) {
+        let (vfs, asker) = (Arc::clone(&self.0.vfs), asker(request));
+        let work = async move { vfs.open_directory(Ino(ino.0), asker).await };
         self.answer("opendir", reply, work, |inner, reply, listing| match listing {
             Ok((Listing::Items(items), Lifetime::Changing)) => {
                 reply.opened(FileHandle(inner.handles.insert(Handle::Listing(items))), FopenFlags::empty());

@@ -9,6 +9,7 @@ use mcpfs_trust::name::ServerName;
 
 use super::ino::{Ino, ServerPlace};
 use super::vfs::RUN;
+use crate::config::Access;
 use crate::registry::{Registry, Server, Snapshot};
 
 /// A name in a directory that the kernel is to ask for again.
@@ -33,9 +34,14 @@ pub(super) fn follow(
     let following = async move {
         let mut changes = registry.changes();
         let mut shown = registry.snapshot();
+        // What a predecessor told the kernel may be of a configuration that never came into force, or of one
+        // that did in its last moment.
+        regroup(&notifier, shown.servers.values().filter(|server| shown.access.group_of(&server.name).is_some()));
         registry.set_shown(Some(shown.generation));
         while changes.changed().await.is_ok() {
             let next = registry.snapshot();
+            // First of all: until then the kernel lets in whom it let in before.
+            regroup(&notifier, regrouped(&shown, &next));
             for Entry { parent, name } in differences(&shown, &next) {
                 if let Err(error) = notifier.inval_entry(INodeNo(parent.0), OsStr::new(&name)) {
                     tracing::debug!(%error, name, "the kernel did not take an invalidation; it forgets within seconds");
@@ -53,6 +59,32 @@ pub(super) fn follow(
         told.set_shown(None);
     };
     std::thread::Builder::new().name("fuse-invalidate".to_owned()).spawn(move || runtime.block_on(both)).map(drop)
+}
+
+/// Servers that are for another group than before.
+fn regrouped<'a>(old: &Snapshot, new: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Server>> {
+    let same = old.access == new.access;
+    let differs = move |server: &&Arc<Server>| {
+        let gid = |access: &Access| access.group_of(&server.name).map(|group| group.gid);
+        !same && gid(&old.access) != gid(&new.access)
+    };
+    new.servers.values().filter(differs)
+}
+
+/// Has the kernel ask for the attributes of their directories again.
+fn regroup<'a>(notifier: &Notifier, servers: impl Iterator<Item = &'a Arc<Server>>) {
+    for server in servers {
+        let ino = Ino::server(server.slot, ServerPlace::Directory);
+        // An offset below zero: attributes alone.
+        match notifier.inval_inode(INodeNo(ino.0), -1, 0) {
+            Ok(()) => {}
+            // It keeps nothing of it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, name = %server.name, "the kernel did not take another group; it asks within seconds")
+            }
+        }
+    }
 }
 
 /// The names that lead elsewhere, or nowhere, or that led nowhere before.

@@ -17,7 +17,8 @@
 //! takes it back when the registry's snapshot changes (`invalidate`).
 //!
 //! **Nothing the kernel keeps depends on who asked,** since it would be shown to everybody.
-//! Admission is therefore decided at every open, and only there.
+//! Admission is therefore decided at every open, and only there. What a caller may use is the group of
+//! `/mcp/<name>`, which all are shown alike and the kernel decides by; opens ask once more.
 
 mod access;
 pub mod adapter;
@@ -29,6 +30,7 @@ mod invalidate;
 mod node;
 mod open;
 mod pulse;
+mod rights;
 mod synth;
 mod trees;
 mod vfs;

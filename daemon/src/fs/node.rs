@@ -3,6 +3,7 @@
 use mcpfs_trust::tree::{Kind, Node};
 
 use super::ino::Ino;
+use crate::config::Group;
 
 /// What kind of file something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +25,9 @@ pub enum Lifetime {
     Changing,
 }
 
-/// The attributes of an inode. Owner (root) and times (constant) are the same for all, and
-/// attributes never change: what another release has is another inode.
+/// The attributes of an inode. Owner (root) and times (constant) are the same for all. What belongs to a
+/// release never changes: what another release has is another inode. The group of `/mcp/<name>` does, with
+/// the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attr {
     /// Its number.
@@ -36,17 +38,33 @@ pub struct Attr {
     pub mode: u16,
     /// Size, bytes.
     pub size: u64,
+    /// Its group.
+    pub gid: u32,
+    /// For how long all this holds.
+    pub lifetime: Lifetime,
 }
 
 impl Attr {
     /// A directory.
     pub const fn directory(ino: Ino) -> Self {
-        Self { ino, kind: FileKind::Directory, mode: 0o555, size: 0 }
+        Self { ino, kind: FileKind::Directory, mode: 0o555, size: 0, gid: 0, lifetime: Lifetime::Immutable }
+    }
+
+    /// The directory of a server that is for a group, or for everybody. The kernel decides by it who gets
+    /// below; a group without a number is nobody's.
+    pub const fn server(ino: Ino, group: Option<&Group>) -> Self {
+        let (mode, gid) = match group {
+            None => (0o555, 0),
+            Some(Group { gid: Some(gid), .. }) => (0o550, *gid),
+            Some(Group { gid: None, .. }) => (0o500, 0),
+        };
+        Self { mode, gid, lifetime: Lifetime::Changing, ..Self::directory(ino) }
     }
 
     /// A file.
     pub const fn file(ino: Ino, executable: bool, size: u64) -> Self {
-        Self { ino, kind: FileKind::File, mode: if executable { 0o555 } else { 0o444 }, size }
+        let mode = if executable { 0o555 } else { 0o444 };
+        Self { ino, kind: FileKind::File, mode, size, gid: 0, lifetime: Lifetime::Immutable }
     }
 
     /// A node of a tree.
@@ -54,7 +72,9 @@ impl Attr {
         match node.kind {
             Kind::Directory => Self::directory(ino),
             Kind::File { executable, size, .. } => Self::file(ino, executable, size),
-            Kind::Link { target } => Self { ino, kind: FileKind::Link, mode: 0o777, size: target.len() as u64 },
+            Kind::Link { target } => {
+                Self { kind: FileKind::Link, mode: 0o777, ..Self::file(ino, false, target.len() as u64) }
+            }
         }
     }
 }

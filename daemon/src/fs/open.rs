@@ -1,8 +1,8 @@
 //! Opening: the one place where access is decided, content fetched and a row written.
 //!
-//! The order is fixed: admission (at every open, for a revocation must count at once), the
-//! verified file, the audit's rows, the reply. Nobody sees a byte before all four. `run` is
-//! outside of this: opening it shows nothing of a release, it must go on saying why when a
+//! The order is fixed: the caller's rights (`rights`), admission (at every open, for a revocation must count
+//! at once), the verified file, the audit's rows, the reply. Nobody sees a byte before all five. `run` is
+//! outside of all but the first: opening it shows nothing of a release, it must go on saying why when a
 //! release is refused, and the launch that follows asks for itself and has a row of its own.
 
 use std::fs::File;
@@ -65,7 +65,9 @@ impl Vfs {
     }
 
     async fn open_place(&self, ino: Ino, asker: Asker) -> Result<Opened, FsError> {
-        match self.place(ino)? {
+        let place = self.place(ino)?;
+        self.check_rights(&place, asker).await?;
+        match place {
             Place::Root | Place::Server(_, ServerPlace::Directory) | Place::Release(_, ReleasePlace::Directory) => {
                 Err(FsError::IsADirectory)
             }
@@ -134,7 +136,8 @@ impl Vfs {
             Some(file) => (file, Cost::default()),
             None => {
                 let fetched = self.fetch(admitted, &content, &wanted, asker).await?;
-                // That may have taken half a minute, in which a revocation may have come.
+                // That may have taken half a minute, in which a revocation or a reload may have come.
+                self.check_rights(&Place::Release(Arc::clone(admitted), ReleasePlace::Node(node)), asker).await?;
                 freshness = self.admit(admitted, path, asker).await?;
                 fetched
             }

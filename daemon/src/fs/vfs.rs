@@ -139,12 +139,14 @@ impl Vfs {
         // or package.json beside a server ask once.
         let Some(name) = parse::<ServerName>(name) else { return Ok(Found::Nothing(Lifetime::Immutable)) };
         Ok(match self.registry.server(&name).await? {
-            Some(server) => {
-                let ino = Ino::server(server.slot, ServerPlace::Directory);
-                Found::Here(Attr::directory(ino), Lifetime::Changing)
-            }
+            Some(server) => Found::Here(self.server_directory(&server), Lifetime::Changing),
             None => Found::Nothing(Lifetime::Changing),
         })
+    }
+
+    fn server_directory(&self, server: &Server) -> Attr {
+        let group = self.registry.snapshot().access.group_of(&server.name);
+        Attr::server(Ino::server(server.slot, ServerPlace::Directory), group.as_ref())
     }
 
     async fn lookup_version(&self, server: &Arc<Server>, name: &[u8], asker: Asker) -> Result<Found, FsError> {
@@ -207,7 +209,8 @@ impl Vfs {
     /// `NoSuchName` for an inode that was never given out.
     pub async fn attributes(&self, ino: Ino) -> Result<Attr, FsError> {
         Ok(match self.place(ino)? {
-            Place::Root | Place::Server(_, ServerPlace::Directory) => Attr::directory(ino),
+            Place::Root => Attr::directory(ino),
+            Place::Server(server, ServerPlace::Directory) => self.server_directory(&server),
             Place::Server(server, ServerPlace::Run) => {
                 Attr::file(ino, true, synth::refused_run(&self.rundir, &server).len() as u64)
             }
@@ -271,7 +274,7 @@ impl Vfs {
         shown
             .map(|server| Item {
                 name: server.name.to_string(),
-                attr: Attr::directory(Ino::server(server.slot, ServerPlace::Directory)),
+                attr: self.server_directory(server),
                 lifetime: Lifetime::Changing,
             })
             .collect()

@@ -75,7 +75,7 @@ pub(super) fn attributes(attr: &Attr) -> FileAttr {
         // 1 for directories too: "not counted", so that find does not stop early.
         nlink: 1,
         uid: 0,
-        gid: 0,
+        gid: attr.gid,
         rdev: 0,
         blksize: BLOCK,
         flags: 0,

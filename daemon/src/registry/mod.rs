@@ -159,6 +159,7 @@ impl Registry {
             trust: trust.clone(),
             head: None,
             servers: BTreeMap::new(),
+            access: Arc::clone(&config.access),
             refreshed,
         };
         let registry = Self(Arc::new(Shared {
@@ -337,6 +338,7 @@ impl Registry {
         let old = self.settings();
         // The cache holds this site too, so it must become another one, not be replaced by one.
         old.site.become_like(site);
+        let access = Arc::clone(&config.access);
         let settings = Settings { config, root, trust: trust.clone(), site: old.site.clone() };
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         if old.root.registry != registry || old.trust.epoch != trust.epoch {
@@ -348,6 +350,7 @@ impl Registry {
             }
             snapshot.registry = registry;
             snapshot.trust = trust;
+            snapshot.access = access;
         });
         drop(changing);
         self.restore().await?;

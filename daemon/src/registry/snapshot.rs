@@ -10,6 +10,7 @@ use mcpfs_trust::release::{Artefact, Release};
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::Verified;
 
+use crate::config::Access;
 use crate::refusal::Refusal;
 
 /// Everything the mount shows, as of one accepted head and one configuration.
@@ -26,6 +27,8 @@ pub struct Snapshot {
     /// By name: what was decided about the names of the accepted catalogue, and names that
     /// a newer catalogue lacks while their releases still run.
     pub servers: BTreeMap<ServerName, Arc<Server>>,
+    /// Who may use which server.
+    pub access: Arc<Access>,
     /// The last look at the site.
     pub refreshed: Refreshed,
 }

@@ -60,7 +60,11 @@ impl Ends {
             // waits for a look at the site under way, and being asked to end must not.
             let mut again = false;
             tokio::select! {
-                outcome = daemon.reload() => drop(outcome),
+                outcome = daemon.reload() => {
+                    drop(outcome);
+                    // Whoever reloads and then looks finds what now holds.
+                    daemon.registry.shown().await;
+                }
                 wish = self.next() => match wish {
                     Some(Wish::Reload) => again = true,
                     _ => return,

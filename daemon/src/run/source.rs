@@ -5,7 +5,7 @@
 
 use super::{Failure, MountArgs, by_hand};
 use crate::cli::Global;
-use crate::config::{Config, Texts};
+use crate::config::{Config, ConfigError, Texts};
 use crate::refusal::{Exit, with_cause};
 use crate::supervisor::charge::{self, Handed};
 use crate::worker::Link;
@@ -22,11 +22,13 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn read(global: &Global, args: &MountArgs) -> Result<Self, Failure> {
         if !args.worker {
-            let read = Texts::read(&global.file()).and_then(|texts| texts.config().map(|_| texts));
+            let read = Texts::read(&global.file()).and_then(Texts::with_groups);
             let kept = args.keep_mount.then(charge::kept).flatten();
             return match (read, kept) {
                 (Ok(texts), kept) => Ok(Self::Files(texts, kept)),
                 (Err(error), Some(kept)) => Ok(Self::Kept(kept.because(with_cause(&error)))),
+                // A directory service that does not answer yet may do so at the next try.
+                (Err(error @ ConfigError::Unanswered { .. }), None) => Err(Failure::new(Exit::Refused, &error)),
                 (Err(error), None) => Err(Failure::new(Exit::Usage, &error)),
             };
         }

@@ -107,14 +107,14 @@ impl Charge {
     /// What is on the disk now, for a worker to take over or not.
     pub(super) fn offer(&mut self) -> io::Result<OwnedFd> {
         self.offered = None;
-        let texts = match Texts::read(self.started.main()) {
+        let texts = match Texts::read(self.started.main()).and_then(Texts::with_groups) {
             Ok(texts) => texts,
             Err(error) => {
                 let unsafe_file = matches!(&error, ConfigError::File(owned::OwnedError::Unsafe { .. }));
                 return in_memory(&Offer::Unusable(with_cause(&error), unsafe_file));
             }
         };
-        // What does not make a configuration is the worker's to refuse, with the words for it.
+        // Else it would not have its groups.
         let named = texts.config().map_or_else(|_| self.in_force.named.clone(), |config| Named::of(&config));
         let found = Found { texts, trust: trust(&named.trust), named };
         let offered = in_memory(&Offer::Read(self.handed(&found)));
