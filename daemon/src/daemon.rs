@@ -10,6 +10,7 @@ use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, SeenTrust};
 use mcpfs_trust::{json, limits};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use crate::audit::{Audit, AuditEvent, BootFacts, EventKind};
 use crate::caller::Caller;
@@ -42,6 +43,8 @@ pub struct Daemon {
     pub started: Timestamp,
     /// For what is done in the background.
     pub runtime: Handle,
+    /// One reload at a time.
+    pub reloading: Arc<Mutex<()>>,
 }
 
 /// The two facts that are probed once per mount, and where it is.
@@ -74,6 +77,8 @@ impl Daemon {
     /// # Errors
     /// Why something was not taken over.
     pub async fn reload(&self) -> Result<(), Refusal> {
+        // A successor begins with what was judged last, so that has to be what was taken over last.
+        let _alone = self.reloading.lock().await;
         let old = self.config();
         let taken = self.take_over(&old).await;
         let judged = Message::Judged { config: taken.is_ok(), trust: matches!(taken, Ok(None)) };

@@ -389,6 +389,7 @@ async fn start(
         secrets,
         started: now(),
         runtime: runtime.clone(),
+        reloading: Arc::default(),
     };
     let control = runtime.spawn(control::serve(listener, daemon.clone()));
     // A successor has kept people waiting already. And overdue is no fault: what was admitted

@@ -19,6 +19,7 @@ pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {
         return;
     }
+    suite.mounted("successor::reloads_at_once", reloads_at_once);
     suite.mounted("successor::an_edit_counts_from_the_reload", an_edit_counts_from_the_reload);
     suite.mounted("successor::what_cannot_be_used_takes_nobodys_mount", what_cannot_be_used_takes_nobodys_mount);
     suite.mounted("successor::where_things_are_holds_until_a_restart", where_things_are_holds_until_a_restart);
@@ -203,4 +204,22 @@ fn without_its_certificates(reads: Reads) {
     host.refresh();
     let large = fs::read(host.at("files/1.0.0/tree/large")).unwrap();
     assert!(large == fs::read(registry.artefacts().join("files/large")).unwrap());
+}
+
+/// Two offers of a configuration that are on their way at once are not taken for one.
+fn reloads_at_once(reads: Reads) {
+    let world = World::new(reads);
+    let mount = Mount::start(&world.host);
+    let worker = mount.server();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let answer = mcpfs_tests::control::asks(&world.host, &serde_json::json!({"v": 1, "op": "reload"}));
+                    assert_eq!(answer["ok"], serde_json::json!({}), "{answer}");
+                }
+            });
+        }
+    });
+    assert_eq!(mount.server(), worker, "{}", mount.log());
 }

@@ -143,6 +143,7 @@ impl Host {
             secrets: Secrets::Own,
             started: now(),
             runtime: Handle::current(),
+            reloading: Arc::default(),
         };
         let listener = crate::control::listen(&dir.path().join("run")).unwrap();
         Self { serving: tokio::spawn(crate::control::serve(listener, daemon)), dir, content, statement }

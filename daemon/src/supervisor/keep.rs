@@ -189,10 +189,15 @@ impl Supervisor {
                 self.service.reloading();
                 worker.tell(&Message::Reload);
             }
-            if door && let Some(ended) = self.at_the_door(worker)? {
+            // All that it has said comes before what it asks: what it was offered is judged on the line, and the
+            // next offer is asked for at the door.
+            if line && let Some(ended) = self.on_the_line(worker) {
                 return Ok(ended);
             }
-            if line && let Some(ended) = self.on_the_line(worker) {
+            if door
+                && !line
+                && let Some(ended) = self.at_the_door(worker)?
+            {
                 return Ok(ended);
             }
             // Last, so that what it said before it ended was heard.
