@@ -15,6 +15,7 @@
 mod access;
 mod file;
 mod fixed;
+mod retention;
 mod texts;
 mod value;
 mod whole;
@@ -33,6 +34,7 @@ use url::Url;
 
 pub use self::access::{Access, Group};
 pub(crate) use self::access::{Membership, NoNumber, look_up};
+pub use self::retention::{Keep, RetentionConfig};
 pub use self::texts::Texts;
 pub(crate) use self::value::mirror;
 use crate::owned::OwnedError;
@@ -76,6 +78,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[runtimes]`: the names a recipe's `launch.command` may use, as absolute paths.
     /// `node` and `python3` are found by themselves in the usual directories of root.
     pub runtimes: BTreeMap<String, PathBuf>,

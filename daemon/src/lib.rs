@@ -18,6 +18,7 @@
 //! | [`supervisor`], [`worker`] | root's part and everybody else's; how one worker follows another |
 //! | [`doctor`] | what on a host stands in the way of all that |
 //! | `metrics` | what monitoring is told |
+//! | `retention` | when rows of the audit are old enough to go |
 //! | `run`, `daemon` | the only wiring |
 //!
 //! Arrows point one way: `fs` → `registry`, `content`, `audit`; `registry` → `site`,
@@ -50,6 +51,7 @@ pub mod mount;
 pub mod owned;
 pub mod refusal;
 pub mod registry;
+mod retention;
 pub mod run;
 pub mod site;
 pub mod supervisor;

@@ -58,7 +58,7 @@ use crate::supervisor::wire::Message;
 use crate::supervisor::{Charge, User};
 use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
-use crate::{announce, control, fs};
+use crate::{announce, control, fs, retention};
 
 /// How long "served" waits for the first look at the site.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -399,6 +399,7 @@ async fn start(
     }
     // With what that look found: the file is not written again for a while.
     metrics::publish(&daemon, link.as_ref().map_or(1, |link| link.generation()), endpoint, background);
+    background.spawn(retention::follow(daemon.clone(), takes_over));
     announce::served(&daemon, link.as_deref());
     if let Some(link) = &link {
         background.spawn(announce::follow(daemon.clone(), Arc::clone(link)));

@@ -73,6 +73,7 @@ mod publish;
 mod pull_request;
 mod read;
 mod readme;
+mod retention;
 mod review;
 mod rules;
 mod sandbox;
@@ -188,6 +189,7 @@ fn main() -> ExitCode {
     bundles::register(&mut suite);
     git_tags::register(&mut suite);
     author::register(&mut suite);
+    retention::register(&mut suite);
     slept::register(&mut suite);
     spared::register(&mut suite);
     sources::register(&mut suite);

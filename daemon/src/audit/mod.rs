@@ -17,9 +17,11 @@ mod act;
 mod boot;
 mod event;
 mod fold;
+mod leftovers;
 pub mod query;
 mod reserve;
 mod restart;
+mod retain;
 mod schema;
 mod seal;
 mod store;
@@ -44,6 +46,7 @@ pub use boot::BootFacts;
 pub use event::{AuditEvent, EventKind, ReleaseRef, clean};
 pub use fold::{Budget, FoldLimits};
 pub use restart::{Restarted, restart};
+pub use retain::{Cutoff, Removed};
 pub use schema::APPLICATION_ID;
 
 use fold::Folding;
@@ -102,6 +105,21 @@ pub struct Health {
     pub reserve: bool,
     /// Why the last write failed, if it did.
     pub failing: Option<String>,
+    /// How old what is there is.
+    pub kept: Kept,
+}
+
+/// What retention has left.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// When the oldest row was written, microseconds UTC.
+    pub oldest_us: Option<i64>,
+    /// When rows were last removed.
+    pub cut_us: Option<i64>,
+    /// Why rows stay that are old enough by this host's clock, if they do.
+    pub because: Option<String>,
+    /// What of the rows that are old enough does not fit its seal, and so stays.
+    pub unfit: Option<String>,
 }
 
 impl Audit {
@@ -117,10 +135,12 @@ impl Audit {
             store.describe(BootFacts::default()).map_err(|source| schema::failed(&options.path, source))?;
         }
         let tip = store.tip();
+        let (oldest_us, cut_us) = store.extent().map_err(|source| schema::failed(&options.path, source))?;
         let health = Arc::new(Mutex::new(Health {
             sealed: tip.map_or(0, |tip| tip.last),
             hash: tip.filter(|tip| tip.last > 0).map(|tip| tip.hash),
             reserve: reserve.held(),
+            kept: Kept { oldest_us, cut_us, ..Kept::default() },
             ..Health::default()
         }));
         // Only a receive with a deadline needs it; nothing else ever runs on it.
@@ -165,6 +185,27 @@ impl Audit {
     /// As [`Audit::record`].
     pub fn describe_blocking(&self, facts: BootFacts) -> Result<(), AuditError> {
         self.ask_blocking(|reply| Message::Describe(facts, reply))
+    }
+
+    /// Removes the oldest rows that may go, in one short transaction, after all that waits to be recorded.
+    ///
+    /// # Errors
+    /// As [`Audit::record`]; then all rows are there.
+    pub async fn remove(&self, cutoff: Cutoff) -> Result<Removed, AuditError> {
+        self.ask(|reply| Message::Remove(cutoff, reply)).await
+    }
+
+    /// Removes files beside the store that may go, and gives back some of the room; says whether there is more of it.
+    ///
+    /// # Errors
+    /// As [`Audit::record`].
+    pub async fn tidy(&self, cutoff: Cutoff) -> Result<bool, AuditError> {
+        self.ask(|reply| Message::Tidy(cutoff, reply)).await
+    }
+
+    /// Says in [`Health`] why rows stay that are old enough; `None` if none do.
+    pub fn keeps_because(&self, why: Option<String>) {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).kept.because = why;
     }
 
     /// How it does.

@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
 use super::event::{EventKind, now_us};
-use super::{AuditError, schema};
+use super::{AuditError, retain, schema};
 
 /// A moment of a filter, microseconds UTC: `2026-04-15T09:30:00Z`, `2026-04-15` (its
 /// midnight, UTC), or how long ago: `90s`, `15m`, `24h`, `30d`.
@@ -168,6 +168,17 @@ pub struct Used {
     pub last: String,
 }
 
+/// From when to when a store reaches, and how large it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// When the oldest row was written, microseconds UTC.
+    pub oldest_us: Option<i64>,
+    /// When retention last removed rows.
+    pub cut_us: Option<i64>,
+    /// Bytes on the disk, with the log.
+    pub bytes: u64,
+}
+
 /// A read-only view of a store.
 #[derive(Debug)]
 pub struct Reader {
@@ -182,6 +193,17 @@ impl Reader {
     /// [`AuditError`] in words for a person: missing, no permission, damaged, newer or older schema.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         Ok(Self { conn: schema::open_read_only(path)?, path: path.to_owned() })
+    }
+
+    /// From when to when it reaches.
+    ///
+    /// # Errors
+    /// If SQLite cannot read.
+    pub fn extent(&self) -> Result<Extent, AuditError> {
+        let (oldest_us, cut_us) = retain::extent(&self.conn).map_err(|source| schema::failed(&self.path, source))?;
+        let files = ["", "-wal"].map(|suffix| schema::beside(&self.path, suffix));
+        let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum();
+        Ok(Extent { oldest_us, cut_us, bytes })
     }
 
     /// Who ran which verified release, since a moment.

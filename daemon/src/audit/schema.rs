@@ -97,7 +97,7 @@ fn open_with(path: &Path, steps: &[&str]) -> Result<Connection, AuditError> {
     }
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-         PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 8388608;",
+         PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 8388608; PRAGMA secure_delete = ON;",
     )
     .map_err(broken)?;
     if 0 < version && version < steps.len() {

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::boot::{BootFacts, Host};
 use super::event::{AuditEvent, FIELD_BYTES, JSON_BYTES, PATH_BYTES, REASON_BYTES, ReleaseRef, clean, now_us};
+use super::retain::{self, Carried, Cutoff, Removal, Removed};
 use super::seal::{GENESIS, Row, Seal};
 use super::{AuditError, schema};
 use crate::caller::Caller;
@@ -19,8 +20,14 @@ use crate::caller::Caller;
 /// Releases and callers whose row numbers are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
+/// Free pages that the file keeps for its next rows.
+const SPARE_PAGES: i64 = 256;
+
+/// Pages that are given back in one go, at most: others wait for it.
+const SHRUNK_PAGES: i64 = 256;
+
 /// A row that events refer to: its number and what stands for it in their encoding.
-type Known = (i64, Digest);
+pub(super) type Known = (i64, Digest);
 
 /// Where the chain ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +104,67 @@ impl Store {
     /// # Errors
     /// If SQLite cannot write; then none of the rows is there.
     pub(super) fn append(&mut self, events: &[&AuditEvent]) -> rusqlite::Result<Vec<i64>> {
-        let result = self.transact(events);
+        self.settled(|store| store.transact(events, None))
+    }
+
+    /// Removes the oldest rows that may go, if there are any; a row and `cut` tell of it, in the same transaction.
+    ///
+    /// # Errors
+    /// If SQLite cannot write; then all rows are there.
+    pub(super) fn remove(&mut self, cutoff: &Cutoff) -> rusqlite::Result<Removed> {
+        let plan = retain::plan(&self.conn, cutoff)?;
+        let Some(removal) = plan.removal else {
+            return Ok(Removed { unfit: plan.unfit, ..Removed::default() });
+        };
+        let told = removal.event(cutoff);
+        // SQLite would look through all rows for those of each boot that goes; `sweep` knows which have none.
+        self.conn.pragma_update(None, "foreign_keys", false)?;
+        let done = self.settled(|store| store.transact(&[&told], Some((&removal, cutoff))));
+        self.conn.pragma_update(None, "foreign_keys", true)?;
+        done?;
+        let rows = u64::try_from(removal.rows()).unwrap_or_default();
+        Ok(Removed { rows, more: plan.more, unfit: plan.unfit })
+    }
+
+    /// Gives some of the room of removed rows back to the disk; says whether there is more of it.
+    ///
+    /// # Errors
+    /// If SQLite cannot write.
+    pub(super) fn shrink(&mut self) -> rusqlite::Result<bool> {
+        let free: i64 = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        if free > SPARE_PAGES {
+            let pages = (free - SPARE_PAGES).min(SHRUNK_PAGES);
+            // It takes a step for each page.
+            let mut vacuum = self.conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+        }
+        let left: i64 = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        // A file from before there was a vacuum in steps keeps its room, for its next rows.
+        if left > SPARE_PAGES && left < free {
+            return Ok(true);
+        }
+        // An administrator's ANALYZE keeps samples of names.
+        let samples = "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat4'";
+        if self.conn.query_row(samples, [], |row| row.get::<_, i64>(0))? > 0 {
+            self.conn.execute("DELETE FROM sqlite_stat4", [])?;
+        }
+        // What was overwritten in the file still stands in the log.
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(false)
+    }
+
+    /// When the oldest row was written, and the last rows were removed.
+    ///
+    /// # Errors
+    /// If SQLite cannot read.
+    pub(super) fn extent(&self) -> rusqlite::Result<(Option<i64>, Option<i64>)> {
+        retain::extent(&self.conn)
+    }
+
+    /// The result of a transaction; if there was none, nothing is taken for known.
+    fn settled<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let result = work(self);
         if result.is_err() {
             // Numbers that were handed out in the transaction are void, and after some errors
             // of the disk only the file knows whether the commit happened.
@@ -109,7 +176,7 @@ impl Store {
         result
     }
 
-    fn transact(&mut self, events: &[&AuditEvent]) -> rusqlite::Result<Vec<i64>> {
+    fn transact(&mut self, events: &[&AuditEvent], removal: Option<(&Removal, &Cutoff)>) -> rusqlite::Result<Vec<i64>> {
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = match self.tip {
             Some(tip) => tip,
@@ -119,9 +186,14 @@ impl Store {
             Some(boot) => boot,
             None => boot_row(&tx, &self.host, &self.facts)?,
         };
-        let mut leaves = Vec::with_capacity(events.len());
-        let mut numbers = Vec::with_capacity(events.len());
-        for (seq, event) in (before.last + 1..).zip(events) {
+        let gone = match (removal, events) {
+            (Some((removal, cutoff)), [told, ..]) => {
+                Some(removal.delete(&tx, told, &cutoff.policy, self.host.boot_uuid.as_deref())?)
+            }
+            _ => None,
+        };
+        let mut rows = Vec::with_capacity(events.len());
+        for event in events {
             let release = match &event.release {
                 None => None,
                 Some(release) => Some(match self.releases.get(release) {
@@ -143,6 +215,13 @@ impl Store {
                 self.callers.put(person, known);
                 Some(known)
             };
+            rows.push((*event, release, caller));
+        }
+        let carried = gone.iter().flat_map(|gone| &gone.carried);
+        rows.extend(carried.map(|Carried { event, release, caller }| (event, *release, *caller)));
+        let mut leaves = Vec::with_capacity(rows.len());
+        let mut numbers = Vec::with_capacity(rows.len());
+        for (seq, (event, release, caller)) in (before.last + 1..).zip(rows) {
             leaves.push(event_row(&tx, seq, event, boot, release, caller)?);
             numbers.push(seq);
         }
@@ -152,7 +231,14 @@ impl Store {
             seal_row(&tx, &seal)?;
             after = Tip { last: seal.last, hash: seal.hash };
         }
+        if let Some(gone) = &gone {
+            gone.sweep(&tx)?;
+        }
         tx.commit()?;
+        if gone.is_some() {
+            self.releases.clear();
+            self.callers.clear();
+        }
         self.tip = Some(after);
         self.boot = Some(boot);
         Ok(numbers)

@@ -19,6 +19,7 @@ use crate::caller::Caller;
 
 mod asking;
 mod chain;
+mod retaining;
 mod writing;
 
 pub(super) struct Dir(tempfile::TempDir);

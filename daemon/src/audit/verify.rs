@@ -14,39 +14,50 @@ use std::path::Path;
 use std::str::FromStr;
 
 use mcpfs_trust::digest::Digest;
+use mcpfs_trust::time::Timestamp;
+use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension};
 
+pub use self::cuts::Cut;
+pub(crate) use self::cuts::moment;
 use super::event::clean;
-use super::seal::{ENCODING, GENESIS, LEAF_BYTES, Row, Seal, heads, root};
+use super::retain;
+use super::seal::{ENCODING, LEAF_BYTES, Row, Seal, heads, root};
 use super::{AuditError, schema};
+
+mod cuts;
 
 /// Findings told one by one, at most; the rest is counted.
 const FINDINGS: usize = 100;
 
-/// A seal that was noted elsewhere: `HASH@SEQ`.
+/// A seal that was noted elsewhere: `HASH@SEQ`, and when it was made: `HASH@SEQ@TIME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {
     /// The chain value.
     pub hash: Digest,
     /// The last row it covers.
     pub seq: i64,
+    /// When it was made; it counts once retention has removed its rows.
+    pub time: Option<Timestamp>,
 }
 
 impl FromStr for Anchor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || "an anchor is HASH@SEQ, as `mcpfs audit verify` prints it".to_owned();
+        let bad = || "an anchor is HASH@SEQ or HASH@SEQ@TIME, as `mcpfs audit verify` prints it".to_owned();
         let (hash, seq) = text.split_once('@').ok_or_else(bad)?;
+        let (seq, time) = seq.split_once('@').map_or((seq, None), |(seq, time)| (seq, Some(time)));
         let seq = seq.parse().ok().filter(|&seq: &i64| seq > 0).ok_or_else(bad)?;
-        Ok(Self { hash: hash.parse().map_err(|_| bad())?, seq })
+        let time = time.map(str::parse).transpose().map_err(|_| bad())?;
+        Ok(Self { hash: hash.parse().map_err(|_| bad())?, seq, time })
     }
 }
 
 impl fmt::Display for Anchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.hash, self.seq)
+        write!(f, "{}@{}", self.hash, self.seq)?;
+        self.time.map_or(Ok(()), |time| write!(f, "@{time}"))
     }
 }
 
@@ -59,10 +70,12 @@ pub struct Verification {
     pub seals: u64,
     /// The last seal: an anchor for the next time.
     pub last: Option<Anchor>,
-    /// Rows up to this one were removed by retention; 0 if none were.
-    pub cut: i64,
+    /// What retention removed, if it removed something.
+    pub cut: Option<Cut>,
     /// Callers whose person was erased.
     pub erased: u64,
+    /// What is as it should be and yet worth a word.
+    pub notes: Vec<String>,
     /// What is wrong, in words; at most 100 of them.
     pub findings: Vec<String>,
     /// Findings beyond those.
@@ -95,6 +108,7 @@ fn check(conn: &Connection, anchors: &[Anchor]) -> rusqlite::Result<Verification
     let mut found = Verification::default();
     tables_and_views(conn, &mut found)?;
     commitments(conn, &mut found)?;
+    found.cut = cuts::check(conn, &mut found)?;
     chain(conn, anchors, &mut found)?;
     Ok(found)
 }
@@ -158,6 +172,10 @@ fn commitments(conn: &Connection, found: &mut Verification) -> rusqlite::Result<
     Ok(())
 }
 
+/// The columns that [`read_seal`] reads, of all seals in order.
+pub(super) const SEALS: &str =
+    "SELECT last_seq, first_seq, time_us, encoding, leaves, root, hash FROM seal ORDER BY last_seq";
+
 /// The event columns in schema order, with commitments in place of row numbers.
 const EVENTS: &str =
     "SELECT e.seq, e.time_us, b.commitment, e.event, e.outcome, r.commitment, c.commitment, e.launch, e.pid, e.pid_start_us,
@@ -165,17 +183,14 @@ const EVENTS: &str =
      FROM event AS e LEFT JOIN boot AS b ON b.boot = e.boot LEFT JOIN release AS r ON r.release = e.release
      LEFT JOIN caller AS c ON c.caller = e.caller";
 
+/// The rows that [`group`] reads.
+pub(super) fn events_of_a_seal() -> String {
+    format!("{EVENTS} WHERE e.seq BETWEEN ?1 AND ?2 ORDER BY e.seq")
+}
+
 fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rusqlite::Result<()> {
-    let cut = conn
-        .query_row("SELECT last_seq, hash FROM cut ORDER BY last_seq DESC LIMIT 1", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get_ref(1)?.as_blob().ok().and_then(|hash| hash.try_into().ok())))
-        })
-        .optional()?;
-    let (mut before, mut hash) = match cut {
-        None => (0, GENESIS),
-        Some((seq, stored)) => (seq, stored.map_or(GENESIS, Digest::from_bytes)),
-    };
-    found.cut = before;
+    let (base, mut hash) = retain::base(conn)?;
+    let mut before = base;
     let mut anchored: HashMap<i64, bool> = anchors.iter().map(|anchor| (anchor.seq, false)).collect();
     let note = |seq: i64, hash: &Digest, found: &mut Verification, anchored: &mut HashMap<i64, bool>| {
         for anchor in anchors.iter().filter(|anchor| anchor.seq == seq) {
@@ -189,10 +204,9 @@ fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rus
         note(before, &hash, found, &mut anchored);
     }
 
-    let mut seals =
-        conn.prepare("SELECT last_seq, first_seq, time_us, encoding, leaves, root, hash FROM seal ORDER BY last_seq")?;
+    let mut seals = conn.prepare(SEALS)?;
     let mut seals = seals.query([])?;
-    let mut events = conn.prepare(&format!("{EVENTS} WHERE e.seq BETWEEN ?1 AND ?2 ORDER BY e.seq"))?;
+    let mut events = conn.prepare(&events_of_a_seal())?;
     while let Some(row) = seals.next()? {
         found.seals += 1;
         let last: i64 = row.get(0)?;
@@ -201,26 +215,16 @@ fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rus
             before = last;
             continue;
         };
-        if seal.first != before + 1 {
-            let gap = if seal.first > before + 1 {
-                format!("rows {} to {} and their seals are missing", before + 1, seal.first - 1)
-            } else {
-                format!("seal of row {last} covers rows that the one before covers")
-            };
-            found.finding(gap);
-        }
-        if seal.chained(&hash) != seal.hash {
-            found.finding(format!("seal of row {last} altered, or a seal before it is missing"));
-        }
+        linked(&seal, before, &hash, found);
         group(&mut events, &seal, found)?;
         (before, hash) = (last, seal.hash);
         note(last, &hash, found, &mut anchored);
-        found.last = Some(Anchor { hash, seq: last });
+        found.last = Some(Anchor { hash, seq: last, time: Timestamp::from_unix(seal.time_us.div_euclid(1_000_000)) });
     }
 
     let outside = "SELECT count(*), min(seq) FROM event WHERE seq > ?1 OR seq <= ?2";
     let (count, first) =
-        conn.query_row(outside, [before, found.cut], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+        conn.query_row(outside, [before, base], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
     if let Some(first) = first {
         found.finding(format!("{count} row(s) that no seal covers, from row {first}"));
     }
@@ -230,11 +234,9 @@ fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rus
             false if seq > before => {
                 found.finding(format!("anchor of row {seq}: the audit ends at row {before}, its end was cut off"));
             }
-            false if seq < found.cut => {
-                found.finding(format!(
-                    "anchor of row {seq} cannot be compared: retention removed rows up to {}",
-                    found.cut
-                ));
+            false if seq < base => {
+                let cut = found.cut.clone();
+                anchors.iter().filter(|one| one.seq == seq).for_each(|one| cuts::anchor(one, cut.as_ref(), found));
             }
             false => found.finding(format!("anchor of row {seq}: no seal ends there, so rows were rewritten")),
         }
@@ -242,8 +244,23 @@ fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rus
     Ok(())
 }
 
+/// Whether a seal follows the one before, which ended at row `before` with `hash`.
+pub(super) fn linked(seal: &Seal, before: i64, hash: &Digest, found: &mut Verification) {
+    if seal.first != before + 1 {
+        let gap = if seal.first > before + 1 {
+            format!("rows {} to {} and their seals are missing", before + 1, seal.first - 1)
+        } else {
+            format!("seal of row {} covers rows that the one before covers", seal.last)
+        };
+        found.finding(gap);
+    }
+    if seal.chained(hash) != seal.hash {
+        found.finding(format!("seal of row {} altered, or a seal before it is missing", seal.last));
+    }
+}
+
 /// A row of `seal`, unless its columns are not what they must be.
-fn read_seal(row: &rusqlite::Row<'_>) -> Option<Seal> {
+pub(super) fn read_seal(row: &rusqlite::Row<'_>) -> Option<Seal> {
     let digest = |column| Some(Digest::from_bytes(row.get(column).ok()?));
     Some(Seal {
         last: row.get(0).ok()?,
@@ -257,7 +274,11 @@ fn read_seal(row: &rusqlite::Row<'_>) -> Option<Seal> {
 }
 
 /// Compares the rows under one seal with it.
-fn group(events: &mut rusqlite::Statement<'_>, seal: &Seal, found: &mut Verification) -> rusqlite::Result<()> {
+pub(super) fn group(
+    events: &mut rusqlite::Statement<'_>,
+    seal: &Seal,
+    found: &mut Verification,
+) -> rusqlite::Result<()> {
     if seal.encoding != ENCODING {
         found.finding(format!(
             "seal of row {} names row encoding {}, which this mcpfs does not know",

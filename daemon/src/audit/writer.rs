@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use super::boot::BootFacts;
 use super::event::{AuditEvent, EventKind, now_us};
 use super::fold::{Admission, First, Folding};
+use super::leftovers;
 use super::reserve::Reserve;
+use super::retain::{Cutoff, Removed};
 use super::store::Store;
 use super::{AuditError, Health};
 use crate::caller::Caller;
@@ -36,6 +38,10 @@ pub(super) enum Message {
     Record(Box<AuditEvent>, Reply<i64>),
     /// Go on under these facts.
     Describe(BootFacts, Reply<()>),
+    /// Remove some of what may go.
+    Remove(Cutoff, Reply<Removed>),
+    /// Remove files that may go, and give back some room; the answer is whether there is more of it.
+    Tidy(Cutoff, Reply<bool>),
     /// Write all that waits, and end.
     Close,
     /// The same, but whoever sends something later waits until this process has ended.
@@ -88,6 +94,7 @@ impl Writer {
     fn group(&mut self, waiting: &mut Vec<Message>) -> GoOn {
         let mut go_on = GoOn::Yes;
         let mut group = Group::default();
+        let mut later = Vec::new();
         let now = Instant::now();
         for event in self.folding.due(Some(now)) {
             group.counted(event);
@@ -105,12 +112,56 @@ impl Writer {
                     let described = self.attempt(|store| store.describe(facts.clone()));
                     reply(described);
                 }
+                // Nobody waits for these.
+                Message::Remove(..) | Message::Tidy(..) => later.push(message),
                 Message::Close => go_on = GoOn::No,
                 Message::Leave(reply) => go_on = GoOn::Left(reply),
             }
         }
         self.commit(group);
+        for message in later {
+            match message {
+                Message::Remove(cutoff, reply) => reply(self.remove(&cutoff)),
+                Message::Tidy(cutoff, reply) => reply(self.tidy(&cutoff)),
+                _ => {}
+            }
+        }
         go_on
+    }
+
+    /// One step of retention. It never takes the reserve: what is to go can wait for room.
+    fn remove(&mut self, cutoff: &Cutoff) -> Result<Removed, AuditError> {
+        let removed = self.store.remove(cutoff).map_err(|source| self.unwritable(source))?;
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).kept.unfit.clone_from(&removed.unfit);
+        self.note_extent();
+        if removed.rows > 0 {
+            COUNTS.audit_removed(removed.rows);
+            self.report(None);
+        }
+        Ok(removed)
+    }
+
+    fn tidy(&mut self, cutoff: &Cutoff) -> Result<bool, AuditError> {
+        for one in leftovers::old(self.store.path(), cutoff) {
+            let event = one.event(cutoff);
+            self.store.append(&[&event]).map_err(|source| self.unwritable(source))?;
+            self.report(None);
+            if let Err(error) = one.remove() {
+                tracing::warn!(?one, %error, "a file that is too old cannot be removed");
+            }
+        }
+        self.store.shrink().map_err(|source| self.unwritable(source))
+    }
+
+    fn unwritable(&self, source: rusqlite::Error) -> AuditError {
+        AuditError::Unwritable { path: self.store.path().to_owned(), source: Arc::new(source) }
+    }
+
+    fn note_extent(&self) {
+        if let Ok((oldest_us, cut_us)) = self.store.extent() {
+            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            (health.kept.oldest_us, health.kept.cut_us) = (oldest_us, cut_us);
+        }
     }
 
     /// Writes the group and answers its senders.
@@ -179,7 +230,12 @@ impl Writer {
         if let Some(tip) = self.store.tip()
             && (tip.last, Some(tip.hash)) != (health.sealed, health.hash)
         {
+            let first = health.sealed == 0;
             (health.sealed, health.hash, health.sealed_us) = (tip.last, Some(tip.hash), Some(now_us()));
+            drop(health);
+            if first {
+                self.note_extent();
+            }
         }
     }
 

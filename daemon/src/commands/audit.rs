@@ -13,7 +13,7 @@ use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
 
 use crate::audit::query::{AccessRow, Filter, Moment, Reader};
-use crate::audit::verify::{Anchor, Verification, verify};
+use crate::audit::verify::{Anchor, Verification, moment, verify};
 use crate::audit::{AuditError, EventKind, clean, restart};
 use crate::caller::Caller;
 
@@ -83,7 +83,7 @@ pub struct Tail {
 #[derive(Debug, Clone, Args)]
 pub struct Verify {
     /// A seal that was noted elsewhere; shows whether the end was cut off or all was rewritten (may be repeated)
-    #[arg(long, value_name = "HASH@SEQ")]
+    #[arg(long, value_name = "HASH@SEQ[@TIME]")]
     anchor: Vec<Anchor>,
     /// Another audit than this host's, such as a copy
     #[arg(long, value_name = "FILE")]
@@ -293,7 +293,13 @@ fn report(found: &Verification, json: bool, out: &mut dyn Write) -> io::Result<u
     let last = found.last.map(|seal| seal.to_string());
     if json {
         let value = serde_json::json!({
-            "intact": found.intact(), "rows": found.rows, "seals": found.seals, "last_seal": last, "cut": found.cut,
+            "intact": found.intact(), "rows": found.rows, "seals": found.seals, "last_seal": last,
+            "cut": found.cut.as_ref().map_or(0, |cut| cut.last_seq),
+            "removed": found.cut.as_ref().map(|cut| serde_json::json!({
+                "rows": cut.rows, "last_seq": cut.last_seq, "policy": cut.policy, "at": moment(cut.time_us),
+                "before": cut.before_us.map(moment),
+            })),
+            "notes": found.notes,
             "erased_callers": found.erased, "findings": found.findings, "more_findings": found.more,
         });
         writeln!(out, "{value}")?;
@@ -307,8 +313,18 @@ fn report(found: &Verification, json: bool, out: &mut dyn Write) -> io::Result<u
     }
     let verdict = if found.intact() { "audit ok" } else { "AUDIT ALTERED" };
     writeln!(out, "{verdict}: {} rows fit their {} seals", found.rows, found.seals)?;
-    if found.cut > 0 {
-        writeln!(out, "retention removed the rows up to {}", found.cut)?;
+    if let Some(cut) = &found.cut {
+        let rows = crate::words::count(cut.rows.unsigned_abs(), "row");
+        let before = cut.before_us.map(|time| format!(", those of before {}", moment(time))).unwrap_or_default();
+        let (policy, at) = (&cut.policy, moment(cut.time_us));
+        writeln!(
+            out,
+            "{rows} up to row {}{before} were removed under policy {policy}, the last at {at}",
+            cut.last_seq
+        )?;
+    }
+    for note in &found.notes {
+        writeln!(out, "{note}")?;
     }
     match last {
         Some(last) => writeln!(

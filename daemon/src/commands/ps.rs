@@ -19,8 +19,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
 use super::{CommandError, Door};
-use crate::audit::query::{Filter, Moment, Reader};
-use crate::audit::{Act, AuditError, EventKind};
+use crate::audit::query::{AccessRow, Filter, Moment, Reader};
+use crate::audit::{Act, AuditError, EventKind, verify};
 use crate::caller::{self, Caller};
 use crate::config::Config;
 use crate::control::client::ClientError;
@@ -201,14 +201,14 @@ fn running(door: &Door) -> Result<Vec<Running>, CommandError> {
     let audit = config.state.join("audit.db");
     let unreadable = |error: String| CommandError::refused(error, "run it as root, or as the user of the mount");
     let reader = Reader::open(&audit).map_err(|error| unreadable(with_cause(&error)))?;
-    let filter = Filter {
-        since: boot(),
-        event: Some(EventKind::Launch),
-        outcome: Some("ok".to_owned()),
-        limit: Some(LAUNCHES),
-        ..Filter::default()
+    let of = |event: EventKind| {
+        let outcome = Some("ok".to_owned());
+        let filter = Filter { since: boot(), event: Some(event), outcome, limit: Some(LAUNCHES), ..Filter::default() };
+        reader.rows(&filter).map_err(|error| unreadable(with_cause(&error)))
     };
-    let rows = reader.rows(&filter).map_err(|error| unreadable(with_cause(&error)))?;
+    // Of those that still ran when retention removed their launch there is another row.
+    let mut rows = of(EventKind::Cut)?;
+    rows.extend(of(EventKind::Launch)?);
     let revoked = seen_revocations(&config.state).map_err(|error| unreadable(with_cause(&error)))?;
     // The newest row of a process: `exec` keeps its number and start.
     let mut found: BTreeMap<(u32, u64), Running> = BTreeMap::new();
@@ -222,11 +222,19 @@ fn running(door: &Door) -> Result<Vec<Running>, CommandError> {
         }
         let user = row.text("user_name").or_else(|| number("user_id").map(|uid| uid.to_string())).unwrap_or_default();
         let revoked = why_revoked(&revoked, &name, &version);
-        let since = row.text("time").unwrap_or_default();
-        let (launch, registry) = (number("seq").unwrap_or_default(), row.text("registry"));
+        let carried = row.text("event").as_deref() == Some(EventKind::Cut.as_str());
+        let since = if carried { launched(&row) } else { row.text("time") }.unwrap_or_default();
+        let launch = number(if carried { "launch" } else { "seq" }).unwrap_or_default();
+        let registry = row.text("registry");
         found.insert((pid, start_us), Running { pid, start_us, user, name, version, since, launch, registry, revoked });
     }
     Ok(found.into_values().collect())
+}
+
+/// When the process of such a row was launched.
+fn launched(row: &AccessRow) -> Option<String> {
+    let detail: serde_json::Value = serde_json::from_str(&row.text("detail")?).ok()?;
+    Some(verify::moment(detail.get("launched_us")?.as_i64()?))
 }
 
 /// Whether only its number is left, until its parent asks how it ended.

@@ -42,7 +42,8 @@ fn text(status: &Status) -> String {
         format!("reads {}", status.reads),
         format!("cache {} of {}", size(status.cache_bytes), size(status.cache_quota)),
         match &status.audit_error {
-            None => "audit ok".to_owned(),
+            None if status.audit_kept.is_empty() => "audit ok".to_owned(),
+            None => format!("audit ok, kept {}", bounded(&status.audit_kept)),
             Some(_) => "audit FAILING".to_owned(),
         },
         match status.sandbox.as_str() {
@@ -77,6 +78,9 @@ fn text(status: &Status) -> String {
     }
     if let Some(error) = &status.audit_error {
         text += &format!("audit: {}: nothing can be opened or launched until it can be written\n", bounded(error));
+    }
+    if let Some(why) = &status.audit_kept_because {
+        text += &format!("retention: rows older than retention.audit are kept: {}\n", bounded(why));
     }
     for one in &status.refused {
         let (code, message) = (bounded(&one.reason.code), bounded(&one.reason.message));
@@ -127,6 +131,10 @@ mod tests {
             in_flight: 0,
             open_handles: 0,
             audit_error: None,
+            audit_kept: "400d".to_owned(),
+            audit_oldest: None,
+            audit_cut: None,
+            audit_kept_because: None,
             sandbox: "off".to_owned(),
         }
     }
@@ -136,7 +144,7 @@ mod tests {
         assert_eq!(
             text(&status()),
             "mcp.example.com/prod · head 123461 (4 min old, expires in 6d 23h) · 42 servers · reads passthrough · \
-             cache 1.9 GiB of 20.0 GiB · audit ok · sandbox off (launches run unconfined) · takeover: no\n"
+             cache 1.9 GiB of 20.0 GiB · audit ok, kept 400d · sandbox off (launches run unconfined) · takeover: no\n"
         );
     }
 
@@ -149,6 +157,7 @@ mod tests {
             refused: vec![RefusedName { name: "x".to_owned(), reason: reason("Revoked", "CVE\u{1b}[2J") }],
             refused_count: 2,
             audit_error: Some("disk full".to_owned()),
+            audit_kept_because: Some("the clock".to_owned()),
             cache_free: Some(1 << 30),
             next_stop: status().next_stop.map(|stop| NextStop { share: 50, ..stop }),
             ..status()
@@ -169,8 +178,9 @@ mod tests {
              last head that lists it was signed 15d 0h ago"
         );
         assert!(lines[4].starts_with("audit: disk full: "), "{text}");
-        assert_eq!(lines[5], "refused: x: Revoked (CVE\\u{1b}[2J)");
-        assert_eq!(lines[6], "and 1 more: mcpfs ls --all");
+        assert_eq!(lines[5], "retention: rows older than retention.audit are kept: the clock");
+        assert_eq!(lines[6], "refused: x: Revoked (CVE\\u{1b}[2J)");
+        assert_eq!(lines[7], "and 1 more: mcpfs ls --all");
         let young = Status { head: None, servers: 1, ..status() };
         assert!(super::text(&young).contains(" · no head accepted yet · 1 server · "));
     }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::access::PartialAccess;
+use super::retention::PartialRetention;
 use super::texts::Text;
 use super::value::{Listen, Mirrors, PinValue, Places, ProxyAddress, Size, Span, runtimes};
 use super::whole::{check_metrics, check_paths, check_stale};
@@ -39,6 +40,7 @@ struct Partial {
     access: PartialAccess,
     metrics: PartialMetrics,
     log: PartialLog,
+    retention: PartialRetention,
     runtimes: BTreeMap<String, PathBuf>,
 }
 
@@ -227,10 +229,7 @@ fn has_password(address: &str) -> bool {
 }
 
 /// Tables that are planned, and what holds without them: nobody may believe that they count.
-const NOT_YET: [(&str, &str); 2] = [
-    ("credentials", "a server whose recipe declares credentials is not started"),
-    ("retention", "nothing is deleted from the audit"),
-];
+const NOT_YET: [(&str, &str); 1] = [("credentials", "a server whose recipe declares credentials is not started")];
 
 /// serde's message for a person: an unknown key with the nearest known one.
 fn explain(message: &str) -> String {
@@ -281,6 +280,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         access,
         metrics,
         log,
+        retention,
         runtimes: written,
     } = partial;
     let span = |given: Option<Span>, seconds| given.map_or(Duration::from_secs(seconds), |span| span.0);
@@ -327,6 +327,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         access: Arc::new(access.into()),
         metrics: MetricsConfig { textfile: metrics.textfile, listen: metrics.listen.map(|listen| listen.0) },
         log: LogConfig { format: log.format.unwrap_or_default() },
+        retention: retention.into(),
         runtimes: runtimes().chain(written).collect(),
     };
     check_paths(&config)?;

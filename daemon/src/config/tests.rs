@@ -131,6 +131,10 @@ fn a_bad_file_names_itself_its_line_and_a_way_out() {
         ("[policy]\nsandbox = \"maybe\"\n", 2, "off"),
         ("[metrics]\nlisten = \"localhost\"\n", 2, "an address and a port"),
         ("[log]\nformat = \"xml\"\n", 2, "json"),
+        ("\n[retention]\naudit = \"12h\"\n", 3, "the least is \"1d\""),
+        ("[retention]\naudit = \"never\"\n", 2, "or \"forever\""),
+        ("[retention]\naudit = 400\n", 2, "400d"),
+        ("[retention]\nlog = \"1d\"\n", 2, "audit"),
         ("[cache]\nquota = 1.5\n", 2, "such as \"20GiB\" or a whole number of bytes"),
         ("[registry]\nproxy = \"nonsense\"\n", 2, "a proxy is such as"),
         ("[registry]\nproxy = \"socks5://u:secret@x:1\"\n", 2, "a proxy is such as"),
@@ -205,7 +209,6 @@ fn what_this_version_cannot_do_is_refused_by_name() {
     for (more, words) in [
         ("[policy]\ntree_exec = \"deny\"\n", ["tree_exec", "not enforced"]),
         ("[credentials]\nx = \"y\"\n", ["[credentials] is not in this version", "not started"]),
-        ("[retention]\naudit = \"90d\"\n", ["[retention] is not in this version", "nothing is deleted"]),
     ] {
         for files in [vec![("mcpfs.toml", format!("{URL}{more}"))], {
             vec![("mcpfs.toml", URL.to_owned()), ("conf.d/50-more.toml", more.to_owned())]

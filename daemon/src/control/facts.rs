@@ -60,6 +60,18 @@ pub struct Status {
     pub open_handles: u64,
     /// Why the audit cannot be written, if it cannot.
     pub audit_error: Option<String>,
+    /// How long rows of the audit are kept: `400d`, or `forever`.
+    #[serde(default)]
+    pub audit_kept: String,
+    /// When its oldest row was written, if there is one.
+    #[serde(default)]
+    pub audit_oldest: Option<Timestamp>,
+    /// When rows were last removed, if some were.
+    #[serde(default)]
+    pub audit_cut: Option<Timestamp>,
+    /// Why rows stay that are old enough, if they do.
+    #[serde(default)]
+    pub audit_kept_because: Option<String>,
     /// `required` or `off`.
     pub sandbox: String,
 }

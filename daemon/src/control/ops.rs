@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 
 use crate::audit::{Act, AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
-use crate::config::SandboxPolicy;
+use crate::config::{Keep, SandboxPolicy};
 use crate::control::facts::{Head, NextStop, Page, Reason, Refreshed, RefusedName, Row, Status};
 use crate::control::peer::Peer;
 use crate::control::plan::{Terms, plan, stale_warning};
@@ -308,6 +308,8 @@ impl Desk {
         };
         let named = refused().take(PAGE);
         let cache = self.daemon.content.usage();
+        let (audit, keep) = (self.daemon.audit.health(), config.retention.audit);
+        let moment = |time: i64| mcpfs_trust::time::Timestamp::from_unix(time.div_euclid(1_000_000));
         Status {
             now: now(),
             registry: snapshot.registry.to_string(),
@@ -340,7 +342,11 @@ impl Desk {
             open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
             in_flight: cache.in_flight,
             open_handles: COUNTS.open_handles(),
-            audit_error: self.daemon.audit.health().failing,
+            audit_error: audit.failing,
+            audit_kept: keep.to_string(),
+            audit_oldest: audit.kept.oldest_us.and_then(moment),
+            audit_cut: audit.kept.cut_us.and_then(moment),
+            audit_kept_because: audit.kept.unfit.or(audit.kept.because).filter(|_| keep != Keep::Forever),
             sandbox: match config.policy.sandbox {
                 SandboxPolicy::Required => "required",
                 SandboxPolicy::Off => "off",

@@ -37,13 +37,14 @@ pub enum Check {
     Servers,
     Takeover,
     Audit,
+    Retention,
     MetricsListen,
     MetricsTextfile,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Config,
         Self::User,
         Self::StateOwner,
@@ -75,6 +76,7 @@ impl Check {
         Self::Servers,
         Self::Takeover,
         Self::Audit,
+        Self::Retention,
         Self::MetricsListen,
         Self::MetricsTextfile,
     ];
@@ -113,6 +115,7 @@ impl Check {
             Self::Servers => "servers",
             Self::Takeover => "takeover",
             Self::Audit => "audit",
+            Self::Retention => "retention",
             Self::MetricsListen => "metrics-listen",
             Self::MetricsTextfile => "metrics-textfile",
         }

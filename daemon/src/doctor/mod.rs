@@ -14,6 +14,7 @@
 mod access;
 mod finding;
 mod host;
+mod kept;
 mod places;
 mod registry;
 mod running;
@@ -128,6 +129,7 @@ pub fn examine(file: &Path) -> Vec<Finding> {
         look(Check::TrustRoot, registry::look),
         look(Check::Daemon, running::daemon),
         look(Check::Audit, running::audit),
+        look(Check::Retention, kept::look),
         look(Check::MetricsListen, running::metrics),
     ]));
     findings

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use mcpfs_trust::error::Code;
 
 use super::finding::{Check, Finding, State};
-use super::{access, host, mount_of, places, registry, running, walls};
+use super::{access, host, kept, mount_of, places, registry, running, walls};
 use crate::config::{Config, NoNumber};
 use crate::mount::parse_mountinfo;
 use crate::refusal::Refusal;
@@ -195,4 +195,22 @@ fn who_may_use_what() {
     is(&access::judge(&rules, &known, true, None), State::Wrong, "see hidepid");
     let gone = [("staff".to_owned(), Err(NoNumber::Wrong("no such".to_owned())))].into();
     is(&access::judge(&rules, &gone, false, None), State::Wrong, "names the group staff: no such");
+}
+
+#[test]
+fn rows_that_should_be_gone() {
+    use crate::audit::query::Extent;
+    use crate::config::Keep;
+    use kept::{Keeper, judge};
+    let now: mcpfs_trust::time::Timestamp = "2027-06-15T12:00:00Z".parse().unwrap();
+    let extent = |days: i64| Extent { oldest_us: Some((now.unix() - days * 86_400) * 1_000_000), ..Extent::default() };
+    let keep: Keep = "30d".parse().unwrap();
+    let look = |days, keeper| judge(keep, &extent(days), now, keeper);
+    is(&look(30, Keeper::Keeps("30d")), State::Ok, "rows are kept: 30d; the oldest is of 2027-05-16T12:00:00Z");
+    is(&look(34, Keeper::Keeps("30d")), State::Wrong, "should be gone");
+    is(&look(34, Keeper::None), State::Note, "none runs");
+    is(&look(34, Keeper::Stuck("no signed head")), State::Wrong, "older ones stay: no signed head");
+    is(&look(3, Keeper::Keeps("400d")), State::Note, "the daemon goes by 400d");
+    is(&judge(Keep::Forever, &extent(4000), now, Keeper::Keeps("forever")), State::Ok, "kept: forever");
+    is(&judge(keep, &Extent::default(), now, Keeper::None), State::Ok, "there are none, none were removed yet; 0 B");
 }

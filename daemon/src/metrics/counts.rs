@@ -23,6 +23,7 @@ pub(crate) struct Counts {
     pub(super) evictions: AtomicU64,
     pub(super) quarantines: AtomicU64,
     pub(super) audit_failures: AtomicU64,
+    pub(super) audit_removed: AtomicU64,
 }
 
 /// How often something went well, and how often not, by why.
@@ -51,6 +52,7 @@ impl Counts {
             evictions: AtomicU64::new(0),
             quarantines: AtomicU64::new(0),
             audit_failures: AtomicU64::new(0),
+            audit_removed: AtomicU64::new(0),
         }
     }
 
@@ -110,6 +112,11 @@ impl Counts {
     /// A cached file was not what its name says.
     pub(crate) fn quarantined(&self) {
         self.quarantines.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Retention removed rows.
+    pub(crate) fn audit_removed(&self, rows: u64) {
+        self.audit_removed.fetch_add(rows, Ordering::Relaxed);
     }
 
     /// Rows could not be written.

@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering;
 use mcpfs_trust::time::Timestamp;
 
 use super::COUNTS;
+use crate::config::Keep;
 use crate::daemon::Daemon;
 use crate::registry::now;
 
 /// All families: name, type, what it says.
-pub(super) const FAMILIES: [(&str, &str, &str); 36] = [
+pub(super) const FAMILIES: [(&str, &str, &str); 39] = [
     ("mcpfs_build_info", "gauge", "1, labelled with the program's version, the registry and how files are read."),
     ("mcpfs_start_time_seconds", "gauge", "When this worker started, since 1970."),
     ("mcpfs_worker_generation", "gauge", "Number of this worker on its mount, 1 for the first."),
@@ -50,6 +51,9 @@ pub(super) const FAMILIES: [(&str, &str, &str); 36] = [
     ("mcpfs_cache_evictions_total", "counter", "Cached files that made room for others."),
     ("mcpfs_cache_quarantines_total", "counter", "Cached files that were not what their name says."),
     ("mcpfs_audit_last_row", "gauge", "Number of the last row under a seal."),
+    ("mcpfs_audit_oldest_row_timestamp_seconds", "gauge", "When the oldest row was written."),
+    ("mcpfs_audit_retention_seconds", "gauge", "How long rows are kept; not there if it is for ever."),
+    ("mcpfs_audit_rows_removed_total", "counter", "Rows that retention removed."),
     ("mcpfs_audit_sealed_timestamp_seconds", "gauge", "When this worker last sealed rows."),
     ("mcpfs_audit_failing", "gauge", "1 if the audit cannot be written: then nothing is opened or launched."),
     ("mcpfs_audit_failures_total", "counter", "Writes to the audit that failed."),
@@ -151,6 +155,13 @@ fn cache(page: &mut Page, daemon: &Daemon) {
 fn audit(page: &mut Page, daemon: &Daemon) {
     let health = daemon.audit.health();
     page.one("mcpfs_audit_last_row", health.sealed as f64);
+    if let Some(oldest) = health.kept.oldest_us {
+        page.one("mcpfs_audit_oldest_row_timestamp_seconds", oldest as f64 / 1e6);
+    }
+    if let Keep::For(span) = daemon.config().retention.audit {
+        page.one("mcpfs_audit_retention_seconds", span.as_secs_f64());
+    }
+    page.one("mcpfs_audit_rows_removed_total", COUNTS.audit_removed.load(Ordering::Relaxed) as f64);
     if let Some(sealed) = health.sealed_us {
         page.one("mcpfs_audit_sealed_timestamp_seconds", sealed as f64 / 1e6);
     }

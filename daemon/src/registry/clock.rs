@@ -111,6 +111,15 @@ impl Clock {
         passed.map_or(wall, |passed| passed.max(wall))
     }
 
+    /// A moment that has certainly been: both a signature, with the time that has run since, and the host's clock say
+    /// so. `None` before any head was accepted.
+    pub(super) fn certain(&self) -> Option<Timestamp> {
+        let Reading { wall, running } = (self.read)();
+        let Anchor { signed, accepted } = self.anchor()?;
+        let seconds = running.saturating_sub(accepted).as_secs();
+        Some(signed.plus(i64::try_from(seconds).unwrap_or(i64::MAX)).min(wall))
+    }
+
     /// Whether the clock can be right: step 2 of docs/format.md section 13.
     ///
     /// # Errors
@@ -132,6 +141,28 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn certain_is_what_both_say() {
+        let set = Arc::new(Mutex::new((1_000_000_i64, 50_u64)));
+        let read = Arc::clone(&set);
+        let clock = Clock::reading(move || {
+            let (wall, running) = *read.lock().unwrap();
+            Reading { wall: START.plus(wall), running: Duration::from_secs(running) }
+        });
+        let at = |wall, running| {
+            *set.lock().unwrap() = (wall, running);
+            clock.certain().map(Timestamp::unix)
+        };
+        assert_eq!(at(1_000_000, 50), None, "nothing was signed yet");
+        clock.saw(START.plus(999_000));
+        assert_eq!(at(1_000_000, 50), Some(999_000));
+        assert_eq!(at(1_000_100, 150), Some(999_100));
+        assert_eq!(at(900_000_000, 150), Some(999_100), "set forward by decades");
+        assert_eq!(at(5_000, 150), Some(5_000), "set back");
+        clock.forget();
+        assert_eq!(at(1_000_100, 150), None);
+    }
 
     #[test]
     fn time_never_goes_behind_what_was_signed() {

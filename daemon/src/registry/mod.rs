@@ -43,6 +43,7 @@ use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::root::{Role, TrustRoot};
+use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::SeenTrust;
 use tokio::sync::watch;
 
@@ -311,6 +312,11 @@ impl Registry {
             || self.0.clock.check().is_err()
             || snapshot.head.as_ref().is_none_or(|head| head.version != latest.head_version || at >= head.expires);
         Ok(Freshness { stale })
+    }
+
+    /// A moment that has certainly been, whatever this host's clock is set to; `None` while nothing signed says so.
+    pub fn certain_time(&self) -> Option<Timestamp> {
+        self.0.clock.certain()
     }
 
     /// The generation of the newest snapshot, and when there is a newer one.
