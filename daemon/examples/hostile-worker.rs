@@ -6,6 +6,8 @@
 //! tries what must be refused, says on stderr what came of each, and waits for its end.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test program")]
 
+#[path = "hostile-worker/credentials.rs"]
+mod credentials;
 #[path = "hostile-worker/door.rs"]
 mod door;
 #[path = "hostile-worker/system.rs"]
@@ -21,6 +23,10 @@ use mcpfs::worker::confine::{Reach, confine};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
+    if mcpfs::credentials::invoked(args.first().map(AsRef::as_ref)) {
+        mcpfs::credentials::run();
+        return;
+    }
     let texts = Texts::read(Path::new(args.get(1).expect("a configuration"))).expect("a configuration");
     let config = texts.config().expect("a configuration");
     let user = User::named(&config.user).expect("tests/setup makes the user mcpfs");
@@ -82,7 +88,9 @@ fn work(config: &Config, user: &User, which: &str) {
                 door.wait_for_death(name);
                 return;
             }
-            for (name, outcome) in door.refusals(config).into_iter().chain(system::refusals(config)) {
+            for (name, outcome) in
+                door.refusals(config).into_iter().chain(door.credentials(config)).chain(system::refusals(config))
+            {
                 say(&format!("refusal {name}: {outcome}"));
             }
             eprintln!("all acts done");

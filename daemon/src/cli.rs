@@ -275,6 +275,20 @@ fn check_config(global: &Global) -> Exit {
         eprintln!("mcpfs: {}: {}", config.file.display(), refusal.message);
         return Exit::Usage;
     }
+    // A mount starts without them: what needs one of these does not.
+    let unusable: Vec<String> = config
+        .credentials
+        .iter()
+        .filter_map(|(reference, entry)| {
+            Some(format!("credentials.{reference}: {}", crate::credentials::usable(entry).err()?))
+        })
+        .collect();
+    for problem in &unusable {
+        eprintln!("mcpfs: {}: {problem}", config.file.display());
+    }
+    if !unusable.is_empty() {
+        return Exit::Usage;
+    }
     let mirrors: Vec<_> = config.registry.mirrors.iter().map(ToString::to_string).collect();
     if global.json {
         let facts = serde_json::json!({

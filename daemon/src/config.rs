@@ -13,6 +13,7 @@
 //! The comments of [`Config`] and its parts are the manual.
 
 mod access;
+pub(crate) mod credentials;
 mod file;
 mod fixed;
 mod retention;
@@ -34,6 +35,7 @@ use url::Url;
 
 pub use self::access::{Access, Group};
 pub(crate) use self::access::{Membership, NoNumber, look_up};
+pub use self::credentials::{CredentialConfig, CredentialSource};
 pub use self::retention::{Keep, RetentionConfig};
 pub use self::texts::Texts;
 pub(crate) use self::value::mirror;
@@ -83,6 +85,8 @@ pub struct Config {
     /// `[runtimes]`: the names a recipe's `launch.command` may use, as absolute paths.
     /// `node` and `python3` are found by themselves in the usual directories of root.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// `[credentials]`: by ref, as recipes declare it.
+    pub credentials: BTreeMap<String, CredentialConfig>,
 }
 
 /// Where the registry is and how fresh it must be.

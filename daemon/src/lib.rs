@@ -15,6 +15,7 @@
 //! | `mount`, `fs` | what a path means, and which error it gives |
 //! | [`audit`], [`caller`] | who did what; the store that everything waits for |
 //! | `control`, `launch` | the socket, and `run` turned into a process |
+//! | [`credentials`] | how a secret gets from its source to one server |
 //! | [`supervisor`], [`worker`] | root's part and everybody else's; how one worker follows another |
 //! | [`doctor`] | what on a host stands in the way of all that |
 //! | `metrics` | what monitoring is told |
@@ -37,6 +38,7 @@ pub mod commands;
 pub mod config;
 pub mod content;
 pub mod control;
+pub mod credentials;
 pub mod daemon;
 pub mod doctor;
 pub mod errno;

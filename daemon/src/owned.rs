@@ -79,6 +79,22 @@ pub fn open_secret(path: &Path) -> Result<File, OwnedError> {
     })
 }
 
+/// Looks whether a program is one that only root or this process's user could have written.
+///
+/// # Errors
+/// As [`read`].
+pub fn check_program(path: &Path) -> Result<(), OwnedError> {
+    let executable = |path: &Path, metadata: &Metadata| match metadata.mode() & 0o111 {
+        0 => Err(OwnedError::Unsafe {
+            path: path.to_owned(),
+            problem: "is not executable".to_owned(),
+            remedy: format!("chmod 755 {}", path.display()),
+        }),
+        _ => Ok(()),
+    };
+    open_checked(path, executable).map(drop)
+}
+
 /// Reads at most `limit` bytes of an open file, which is called `path`.
 ///
 /// # Errors

@@ -56,6 +56,7 @@ impl Host {
             tree: self.path("tree"),
             state: ["mcp.example.com+prod".to_owned(), "hello".to_owned()],
             sandbox: None,
+            credentials: vec![],
             warning: None,
         }
     }

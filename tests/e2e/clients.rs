@@ -22,7 +22,7 @@ fn the_inspector_lists_and_calls(reads: Reads) {
     let tools = inspect(&["--method", "tools/list"]).json();
     let mut names: Vec<&str> = tools["tools"].as_array().unwrap().iter().filter_map(|it| it["name"].as_str()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["add", "echo", "whoami"]);
+    assert_eq!(names, ["add", "digest", "echo", "whoami"]);
     let called = inspect(&["--method", "tools/call", "--tool-name", "echo", "--tool-arg", "message=hi"]).json();
     assert_eq!(called["content"][0]["text"], "hi");
 }

@@ -69,6 +69,10 @@ impl Hostile {
             .unwrap();
         std::fs::write(host.path("state/neighbour"), neighbour.id().to_string()).unwrap();
         host.give_to_worker("state");
+        let secret = host.path("etc/secret");
+        std::fs::write(&secret, SECRET).unwrap();
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        host.drop_in("50-credentials", &format!("[credentials.dw]\nfile = {secret:?}\nservers = [\"hello\"]\n"));
         mcpfs_tests::command::Run::new("chown").arg("mcpfs:").arg(host.path("cache")).ok();
         let log = std::fs::File::create(host.path("mount.log")).unwrap();
         let child = Command::new(example("hostile-worker"))
@@ -143,6 +147,9 @@ impl Drop for Hostile {
     }
 }
 
+/// A credential, for root's launches and nobody else's.
+const SECRET: &str = "not the worker's to read";
+
 /// How each thing must end that is refused. Where a list stands, the kernel's version decides which.
 const REFUSALS: &[(&str, &[i32])] = &[
     ("back it a second time for one inode", &[libc::EEXIST]),
@@ -162,6 +169,13 @@ const REFUSALS: &[(&str, &[i32])] = &[
     ("give back an id that there is not", &[libc::ENOENT]),
     ("ask for a secret that is not configured", &[libc::ENOENT]),
     ("ask for the program of a process that there is not", &[libc::ENOENT]),
+    ("have a credential read that there is not", &[libc::ENOENT]),
+    ("have an entry read that is not in force", &[libc::ENOENT]),
+    ("read another's credential", &[libc::EBADF]),
+    ("open another's credential", &[libc::EACCES]),
+    ("map another's credential", &[libc::EBADF]),
+    ("send another's credential on", &[libc::EBADF, libc::EPERM]),
+    ("be left without an answer to one of two", &[libc::ENOENT]),
     ("write the table of ids", &[libc::EBADF]),
     ("open the table of ids for writing", &[libc::EACCES]),
     ("make the counts a terabyte", &[libc::EPERM]),
@@ -196,6 +210,15 @@ fn whatever_it_does_the_supervisor_lives() {
     hostile.stands_by();
     let before = hostile.descriptors();
     kill_worker(&hostile);
+    // Somebody starts a server while one acts, and while the last one tries what it may not.
+    let launches = |hostile: &mut Hostile, times: usize| {
+        wait_for("a worker that waits for a launcher", || {
+            assert!(hostile.child.try_wait().unwrap().is_none(), "{}", hostile.log());
+            (hostile.log().matches("waits for a launcher").count() == times).then_some(())
+        });
+        std::os::unix::net::UnixStream::connect(hostile.host().rundir().join("control.sock")).unwrap()
+    };
+    let _launchers = [launches(&mut hostile, 1), launches(&mut hostile, 2)];
     hostile.said("all acts done");
     let log = hostile.log();
     assert!(!log.contains("survived: "), "{log}");
@@ -228,7 +251,8 @@ fn whatever_it_does_the_supervisor_lives() {
         assert!(outcomes.contains_key(name), "{name} was not tried");
     }
     mcpfs_tests::proof::note("refused");
-    assert!(outcomes.len() > 80, "{}", outcomes.len());
+    assert!(outcomes.len() > 90, "{}", outcomes.len());
+    assert!(!log.contains(SECRET), "{log}");
     // Whoever it tried to reach lives, and nothing of it is left in the supervisor.
     assert!(hostile.neighbour.try_wait().unwrap().is_none());
     wait_for("the end of what was put away", || (hostile.threads() == 1).then_some(()));

@@ -70,7 +70,7 @@ fn a_binary_bundle_runs_from_the_mount(reads: Reads) {
     let _mount = Mount::start(&host);
     let mut client = McpClient::start(&host.at("hello/run"));
     assert_eq!(client.initialize()["serverInfo"], json!({"name": "hello", "version": "1.0.0"}));
-    assert_eq!(client.tools(), ["add", "echo", "whoami"]);
+    assert_eq!(client.tools(), ["add", "digest", "echo", "whoami"]);
     let who: Value = serde_json::from_str(&client.call("whoami", &json!({}))).unwrap();
     let tree = host.at("hello/1.0.0/tree");
     assert_eq!(who["exe"], tree.join("bin/hello-mcp").to_str().unwrap());

@@ -53,7 +53,7 @@ fn a_client_lists_and_calls_tools(reads: Reads) {
     let mut client = McpClient::start(&world.run("hello"));
     let answer = client.initialize();
     assert_eq!(answer["serverInfo"], json!({"name": "hello", "version": "1.1.0"}));
-    assert_eq!(client.tools(), ["add", "echo", "whoami"]);
+    assert_eq!(client.tools(), ["add", "digest", "echo", "whoami"]);
     assert_eq!(client.call("add", &json!({"a": 2, "b": 3})), "5");
     let ended = client.end();
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "nothing on stderr when all is well");

@@ -26,6 +26,7 @@ mod check;
 mod clients;
 mod closed;
 mod configured;
+mod credentials;
 mod demo;
 mod deploy;
 mod desk;
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
     check::register(&mut suite);
     capabilities::register(&mut suite);
     access::register(&mut suite);
+    credentials::register(&mut suite);
     advisories::register(&mut suite);
     simple_client::register(&mut suite);
     launch::register(&mut suite);

@@ -119,7 +119,7 @@ fn an_image_runs_from_the_mount(reads: Reads) {
     let _mount = Mount::start(&host);
     let mut client = McpClient::start(&host.at("hello/run"));
     assert_eq!(client.initialize()["serverInfo"], json!({"name": "hello", "version": "1.0.0"}));
-    assert_eq!(client.tools(), ["add", "echo", "whoami"]);
+    assert_eq!(client.tools(), ["add", "digest", "echo", "whoami"]);
     let who: Value = serde_json::from_str(&client.call("whoami", &json!({}))).unwrap();
     // Its own root, directory and environment.
     assert_eq!(who["exe"], "/srv/app/bin/hello-mcp");

@@ -30,7 +30,7 @@ fn hello_speaks_mcp() {
     let answer = client.initialize();
     assert_eq!(answer["serverInfo"]["name"], "hello");
     assert_eq!(answer["serverInfo"]["version"], "1.2.3");
-    assert_eq!(client.tools(), ["add", "echo", "whoami"]);
+    assert_eq!(client.tools(), ["add", "digest", "echo", "whoami"]);
     assert_eq!(client.call("add", &json!({"a": 40, "b": 2})), "42");
     assert_eq!(client.call("echo", &json!({"message": "Grüße"})), "Grüße");
     let ended = client.end();

@@ -140,7 +140,7 @@ fn from_request_to_launch(reads: Reads) {
     assert_eq!(std::fs::read_dir(host.mcp()).unwrap().count(), 1);
     let mut client = McpClient::start(&host.at("hello/run"));
     client.initialize();
-    assert_eq!(client.tools(), ["add", "echo", "whoami"]);
+    assert_eq!(client.tools(), ["add", "digest", "echo", "whoami"]);
     assert_eq!(client.end().code, 0);
 
     // The next version, while it serves: the host shows it by itself, when it has looked again.

@@ -48,6 +48,16 @@ impl<'h> Mount<'h> {
         Self::start_by(host, kept.hand_to(&bin("mcpfs")), host.reads())
     }
 
+    /// The same with one more variable.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_told(host: &'h Host, name: &str, value: &Path) -> Self {
+        let mut command = Command::new(bin("mcpfs"));
+        command.env(name, value);
+        Self::start_by(host, command, host.reads())
+    }
+
     fn start_by(host: &'h Host, mut command: Command, expected: Reads) -> Self {
         let started = Instant::now();
         let log = File::create(host.path("mount.log")).expect("own directory");

@@ -12,6 +12,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
+use crate::credentials;
+
 /// As `supervisor::wire` has it; written down again, since this side is not to be believed.
 const BYTES: usize = 512;
 const READY: u32 = 4;
@@ -21,9 +23,9 @@ const INIT: u32 = 8;
 const BACK: u32 = 9;
 const UNBACK: u32 = 10;
 const EXECUTABLE: u32 = 11;
-const DONE: u32 = 12;
+pub(crate) const DONE: u32 = 12;
 const BACKED: u32 = 13;
-const NO: u32 = 15;
+pub(crate) const NO: u32 = 15;
 const MOUNT: u32 = 16;
 const SECRET: u32 = 18;
 const AGAIN: u32 = 20;
@@ -32,18 +34,18 @@ const JUDGED: u32 = 22;
 pub(crate) struct Door {
     pub(crate) generation: u64,
     line: OwnedFd,
-    door: OwnedFd,
-    listener: OwnedFd,
+    pub(crate) door: OwnedFd,
+    pub(crate) listener: OwnedFd,
     fuse: Option<OwnedFd>,
     table: Option<OwnedFd>,
     counts: Option<OwnedFd>,
 }
 
-type Act = fn(&mut Door, &Config);
+pub(crate) type Act = fn(&mut Door, &Config);
 
 /// What must cost a worker its place.
 pub(crate) fn acts() -> Vec<(&'static str, Act)> {
-    vec![
+    let mut acts: Vec<(&'static str, Act)> = vec![
         ("nothing, until somebody kills it", |door, _| door.stay()),
         ("garbage at the door", |door, _| door.raw(true, &[0xff; BYTES], &[])),
         ("a short message at the door", |door, _| door.raw(true, &[0; 8], &[])),
@@ -107,10 +109,12 @@ pub(crate) fn acts() -> Vec<(&'static str, Act)> {
             crate::say(&format!("made {made} ids"));
             door.raw(true, &[1], &[]);
         }),
-    ]
+    ];
+    acts.extend(credentials::acts());
+    acts
 }
 
-fn message(kind: u32, number: u64, text: &[u8]) -> Vec<u8> {
+pub(crate) fn message(kind: u32, number: u64, text: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; BYTES];
     bytes[..4].copy_from_slice(&kind.to_le_bytes());
     bytes[4..8].copy_from_slice(&u32::try_from(text.len()).unwrap().to_le_bytes());
@@ -119,7 +123,7 @@ fn message(kind: u32, number: u64, text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn receive(socket: impl AsFd) -> (Vec<u8>, Vec<OwnedFd>) {
+pub(crate) fn receive(socket: impl AsFd) -> (Vec<u8>, Vec<OwnedFd>) {
     let mut bytes = vec![0; BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -135,7 +139,7 @@ fn receive(socket: impl AsFd) -> (Vec<u8>, Vec<OwnedFd>) {
     (bytes, with)
 }
 
-fn number(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn number(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
@@ -149,7 +153,7 @@ impl Door {
         Self { generation: number(&welcome, 8), line, door, listener, fuse: None, table: None, counts: None }
     }
 
-    fn try_raw(&self, door: bool, bytes: &[u8], with: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) fn try_raw(&self, door: bool, bytes: &[u8], with: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(250))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(with.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(with)));
@@ -159,11 +163,17 @@ impl Door {
     }
 
     /// The supervisor may have hung up already: that is what is wanted.
-    fn raw(&self, door: bool, bytes: &[u8], with: &[BorrowedFd<'_>]) {
+    pub(crate) fn raw(&self, door: bool, bytes: &[u8], with: &[BorrowedFd<'_>]) {
         drop(self.try_raw(door, bytes, with));
     }
 
-    fn ask(&self, kind: u32, number: u64, text: &[u8], with: &[BorrowedFd<'_>]) -> (u32, Vec<u8>, Vec<OwnedFd>) {
+    pub(crate) fn ask(
+        &self,
+        kind: u32,
+        number: u64,
+        text: &[u8],
+        with: &[BorrowedFd<'_>],
+    ) -> (u32, Vec<u8>, Vec<OwnedFd>) {
         self.try_raw(true, &message(kind, number, text), with).unwrap();
         let (answer, with) = receive(&self.door);
         let kind = u32::from_le_bytes(answer[..4].try_into().unwrap());

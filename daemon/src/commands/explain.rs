@@ -81,6 +81,11 @@ fn text(explained: &Explained) -> String {
     if let Some(why) = &explained.stale_because {
         line("stale", &format!("{}: it runs until registry.max_stale; mcpfs doctor says what to do", bounded(why)));
     }
+    for credential in &explained.credentials {
+        let place = credential.env.as_ref().or(credential.file.as_ref()).map(|name| bounded(name)).unwrap_or_default();
+        let problem = credential.problem.as_ref().map(|why| format!("; {}", bounded(why))).unwrap_or_default();
+        line("credential", &format!("{} as {place}{problem}", bounded(&credential.reference)));
+    }
     if let Some(release) = &explained.release {
         release_lines(release, line);
     }
@@ -122,7 +127,7 @@ fn release_lines(release: &ReleaseFacts, mut line: impl FnMut(&str, &str)) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::control::facts::{GroupFacts, Reason};
+    use crate::control::facts::{CredentialFacts, GroupFacts, Reason};
 
     #[test]
     fn targets() {
@@ -145,6 +150,7 @@ mod tests {
             head_version: Some(7),
             stale: true,
             stale_because: None,
+            credentials: vec![],
             release: None,
             process: None,
         }
@@ -157,6 +163,16 @@ mod tests {
             "hello 1.0.0: admitted; `run` without a version starts 1.1.0\n  selected by the catalogue\n  \
              admitted    1.1.0, 1.0.0\n  head        7 (stale)\n"
         );
+        let fact = |problem: Option<&str>| CredentialFacts {
+            reference: "dw/ro".to_owned(),
+            env: Some("PGPASSWORD".to_owned()),
+            file: None,
+            problem: problem.map(str::to_owned),
+        };
+        let needs = Explained { credentials: vec![fact(None), fact(Some("no source"))], ..explained() };
+        let lines = text(&needs);
+        let ends = "  credential  dw/ro as PGPASSWORD\n  credential  dw/ro as PGPASSWORD; no source\n";
+        assert!(lines.ends_with(ends), "{lines}");
         let refused = Explained {
             refused: Some(Reason { code: "Revoked".to_owned(), message: "CVE".to_owned() }),
             advice: Some("current is 1.1.0".to_owned()),

@@ -130,6 +130,7 @@ mod tests {
             open_files: None,
             in_flight: 0,
             open_handles: 0,
+            lacking: vec![],
             audit_error: None,
             audit_kept: "400d".to_owned(),
             audit_oldest: None,

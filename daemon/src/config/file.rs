@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::access::PartialAccess;
+use super::credentials::{self, credentials};
 use super::retention::PartialRetention;
 use super::texts::Text;
 use super::value::{Listen, Mirrors, PinValue, Places, ProxyAddress, Size, Span, runtimes};
@@ -42,6 +43,7 @@ struct Partial {
     log: PartialLog,
     retention: PartialRetention,
     runtimes: BTreeMap<String, PathBuf>,
+    credentials: BTreeMap<String, credentials::Written>,
 }
 
 #[derive(Deserialize, Default)]
@@ -228,18 +230,12 @@ fn has_password(address: &str) -> bool {
     url::Url::parse(address).is_ok_and(|url| url.password().is_some())
 }
 
-/// Tables that are planned, and what holds without them: nobody may believe that they count.
-const NOT_YET: [(&str, &str); 1] = [("credentials", "a server whose recipe declares credentials is not started")];
-
 /// serde's message for a person: an unknown key with the nearest known one.
 fn explain(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let ("unknown field", [unknown, known @ ..]) = (message.get(..13).unwrap_or_default(), quoted.as_slice()) else {
         return message.to_owned();
     };
-    if let Some((name, instead)) = NOT_YET.iter().find(|(name, _)| name == unknown && known.contains(&"registry")) {
-        return format!("[{name}] is not in this version of mcpfs: {instead}; remove it");
-    }
     let nearest = known
         .iter()
         .map(|name| (strsim::jaro_winkler(unknown, name), name))
@@ -282,6 +278,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         log,
         retention,
         runtimes: written,
+        credentials: refs,
     } = partial;
     let span = |given: Option<Span>, seconds| given.map_or(Duration::from_secs(seconds), |span| span.0);
     let config = Config {
@@ -329,6 +326,7 @@ fn complete(main: &Path, partial: Partial, places: Places) -> Result<Config, Str
         log: LogConfig { format: log.format.unwrap_or_default() },
         retention: retention.into(),
         runtimes: runtimes().chain(written).collect(),
+        credentials: credentials(refs)?,
     };
     check_paths(&config)?;
     check_metrics(&config.metrics)?;

@@ -1,15 +1,21 @@
 //! A blocking client with one deadline for everything: connect, send, answer.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::IoSliceMut;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, socket_with,
+};
 use serde::de::DeserializeOwned;
 
-use crate::control::protocol::{ANSWER_BYTES, Fault, Refused, Request, parse_answer};
+use crate::control::protocol::{ANSWER_BYTES, DESCRIPTORS, Fault, Refused, Request, parse_answer};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,14 @@ const TRIES: usize = 10;
 /// # Errors
 /// That none answered in time, or what it refused.
 pub fn ask<T: DeserializeOwned>(rundir: &Path, request: &Request) -> Result<T, ClientError> {
+    ask_with(rundir, request).map(|(answer, _)| answer)
+}
+
+/// The same with the descriptors that come with the answer.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_with<T: DeserializeOwned>(rundir: &Path, request: &Request) -> Result<(T, Vec<OwnedFd>), ClientError> {
     let path = rundir.join("control.sock");
     let line = request.to_line()?;
     let patience = request.patience();
@@ -97,18 +111,22 @@ pub fn ask<T: DeserializeOwned>(rundir: &Path, request: &Request) -> Result<T, C
             }
             (answer, _) => answer?,
         };
+        let (answer, with) = answer;
         match parse_answer(&answer) {
             // Many servers of one user start at once when an editor opens: that is no reason to fail.
             Err(refused) if refused.is(Fault::Busy) && end > Instant::now() + Duration::from_millis(100) => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(refused) => return Err(refused.into()),
-            Ok(ok) => return Ok(ok),
+            Ok(ok) => return Ok((ok, with)),
         }
     }
 }
 
-fn exchange(path: &Path, line: &[u8], (patience, end): (Duration, Instant)) -> Result<Vec<u8>, ClientError> {
+/// A line, and the descriptors that came with it.
+type Heard = (Vec<u8>, Vec<OwnedFd>);
+
+fn exchange(path: &Path, line: &[u8], (patience, end): (Duration, Instant)) -> Result<Heard, ClientError> {
     let missing = |source| match io::Error::kind(&source) {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             ClientError::Silent { path: path.to_owned(), waited: patience }
@@ -128,9 +146,10 @@ fn exchange(path: &Path, line: &[u8], (patience, end): (Duration, Instant)) -> R
     let written = stream.write_all(line);
     let mut answer = Vec::new();
     let mut part = [0; 8192];
+    let mut with = Vec::new();
     loop {
         arm(&stream, end).map_err(broken)?;
-        match stream.read(&mut part) {
+        match receive(&stream, &mut part, &mut with) {
             Ok(0) => {
                 let source = written.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                 return Err(broken(source));
@@ -138,7 +157,7 @@ fn exchange(path: &Path, line: &[u8], (patience, end): (Duration, Instant)) -> R
             Ok(read) => match part[..read].iter().position(|&byte| byte == b'\n') {
                 Some(end) => {
                     answer.extend_from_slice(&part[..end]);
-                    return Ok(answer);
+                    return Ok((answer, with));
                 }
                 None => answer.extend_from_slice(&part[..read]),
             },
@@ -148,6 +167,23 @@ fn exchange(path: &Path, line: &[u8], (patience, end): (Duration, Instant)) -> R
         if answer.len() > ANSWER_BYTES {
             return Err(broken(io::ErrorKind::InvalidData.into()));
         }
+    }
+}
+
+/// Reads some bytes, and takes what descriptors came with them.
+fn receive(stream: &UnixStream, part: &mut [u8], with: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut buffers = [IoSliceMut::new(part)];
+    let found = rustix::net::recvmsg(stream, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+            with.extend(descriptors);
+        }
+    }
+    match found.flags.contains(ReturnFlags::CTRUNC) || with.len() > DESCRIPTORS {
+        true => Err(io::ErrorKind::InvalidData.into()),
+        false => Ok(found.bytes),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
 
+use super::credentials;
 use super::ops::{Desk, caller};
 use crate::config::Group;
 use crate::control::facts::{Explained, GroupFacts, ProcessFacts, Reason, ReleaseFacts};
@@ -66,6 +67,9 @@ impl Desk {
             head_version: found.as_ref().ok().map(|admitted| admitted.head_version),
             stale,
             stale_because: found.as_ref().ok().filter(|_| stale).map(|admitted| self.why_stale(admitted)),
+            credentials: found
+                .as_ref()
+                .map_or_else(|_| vec![], |admitted| credentials::facts(&admitted.release, &config)),
             release: found.ok().map(|admitted| Box::new(release_facts(&admitted))),
             process: None,
         })

@@ -58,6 +58,10 @@ pub struct Status {
     /// that were read since.
     #[serde(default)]
     pub open_handles: u64,
+    /// Servers that are shown and lack a credential on this host, with the first of them; up to
+    /// [`super::protocol::PAGE`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<RefusedName>,
     /// Why the audit cannot be written, if it cannot.
     pub audit_error: Option<String>,
     /// How long rows of the audit are kept: `400d`, or `forever`.
@@ -179,6 +183,9 @@ pub struct Explained {
     /// Why, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_because: Option<String>,
+    /// What it needs of this host's `[credentials]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<CredentialFacts>,
     /// The release, if it verified.
     pub release: Option<Box<ReleaseFacts>>,
     /// The process asked for.
@@ -194,6 +201,23 @@ pub struct GroupFacts {
     pub gid: Option<u32>,
     /// The setting that says so.
     pub setting: String,
+}
+
+/// A credential that a release declares; never its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialFacts {
+    /// What the release calls it.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The variable that it becomes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+    /// or the name of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Why this host cannot give it, as far as its configuration tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A verified release.

@@ -17,6 +17,7 @@
 //! start in a millisecond); the server lives on the daemon's runtime.
 
 pub mod client;
+mod credentials;
 mod explain;
 pub mod facts;
 mod ops;
@@ -24,8 +25,10 @@ mod peer;
 mod plan;
 pub mod protocol;
 pub mod server;
+mod status;
 
 pub use ops::serve;
+pub(crate) use peer::groups as peer_groups;
 pub use server::{bind, link_launcher, listen, make_rundir, on_runtime};
 
 #[cfg(test)]

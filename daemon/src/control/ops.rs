@@ -1,30 +1,32 @@
 //! What each operation of the socket does with the running daemon.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mcpfs_trust::error::Code;
 use mcpfs_trust::name::{ServerName, Version};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::UnixListener;
 
 use crate::audit::{Act, AuditEvent, EventKind, ReleaseRef};
 use crate::caller::Caller;
-use crate::config::{Keep, SandboxPolicy};
-use crate::control::facts::{Head, NextStop, Page, Reason, Refreshed, RefusedName, Row, Status};
+use crate::config::Config;
+use crate::control::credentials::{self, Turns};
+use crate::control::facts::{Page, Reason, Refreshed, Row};
 use crate::control::peer::Peer;
 use crate::control::plan::{Terms, plan, stale_warning};
 use crate::control::protocol::{ACTS, Fault, Launch, PAGE, Refused, Request};
-use crate::control::server;
+use crate::control::server::{self, Reply};
 use crate::daemon::Daemon;
 use crate::errno::advice_for;
 use crate::launch::Identity;
 use crate::launched::Launched;
 use crate::metrics::COUNTS;
 use crate::refusal::{Refusal, with_cause};
-use crate::registry::{Admitted, Server, now};
+use crate::registry::{Admitted, Server};
 
 /// How long the registry may be asked before the caller is told that it takes too long;
 /// below the clients' own deadline ([`Request::patience`]), so that they hear it.
@@ -34,22 +36,27 @@ const LOOK: Duration = Duration::from_secs(55);
 
 /// Serves the socket of `daemon` until it is dropped.
 pub async fn serve(listener: UnixListener, daemon: Daemon) {
-    let desk = Arc::new(Desk { daemon });
-    server::serve(listener, move |peer, request| {
+    let desk = Arc::new(Desk { daemon, turns: Arc::default() });
+    server::serve(listener, move |peer, connection, request| {
         let desk = Arc::clone(&desk);
-        async move { desk.answer(peer, request).await }
+        async move { desk.answer(peer, connection, request).await }
     })
     .await;
 }
 
 pub(super) struct Desk {
     pub(super) daemon: Daemon,
+    pub(super) turns: Arc<Turns>,
 }
 
 impl Desk {
-    async fn answer(&self, peer: Peer, request: Request) -> Result<Value, Refused> {
+    async fn answer(&self, peer: Peer, connection: OwnedFd, request: Request) -> Result<Reply, Refused> {
         match request {
-            Request::Launch { identity, args } => to_value(self.launch(&peer, &identity, &args).await?),
+            Request::Launch { identity, args } => {
+                let (launch, with) = self.launch((&peer, connection), &identity, &args).await?;
+                let reply = to_value(launch)?;
+                Ok(Reply { with, ..reply })
+            }
             Request::Unstarted { reason } => to_value(self.unstarted(&peer, &reason).await?),
             Request::Status {} => to_value(self.status()),
             Request::List { all, after } => to_value(self.list(&peer, all, after.as_deref())),
@@ -115,13 +122,19 @@ impl Desk {
     }
 
     /// Decides, records, and only then answers.
-    async fn launch(&self, peer: &Peer, identity: &str, args: &[String]) -> Result<Launch, Refused> {
+    async fn launch(
+        &self,
+        (peer, connection): (&Peer, OwnedFd),
+        identity: &str,
+        args: &[String],
+    ) -> Result<(Launch, Vec<OwnedFd>), Refused> {
         let begun = Instant::now();
         let identity: Identity = identity.parse().map_err(|error: crate::launch::BadIdentity| {
             Refused::fault(Fault::BadRequest, &error.to_string(), "start the `run` of a mounted server")
         })?;
         let caller = self.within(caller(peer)).await?;
         let found = self.find(&identity).await;
+        let config = self.daemon.config();
         let (release, admitted, stale, decided) = match found {
             // Names that nobody knows leave no row: anybody could fill the audit with them.
             Err(refused) if refused.outcome().is_none() => return Err(refused),
@@ -138,11 +151,20 @@ impl Desk {
             }
             Ok((server, admitted)) => {
                 let (stale, decided) = match self.permitted(peer, &server.name) {
-                    Ok(()) => self.decide(peer, &server, &admitted, args),
+                    Ok(()) => self.decide(&config, (peer, args), &server, &admitted),
                     Err(refused) => (None, Err(refused)),
                 };
                 (release_ref(&admitted), Some(admitted), stale, decided)
             }
+        };
+        let (decided, with) = match decided {
+            Ok(launch) => match self.fetch(peer, connection, &launch, (&config, begun)).await {
+                Ok(with) => (Ok(launch), with),
+                // Nothing was decided: the launcher asks again.
+                Err(refused) if refused.is(Fault::Busy) => return Err(refused),
+                Err(refused) => (Err(refused), Vec::new()),
+            },
+            Err(refused) => (Err(refused), Vec::new()),
         };
         let head = admitted.as_ref().map(|admitted| admitted.head_version);
         if let (Ok(_), Some(admitted)) = (&decided, admitted) {
@@ -159,7 +181,13 @@ impl Desk {
         event.stale = stale;
         event.duration_us = u64::try_from(begun.elapsed().as_micros()).ok();
         match &decided {
-            Ok(launch) => event.detail = Some(json!({"sandbox": walls(launch)})),
+            Ok(launch) => {
+                let mut detail = json!({"sandbox": walls(launch)});
+                if !launch.credentials.is_empty() {
+                    detail["credentials"] = credentials::row(&launch.credentials);
+                }
+                event.detail = Some(detail);
+            }
             Err(refused) => {
                 event = event.refused(refused.outcome().unwrap_or(Code::PolicyRefused), refused.message.clone());
             }
@@ -177,7 +205,7 @@ impl Desk {
                 self.daemon.runtime.spawn_blocking(move || launches.sweep());
             }
         }
-        decided
+        decided.map(|launch| (launch, with))
     }
 
     /// The launcher's word that the process it runs in did not become its server. It speaks of
@@ -272,12 +300,11 @@ impl Desk {
     /// What the host's rules make of an admitted release.
     fn decide(
         &self,
-        peer: &Peer,
+        config: &Config,
+        (peer, args): (&Peer, &[String]),
         server: &Server,
         admitted: &Admitted,
-        args: &[String],
     ) -> (Option<bool>, Result<Launch, Refused>) {
-        let config = self.daemon.config();
         let fresh = match self.daemon.registry.check_open(admitted) {
             Ok(fresh) => fresh,
             Err(refusal) => return (None, Err(self.refused(&refusal, Some(server), Some(admitted.version())))),
@@ -285,7 +312,8 @@ impl Desk {
         let at = &self.daemon.mount.at;
         let tree = at.join(admitted.name().as_str()).join(admitted.version().as_str()).join("tree");
         let (file, uid) = (config.file.as_path(), peer.uid);
-        let terms = Terms { policy: &config.policy, runtimes: &config.runtimes, file, uid, args, tree: &tree };
+        let Config { policy, runtimes, credentials, .. } = config;
+        let terms = Terms { policy, runtimes, credentials, file, uid, args, tree: &tree };
         let decided = plan(&admitted.release, terms).map(|mut launch| {
             if fresh.stale {
                 let (allowed, _) = config.registry.max_stale_of(&admitted.release.data_classification);
@@ -294,65 +322,6 @@ impl Desk {
             launch
         });
         (Some(fresh.stale), decided)
-    }
-
-    fn status(&self) -> Status {
-        let (snapshot, config) = (self.daemon.registry.snapshot(), self.daemon.config());
-        let refused = || {
-            snapshot.servers.values().filter_map(|server| {
-                let refusal = server.selected.as_ref().err()?;
-                // What is hidden on purpose is no fault.
-                let told = config.shows(&server.name).is_ok() || config.pins.stopped.contains_key(&server.name);
-                told.then_some((server, refusal))
-            })
-        };
-        let named = refused().take(PAGE);
-        let cache = self.daemon.content.usage();
-        let (audit, keep) = (self.daemon.audit.health(), config.retention.audit);
-        let moment = |time: i64| mcpfs_trust::time::Timestamp::from_unix(time.div_euclid(1_000_000));
-        Status {
-            now: now(),
-            registry: snapshot.registry.to_string(),
-            trust_version: snapshot.trust.version,
-            head: snapshot.head.as_ref().map(|head| Head {
-                version: head.version,
-                issued: head.issued,
-                expires: head.expires,
-            }),
-            next_stop: self.daemon.registry.next_stop().map(|stop| NextStop {
-                name: stop.name.to_string(),
-                issued: stop.issued,
-                at: stop.at,
-                share: stop.share,
-            }),
-            refreshed: snapshot.refreshed.at,
-            refresh_error: snapshot.refreshed.outcome.as_ref().err().map(reason),
-            servers: snapshot.servers.values().filter(|server| server.selected.is_ok()).count() as u64,
-            refused: named
-                .map(|(server, why)| RefusedName { name: server.name.to_string(), reason: reason(why) })
-                .collect(),
-            refused_count: refused().count() as u64,
-            mount: self.daemon.mount.at.clone(),
-            reads: self.daemon.mount.reads.to_string(),
-            takeover: self.daemon.mount.takeover,
-            cache_bytes: cache.cached,
-            cache_quota: cache.quota,
-            cache_free: cache.free,
-            cache_keep_free: cache.keep_free,
-            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
-            in_flight: cache.in_flight,
-            open_handles: COUNTS.open_handles(),
-            audit_error: audit.failing,
-            audit_kept: keep.to_string(),
-            audit_oldest: audit.kept.oldest_us.and_then(moment),
-            audit_cut: audit.kept.cut_us.and_then(moment),
-            audit_kept_because: audit.kept.unfit.or(audit.kept.because).filter(|_| keep != Keep::Forever),
-            sandbox: match config.policy.sandbox {
-                SandboxPolicy::Required => "required",
-                SandboxPolicy::Off => "off",
-            }
-            .to_owned(),
-        }
     }
 
     fn list(&self, peer: &Peer, all: bool, after: Option<&str>) -> Page {
@@ -435,11 +404,13 @@ pub(super) fn caller(peer: &Peer) -> impl Future<Output = Caller> + use<> {
     async move { looked.await.unwrap_or_else(|_| nobody()) }
 }
 
-fn to_value<T: Serialize>(facts: T) -> Result<Value, Refused> {
-    serde_json::to_value(facts).map_err(|error| Refused::fault(Fault::Internal, &error.to_string(), ""))
+fn to_value<T: Serialize>(facts: T) -> Result<Reply, Refused> {
+    serde_json::to_value(facts)
+        .map(Reply::from)
+        .map_err(|error| Refused::fault(Fault::Internal, &error.to_string(), ""))
 }
 
-fn reason(refusal: &Refusal) -> Reason {
+pub(super) fn reason(refusal: &Refusal) -> Reason {
     Reason { code: refusal.code.to_string(), message: refusal.message.clone() }
 }
 

@@ -54,7 +54,7 @@ impl Peer {
 
 /// The groups of whoever connected a socket, of the moment when that was: not what stands in /proc by now.
 #[allow(unsafe_code)]
-fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+pub(crate) fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0u32; 64];
     loop {
         let room = groups.len() * size_of::<u32>();

@@ -2,7 +2,7 @@
 //! caller come in, a command or the reason against it comes out. No I/O but a look at who
 //! owns a runtime.
 //!
-//! What a release asks for and this host or version cannot give (credentials, a sandbox) is
+//! What a release asks for and this host cannot give (credentials, a sandbox) is
 //! refused, never left out: a server that starts without what its
 //! reviewers approved is another server.
 
@@ -15,7 +15,8 @@ use mcpfs_trust::error::{Code, bounded};
 use mcpfs_trust::release::{Network, Release, Runtime};
 use mcpfs_trust::time::Timestamp;
 
-use crate::config::{Policy, SandboxPolicy};
+use super::credentials::granted;
+use crate::config::{CredentialConfig, Policy, SandboxPolicy};
 use crate::control::protocol::{Confinement, Launch, Refused};
 use crate::registry::{STEPS, share};
 use crate::words::span;
@@ -28,6 +29,7 @@ const BUBBLEWRAP: &str = "bwrap";
 pub(super) struct Terms<'a> {
     pub(super) policy: &'a Policy,
     pub(super) runtimes: &'a BTreeMap<String, PathBuf>,
+    pub(super) credentials: &'a BTreeMap<String, CredentialConfig>,
     /// The configuration's main file, for advice.
     pub(super) file: &'a Path,
     /// The caller.
@@ -43,7 +45,7 @@ pub(super) struct Terms<'a> {
 /// # Errors
 /// `PolicyRefused` and `LaunchUnsupported`, each with what to set or whom to ask.
 pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refused> {
-    let Terms { policy, runtimes, file, uid, args, tree } = terms;
+    let Terms { policy, runtimes, file, uid, args, tree, .. } = terms;
     let unsupported = |message: &str, advice: String| Err(Refused::new(Code::LaunchUnsupported, message, advice));
     let ask = format!("ask its maintainer, {}, for another release", bounded(&release.maintainer));
     if uid == 0 && !policy.allow_root {
@@ -56,9 +58,6 @@ pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refuse
     let Some(launch) = &release.launch else {
         return unsupported("the release has no launch section: it holds files only", ask);
     };
-    if !release.credentials.is_empty() {
-        return unsupported("it needs credentials, which this version of mcpfs cannot hand out", ask);
-    }
     if let Err(refused) = launch.accept_args.check(args) {
         return Err(Refused::new(
             Code::PolicyRefused,
@@ -74,6 +73,7 @@ pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refuse
         (Runtime::Host, None) => runtime(&launch.command, runtimes, file)?,
     };
     let sandbox = confinement(release, launch, terms)?;
+    let credentials = granted(release, terms, sandbox.is_some())?;
     Ok(Launch {
         name: release.name.to_string(),
         version: release.version.to_string(),
@@ -84,6 +84,7 @@ pub(super) fn plan(release: &Release, terms: Terms<'_>) -> Result<Launch, Refuse
         // A registry's name may have slashes; '+' is no letter of it, so no two registries meet.
         state: [release.registry.as_str().replace('/', "+"), release.name.to_string()],
         sandbox,
+        credentials,
         warning: None,
     })
 }
@@ -190,7 +191,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::DowngradePolicy;
+    use crate::config::{CredentialSource, DowngradePolicy};
 
     fn policy(sandbox: SandboxPolicy, allow_root: bool) -> Policy {
         Policy {
@@ -239,7 +240,71 @@ mod tests {
         ]
         .into();
         let (file, tree) = (Path::new("/etc/mcpfs/mcpfs.toml"), Path::new("/mcp/hello/1.0.0/tree"));
-        plan(release, Terms { policy, runtimes: &runtimes, file, uid, args: &args, tree })
+        let credentials = credentials();
+        plan(release, Terms { policy, runtimes: &runtimes, credentials: &credentials, file, uid, args: &args, tree })
+    }
+
+    /// This host gives `own` to `hello`, and `other` to another.
+    fn credentials() -> BTreeMap<String, CredentialConfig> {
+        let source = CredentialSource::File("/etc/secret".into());
+        let of = |name: &str| {
+            let servers = vec![name.parse().unwrap()];
+            CredentialConfig { source: source.clone(), servers, groups: vec![] }
+        };
+        [("own".to_owned(), of("hello")), ("other".to_owned(), of("memory"))].into()
+    }
+
+    #[test]
+    fn credentials_of_a_launch() {
+        let off = policy(SandboxPolicy::Off, false);
+        let with = |credentials: Value, sandbox: Value| {
+            let release = release(|text| {
+                text["credentials"] = credentials;
+                if !sandbox.is_null() {
+                    text["sandbox"] = sandbox;
+                }
+            });
+            planned(&release, &off, 7, &[])
+        };
+        let boxed = || json!({"network": "none", "read": [], "write": []});
+        let env = |name: &str| json!({"env": name, "ref": "own"});
+        let file = json!({"file": "pgpass", "ref": "own", "scope": "read:x"});
+        let launch = with(json!([env("P"), env("Q"), file]), boxed()).unwrap();
+        let numbers: Vec<usize> = launch.credentials.iter().map(|given| given.descriptor).collect();
+        assert_eq!(numbers, [0, 0, 0], "one ref is read once");
+        assert_eq!(launch.credentials[2].file.as_deref(), Some("pgpass"));
+        let row = crate::control::credentials::row(&launch.credentials);
+        assert_eq!(row[1], json!({"ref": "own", "env": "Q"}));
+        assert_eq!(row[2], json!({"ref": "own", "file": "pgpass"}));
+        let many: Vec<Value> = (0..17).map(|number| env(&format!("P{number}"))).collect();
+        let long = json!([
+            env(&"P".repeat(1000)),
+            env(&"Q".repeat(1000)),
+            env(&"R".repeat(1000)),
+            env(&"S".repeat(1000)),
+            env(&"T".repeat(1000)),
+            env(&"U".repeat(1000)),
+            env(&"V".repeat(1000)),
+            env(&"W".repeat(1000))
+        ]);
+        for (credentials, code, says) in [
+            (json!([{"env": "P", "ref": "none"}]), Code::LaunchUnsupported, "no source for it"),
+            (json!([{"env": "P", "ref": "other"}]), Code::PolicyRefused, "other is not for hello"),
+            (json!([env("A")]), Code::LaunchUnsupported, "replace the variable A"),
+            (json!([env("HOME")]), Code::LaunchUnsupported, "replace the variable HOME"),
+            (json!([env("LC_ALL")]), Code::LaunchUnsupported, "replace the variable LC_ALL"),
+            (json!([env("CREDENTIALS_DIRECTORY")]), Code::LaunchUnsupported, "replace the variable"),
+            (json!([env("P"), env("P")]), Code::LaunchUnsupported, "two of its credentials go to P"),
+            (json!([file]), Code::LaunchUnsupported, "only a sandbox has a place for"),
+            (json!(many), Code::LaunchUnsupported, "more than 16 credentials"),
+            (long, Code::LaunchUnsupported, "too long for one row"),
+        ] {
+            let refused = with(credentials, Value::Null).unwrap_err();
+            assert_eq!(refused.outcome(), Some(code), "{says}: {refused:?}");
+            assert!(refused.message.contains(says) && !refused.advice.is_empty(), "{says}: {refused:?}");
+        }
+        // A variable and a file may have one name.
+        assert!(with(json!([env("P"), {"file": "P", "ref": "own"}]), boxed()).is_ok());
     }
 
     #[test]
@@ -284,7 +349,7 @@ mod tests {
                 7,
                 &[],
                 Code::LaunchUnsupported,
-                "credentials",
+                "[credentials.\"r\"] in /etc/mcpfs/mcpfs.toml",
             ),
             ("arguments", |_| (), Off, true, 7, &["--x"], Code::PolicyRefused, "\"--x\""),
             (

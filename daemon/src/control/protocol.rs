@@ -23,6 +23,8 @@ pub const REQUEST_BYTES: usize = 64 << 10;
 pub const ANSWER_BYTES: usize = 1 << 20;
 /// Deeds in one `record`, which is within [`REQUEST_BYTES`] then.
 pub const ACTS: usize = 50;
+/// Descriptors with one answer.
+pub const DESCRIPTORS: usize = 16;
 /// Servers in one answer to `list`.
 pub const PAGE: usize = 100;
 
@@ -114,9 +116,28 @@ pub struct Launch {
     /// What it is confined to; without it, it runs unconfined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Confinement>,
+    /// What of the descriptors that come with this goes where.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Given>,
     /// One line to show although it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+}
+
+/// A credential of a launch. Its value is in the memory that a descriptor stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// What the release calls it.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The variable that it becomes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+    /// or the name of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Which of the descriptors, from 0.
+    pub descriptor: usize,
 }
 
 /// The walls around a server.

@@ -4,18 +4,22 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::io::IoSlice;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::peer::Peer;
-use crate::control::protocol::{Fault, REQUEST_BYTES, Refused, Request, answer_line};
+use crate::control::protocol::{DESCRIPTORS, Fault, REQUEST_BYTES, Refused, Request, answer_line};
 
 /// How long a request may take to arrive, and an answer to leave.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,6 +27,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PER_USER: usize = 32;
 /// Connections of all users but root and our own.
 const IN_ALL: usize = 512;
+
+/// What goes back, and what travels with its first byte.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// The answer.
+    pub value: Value,
+    /// Descriptors for whoever asked.
+    pub with: Vec<OwnedFd>,
+}
+
+impl From<Value> for Reply {
+    fn from(value: Value) -> Self {
+        Self { value, with: Vec::new() }
+    }
+}
 
 /// Makes the launcher's name and the listening socket in the run directory.
 ///
@@ -108,8 +127,8 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Serves until it is dropped. Each connection may ask several things, one after the other.
 pub async fn serve<H, F>(listener: UnixListener, handler: H)
 where
-    H: Fn(Peer, Request) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<Value, Refused>> + Send,
+    H: Fn(Peer, OwnedFd, Request) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Reply, Refused>> + Send,
 {
     let seats = Seats::default();
     let mut connections = tokio::task::JoinSet::new();
@@ -149,8 +168,8 @@ where
 /// One connection: lines in, lines out, until it ends, stalls or talks nonsense.
 async fn converse<H, F>(mut stream: UnixStream, peer: Peer, handler: H)
 where
-    H: Fn(Peer, Request) -> F,
-    F: Future<Output = Result<Value, Refused>>,
+    H: Fn(Peer, OwnedFd, Request) -> F,
+    F: Future<Output = Result<Reply, Refused>>,
 {
     let mut buffer = Vec::new();
     loop {
@@ -165,15 +184,43 @@ where
         let request = line
             .map_err(|message| Refused::fault(Fault::BadRequest, &message, ""))
             .and_then(|line| Request::from_line(&line));
-        let answer = match request {
-            Ok(request) => handler(peer.clone(), request).await,
-            Err(refused) => Err(refused),
+        let answer = match (request, stream.as_fd().try_clone_to_owned()) {
+            (Ok(request), Ok(connection)) => handler(peer.clone(), connection, request).await,
+            (Err(refused), _) => Err(refused),
+            (Ok(_), Err(error)) => Err(Refused::fault(Fault::Busy, &error.to_string(), "try again in a moment")),
         };
-        let written = timeout(PATIENCE, stream.write_all(&answer_line(answer))).await;
+        let (answer, with) = match answer {
+            Ok(Reply { value, with }) => (Ok(value), with),
+            Err(refused) => (Err(refused), Vec::new()),
+        };
+        let written = timeout(PATIENCE, write(&mut stream, &answer_line(answer), with)).await;
         if last || !matches!(written, Ok(Ok(()))) {
             return;
         }
     }
+}
+
+/// Writes a line, with what travels with its first byte.
+async fn write(stream: &mut UnixStream, line: &[u8], with: Vec<OwnedFd>) -> io::Result<()> {
+    let mut sent = 0;
+    while !with.is_empty() && sent == 0 {
+        stream.writable().await?;
+        let descriptors: Vec<BorrowedFd<'_>> = with.iter().map(OwnedFd::as_fd).collect();
+        let first = stream.try_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            Ok(rustix::net::sendmsg(&*stream, &[IoSlice::new(line)], &mut ancillary, flags)?)
+        });
+        match first {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            other => sent = other?,
+        }
+    }
+    stream.write_all(&line[sent..]).await
 }
 
 /// The next line without its newline; `None` at the end. A line that is too long is cut
@@ -236,6 +283,8 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::os::fd::AsRawFd as _;
+
     use tokio::io::{AsyncBufReadExt as _, BufReader};
 
     use super::*;
@@ -257,9 +306,14 @@ mod tests {
     fn running() -> Running {
         let dir = tempfile::tempdir().unwrap();
         let listener = listen(dir.path()).unwrap();
-        let handler = |peer: Peer, request| async move {
+        let handler = |peer: Peer, connection: OwnedFd, request| async move {
             match request {
-                Request::Status {} => Ok(serde_json::json!([peer.pid, peer.uid, peer.gid])),
+                Request::Status {} => Ok(serde_json::json!([peer.pid, peer.uid, peer.gid]).into()),
+                // Two descriptors, and an answer that does not fit into the socket in one go.
+                Request::Refresh {} => {
+                    let with = vec![connection, std::fs::File::open("/dev/null").unwrap().into()];
+                    Ok(Reply { value: "x".repeat(900_000).into(), with })
+                }
                 other => Err(Refused::fault(Fault::NotFound, &format!("{other:?}"), "")),
             }
         };
@@ -293,6 +347,19 @@ mod tests {
         assert_eq!(running.dir.path().join("launch").read_link().unwrap(), std::env::current_exe().unwrap());
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn descriptors_come_with_an_answer() {
+        let running = running();
+        let dir = running.dir.path().to_owned();
+        let asked = tokio::task::spawn_blocking(move || client::ask_with::<String>(&dir, &Request::Refresh {})).await;
+        let (text, with) = asked.unwrap().unwrap();
+        assert_eq!((text.len(), with.len()), (900_000, 2));
+        let named = |at: usize| std::fs::read_link(format!("/proc/self/fd/{}", with[at].as_raw_fd())).unwrap();
+        assert!(named(0).to_string_lossy().starts_with("socket:"), "{:?}", named(0));
+        assert_eq!(named(1), Path::new("/dev/null"));
+        assert!(with.iter().all(|one| rustix::io::fcntl_getfd(one).unwrap() == rustix::io::FdFlags::CLOEXEC));
+    }
+
     #[tokio::test]
     async fn several_lines_on_one_connection() {
         let running = running();
@@ -303,7 +370,7 @@ mod tests {
             stream.read_line(&mut line).await.unwrap();
             let answer = parse_answer::<Value>(line.as_bytes());
             match part.ends_with("refresh\"}\n") {
-                true => assert!(answer.unwrap_err().is(Fault::NotFound)),
+                true => assert_eq!(answer.unwrap().as_str().unwrap().len(), 900_000),
                 false => assert!(answer.unwrap().is_array()),
             }
         }

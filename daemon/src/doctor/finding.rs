@@ -35,6 +35,7 @@ pub enum Check {
     Head,
     Daemon,
     Servers,
+    Credentials,
     Takeover,
     Audit,
     Retention,
@@ -44,7 +45,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Config,
         Self::User,
         Self::StateOwner,
@@ -74,6 +75,7 @@ impl Check {
         Self::Head,
         Self::Daemon,
         Self::Servers,
+        Self::Credentials,
         Self::Takeover,
         Self::Audit,
         Self::Retention,
@@ -113,6 +115,7 @@ impl Check {
             Self::Head => "head",
             Self::Daemon => "daemon",
             Self::Servers => "servers",
+            Self::Credentials => "credentials",
             Self::Takeover => "takeover",
             Self::Audit => "audit",
             Self::Retention => "retention",

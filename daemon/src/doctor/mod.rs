@@ -12,6 +12,7 @@
 //! [`Check::code`] is public: monitoring and tickets name it, docs/operating.md lists it.
 
 mod access;
+mod credentials;
 mod finding;
 mod host;
 mod kept;
@@ -128,6 +129,7 @@ pub fn examine(file: &Path) -> Vec<Finding> {
         look(Check::Access, access::look),
         look(Check::TrustRoot, registry::look),
         look(Check::Daemon, running::daemon),
+        look(Check::Credentials, credentials::look),
         look(Check::Audit, running::audit),
         look(Check::Retention, kept::look),
         look(Check::MetricsListen, running::metrics),

@@ -12,6 +12,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
+use super::secrets::VARIABLE;
+
 /// What is taken over from the caller; besides, every `LC_*`.
 const KEPT: [&str; 8] = ["HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR"];
 
@@ -26,7 +28,7 @@ const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// try to write beside the read-only sources.
 const PYTHON: [&str; 3] = ["PYTHONNOUSERSITE", "PYTHONSAFEPATH", "PYTHONDONTWRITEBYTECODE"];
 
-/// What the three variables of a recipe stand for.
+/// What the variables of a recipe stand for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Places<'a> {
     /// `${TREE}`: the release's files.
@@ -35,6 +37,8 @@ pub(super) struct Places<'a> {
     pub(super) state: &'a Path,
     /// `${HOME}`.
     pub(super) home: &'a Path,
+    /// `${CREDENTIALS}`: those that are files, if its release declares any.
+    pub(super) credentials: Option<&'a Path>,
 }
 
 /// The root file system that a server sees.
@@ -46,6 +50,11 @@ pub(super) enum Root {
     HiddenHost,
     /// The release's own.
     Image,
+}
+
+/// Whether a server's variable of this name is made here, whatever its release declares.
+pub(crate) fn sets(name: &str) -> bool {
+    kept(OsStr::new(name)) || PYTHON.contains(&name) || ["PATH", VARIABLE].contains(&name)
 }
 
 /// The whole environment of a server. Declared variables win: they are signed.
@@ -70,19 +79,24 @@ pub(super) fn environment(
         env.insert("PATH".into(), PATH.into());
         env.extend(PYTHON.map(|name| (name.into(), "1".into())));
     }
+    if let Some(directory) = places.credentials {
+        env.insert(VARIABLE.into(), directory.into());
+    }
     env.extend(declared.iter().map(|(name, value)| (name.into(), expand(value, places))));
     env
 }
 
-/// Replaces `${TREE}`, `${STATE}` and `${HOME}` in one pass: what a place's own name contains
+/// Replaces `${TREE}`, `${STATE}` and `${HOME}`, and `${CREDENTIALS}` where there are any, in one pass: what a place's own name contains
 /// is never expanded again, and any other text stays as it is.
 pub(super) fn expand(text: &str, places: Places<'_>) -> OsString {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
         out.extend_from_slice(before.as_bytes());
-        let place = [("TREE}", places.tree), ("STATE}", places.state), ("HOME}", places.home)]
+        let always = [("TREE}", places.tree), ("STATE}", places.state), ("HOME}", places.home)];
+        let place = always
             .into_iter()
+            .chain(places.credentials.map(|place| ("CREDENTIALS}", place)))
             .find_map(|(name, place)| after.strip_prefix(name).map(|left| (place, left)));
         match place {
             Some((place, left)) => {
@@ -116,7 +130,8 @@ mod tests {
     use super::*;
 
     fn places() -> Places<'static> {
-        Places { tree: Path::new("/mcp/a/1/tree"), state: Path::new("/s/${HOME}"), home: Path::new("/home/u") }
+        let (tree, state, home) = (Path::new("/mcp/a/1/tree"), Path::new("/s/${HOME}"), Path::new("/home/u"));
+        Places { tree, state, home, credentials: None }
     }
 
     fn env(inherited: &[(&str, &str)], declared: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -211,5 +226,21 @@ mod tests {
         ] {
             assert_eq!(expand(text, places()), want, "{text}");
         }
+    }
+
+    /// A release without any gets the text as hosts of before left it.
+    #[test]
+    fn credentials_have_a_place_where_there_are_any() {
+        let with = Places { credentials: Some(Path::new("/c/${HOME}")), ..places() };
+        assert_eq!(expand("${CREDENTIALS}/pgpass", places()), "${CREDENTIALS}/pgpass");
+        assert_eq!(expand("${CREDENTIALS}/pgpass:${TREE}", with), "/c/${HOME}/pgpass:/mcp/a/1/tree");
+        let declared = [("PGPASSFILE".to_owned(), "${CREDENTIALS}/pgpass".to_owned())].into();
+        let env = environment([], &declared, with, Root::HiddenHost);
+        assert_eq!(env[OsStr::new("PGPASSFILE")], "/c/${HOME}/pgpass");
+        assert_eq!(env[OsStr::new("CREDENTIALS_DIRECTORY")], "/c/${HOME}");
+        for own in ["HOME", "PATH", "LC_X", "TERM", "PYTHONSAFEPATH", "CREDENTIALS_DIRECTORY"] {
+            assert!(sets(own), "{own}");
+        }
+        assert!(!sets("PGPASSWORD") && !sets("LCX"));
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -12,6 +13,7 @@ use mcpfs_trust::error::bounded;
 use super::environment::{Places, Root, environment, expand};
 use super::identity::Identity;
 use super::sandbox::{self, Layout};
+use super::secrets::Secrets;
 use super::{descriptors, state};
 use crate::control::client::{self, ClientError};
 use crate::control::protocol::{Launch, Request};
@@ -64,8 +66,8 @@ fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result
         local(reason, "Correct it in your MCP host's configuration")
     })?;
     let request = Request::Launch { identity: identity.to_string(), args: args.clone() };
-    let launch: Launch = client::ask(rundir, &request)?;
-    let refusal = match execute(&launch, &args) {
+    let (launch, with) = client::ask_with::<Launch>(rundir, &request)?;
+    let refusal = match execute(&launch, with, &args) {
         Err(refusal) => refusal,
         Ok(code) => return Ok(code),
     };
@@ -77,12 +79,16 @@ fn start(rundir: &Path, identity: &Identity, host_args: Vec<OsString>) -> Result
 }
 
 /// Becomes the server, once the daemon has said how; in a sandbox, what it ended with.
-fn execute(launch: &Launch, args: &[String]) -> Result<ExitCode, Refusal> {
+fn execute(launch: &Launch, with: Vec<OwnedFd>, args: &[String]) -> Result<ExitCode, Refusal> {
+    let mut secrets = Secrets::open(&launch.credentials, &with)
+        .map_err(|error| local(format!("its credentials cannot be opened: {error}"), "Is /proc mounted?"))?;
+    drop(with);
     let home = home().ok_or_else(|| local("you have no home directory".to_owned(), "Set HOME"))?;
     let base = state::base(std::env::var_os("XDG_STATE_HOME").as_deref(), &home);
     let state = state::open(&base, &launch.state)
         .map_err(|error| local(chain(&error), "Its server keeps what it must remember there"))?;
-    let host = Places { tree: &launch.tree, state: &state.path, home: &home };
+    let credentials = secrets.directory();
+    let host = Places { tree: &launch.tree, state: &state.path, home: &home, credentials };
     let root = match &launch.sandbox {
         None => Root::Host,
         Some(confinement) if confinement.image => Root::Image,
@@ -95,7 +101,8 @@ fn execute(launch: &Launch, args: &[String]) -> Result<ExitCode, Refusal> {
     };
     let args: Vec<OsString> =
         launch.args.iter().map(|arg| expand(arg, places)).chain(args.iter().map(OsString::from)).collect();
-    let env = environment(std::env::vars_os(), &launch.env, places, root);
+    let mut env = environment(std::env::vars_os(), &launch.env, places, root);
+    env.extend(secrets.variables());
     // The descriptor that was checked, not its path again.
     rustix::process::fchdir(&state.directory)
         .map_err(|error| local(format!("cannot enter {}: {error}", state.path.display()), ""))?;
@@ -105,7 +112,7 @@ fn execute(launch: &Launch, args: &[String]) -> Result<ExitCode, Refusal> {
         say(&format!("mcpfs: {} {}: {warning}", launch.name, launch.version));
     }
     if let Some(confinement) = &launch.sandbox {
-        let layout = Layout { confinement, places: host, command: &launch.command };
+        let layout = Layout { confinement, places: host, command: &launch.command, files: &secrets.files };
         let ended = sandbox::run(&layout, &args, env).map_err(|error| Refusal {
             reason: error.to_string(),
             advice: error.advice().to_owned(),

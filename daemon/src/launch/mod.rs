@@ -23,7 +23,9 @@ mod environment;
 mod identity;
 mod launcher;
 mod sandbox;
+mod secrets;
 mod state;
 
+pub(crate) use environment::sets;
 pub use identity::{BadIdentity, Identity, identity_line, refused_line};
 pub use launcher::{EXIT_REFUSED, invoked, run};

@@ -20,12 +20,13 @@ mod weave;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use super::environment::{Places, expand};
+use super::secrets::DIRECTORY;
 use crate::control::protocol::Confinement;
 use weave::{Mount, Points};
 
@@ -73,6 +74,8 @@ pub(super) struct Layout<'a> {
     pub(super) places: Places<'a>,
     /// What is executed: a path in the sandbox's root, or a name that its `PATH` finds.
     pub(super) command: &'a Path,
+    /// Credentials that only the server sees, by name.
+    pub(super) files: &'a [(String, File)],
 }
 
 /// Runs `command` between its walls to its end.
@@ -85,9 +88,11 @@ pub(super) fn run(
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| SandboxError::Follow(error.into()))?;
     let walls = walls(layout)?;
-    // The one descriptor besides the standard three that bubblewrap gets; it keeps it from the server.
-    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
-        .map_err(|error| SandboxError::Follow(error.into()))?;
+    // The descriptors besides the standard three that bubblewrap gets; it keeps them from the server.
+    for descriptor in std::iter::once(writer.as_fd()).chain(layout.files.iter().map(|(_, file)| file.as_fd())) {
+        rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())
+            .map_err(|error| SandboxError::Follow(error.into()))?;
+    }
     let mut command = Command::new(program);
     command.args(walls).arg("--json-status-fd").arg(writer.as_raw_fd().to_string());
     // Not by `--setenv`: everybody can read arguments. Loader variables were refused long before.
@@ -142,6 +147,9 @@ fn walls(layout: &Layout<'_>) -> Result<Vec<OsString>, SandboxError> {
         }
     }
     points.add(places.state, Mount::Write(places.state.to_owned()));
+    for (name, file) in layout.files {
+        points.add(Path::new(DIRECTORY).join(name), Mount::Data(file.as_raw_fd()));
+    }
     let mut args = match confinement.image {
         true => points.over(places.tree)?,
         false => points.over_host(),

@@ -4,6 +4,7 @@
 //! over; until then, and if it cannot be taken over at all, every successor gets what its predecessor had
 //! in force. So a crash changes no policy, and half an edit on the disk takes nobody's mount.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use serde::{Deserialize, Serialize};
 
 use super::wire::Secret;
-use crate::config::{Config, ConfigError, Texts};
+use crate::config::{Config, ConfigError, CredentialConfig, Texts};
 use crate::daemon;
 use crate::owned;
 use crate::refusal::{Refusal, with_cause};
@@ -61,6 +62,7 @@ struct Named {
     trust: PathBuf,
     token: Option<PathBuf>,
     client_certificate: Option<PathBuf>,
+    credentials: BTreeMap<String, CredentialConfig>,
 }
 
 /// What is in force, and what a worker was offered and has not taken over yet.
@@ -150,6 +152,14 @@ impl Charge {
         }
     }
 
+    /// Where a credential comes from: the entry by which the worker decided, of what it was just offered or of what
+    /// is in force. A worker that takes an offer over says so on another socket than it asks at.
+    pub(super) fn credential(&self, reference: &str, mark: u64) -> Option<&CredentialConfig> {
+        let known = [self.offered.as_ref(), Some(&self.in_force)].into_iter().flatten();
+        let mut entries = known.filter_map(|found| found.named.credentials.get(reference));
+        entries.find(|entry| entry.mark(reference) == mark)
+    }
+
     fn handed(&self, found: &Found) -> Handed {
         Handed {
             started: self.started.clone(),
@@ -167,6 +177,7 @@ impl Named {
             trust: config.trust.clone(),
             token: config.registry.token_file.clone(),
             client_certificate: config.registry.client_certificate.clone(),
+            credentials: config.credentials.clone(),
         }
     }
 }

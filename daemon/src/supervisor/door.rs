@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::child::Worker;
 use super::keep::{Ended, Supervisor, nonsense, outage};
+use super::readers::Question;
 use super::wire::{self, Message};
 use super::{SupervisorError, room};
 
@@ -74,6 +75,15 @@ impl Supervisor {
                 .and_then(|memory| worker.answer(&Message::Opened, &[memory.as_fd()]).map_err(|_| Errno::IO)),
             (Message::Secret(secret), []) => room::secret(&self.settings, secret)
                 .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
+            (Message::Credential { mark, env, reference }, [connection, reply]) => {
+                let question = Question { mark, env, reference: &reference };
+                let started = self.readers.start(&self.settings, &question, connection, reply);
+                let started = started.and_then(|()| worker.done());
+                // Nobody knows what they are.
+                let ended = refusal(worker, started);
+                wire::put_away(with);
+                return Ok(ended);
+            }
             (Message::Executable { pid }, []) => {
                 room::executable(pid).and_then(|path| worker.answer(&Message::Path(path), &[]).map_err(|_| Errno::IO))
             }
@@ -83,20 +93,25 @@ impl Supervisor {
                 return Ok(Some(ended));
             }
         };
-        let Err(errno) = answered else { return Ok(None) };
-        if errno == Errno::PERM {
+        if matches!(answered, Err(Errno::PERM)) {
             wire::put_away(with);
         }
-        match worker.answer(&Message::No(errno.raw_os_error()), &[]) {
-            // It asks one thing after another and hears no answer.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(Some(nonsense(worker, "questions whose answers it does not hear")))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the worker does not hear an answer");
-                Ok(None)
-            }
-            Ok(()) => Ok(None),
+        Ok(refusal(worker, answered))
+    }
+}
+
+/// Says no where there is no other answer.
+fn refusal(worker: &Worker, answered: Result<(), Errno>) -> Option<Ended> {
+    let Err(errno) = answered else { return None };
+    match worker.answer(&Message::No(errno.raw_os_error()), &[]) {
+        // It asks one thing after another and hears no answer.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Some(nonsense(worker, "questions whose answers it does not hear"))
         }
+        Err(error) => {
+            tracing::debug!(%error, "the worker does not hear an answer");
+            None
+        }
+        Ok(()) => None,
     }
 }

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::backings::Backings;
 use super::child::Worker;
 use super::deaths::{Deaths, Life};
+use super::readers::Readers;
 use super::service::Service;
 use super::session::Session;
 use super::signals::{Signals, wait};
@@ -62,6 +63,8 @@ pub(super) struct Supervisor {
     announced: bool,
     /// The next worker, if there is one already.
     standby: Standby,
+    /// What reads credentials.
+    pub(super) readers: Readers,
 }
 
 impl Supervisor {
@@ -103,6 +106,7 @@ impl Supervisor {
             deaths: Deaths::default(),
             announced: false,
             standby: Standby::default(),
+            readers: Readers::default(),
             settings,
         };
         if let Some(session) = supervisor.session.as_ref().filter(|_| anew) {
@@ -162,6 +166,7 @@ impl Supervisor {
         let mut looked = Instant::now();
         loop {
             self.service.alive();
+            self.readers.reap();
             let now = Instant::now();
             worker.excuse(now - looked, &mut self.served);
             let left = self.deadline(worker).saturating_duration_since(now);

@@ -25,6 +25,7 @@ mod handle;
 mod ioctl;
 mod keep;
 pub(crate) mod opens;
+mod readers;
 mod room;
 mod service;
 mod session;

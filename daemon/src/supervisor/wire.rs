@@ -123,6 +123,16 @@ pub(crate) enum Message {
     },
     /// Door, a question: open the token file or the client certificate of the configuration.
     Secret(Secret),
+    /// Door, a question: have a credential read for whoever is at the other end of a connection; with that
+    /// connection, and the socket that the answer goes to.
+    Credential {
+        /// Which entry of the configuration it is, as the worker knows it.
+        mark: u64,
+        /// Whether it becomes a variable.
+        env: bool,
+        /// What recipes call it.
+        reference: String,
+    },
     /// Door, an answer: here it is, open for reading; with the file.
     Opened,
     /// Door, an answer: it is done.
@@ -164,6 +174,7 @@ impl Message {
             Self::Mount => (16, (0, 0), &[]),
             Self::Mounted(init) => (17, (0, 0), init.get(..TEXT).unwrap_or(init)),
             Self::Configuration => (21, (0, 0), &[]),
+            Self::Credential { mark, env, reference } => (24, (*mark, u64::from(*env)), cut(reference)),
             Self::Judged { config, trust } => (22, (u64::from(*config), u64::from(*trust)), &[]),
             Self::No(errno) => (15, (u64::from(errno.unsigned_abs()), 0), &[]),
         };
@@ -209,6 +220,7 @@ impl Message {
             21 => Self::Configuration,
             22 if first <= 1 && second <= first => Self::Judged { config: first == 1, trust: second == 1 },
             23 => Self::Ground(Ground::of((first, second))?),
+            24 if second <= 1 => Self::Credential { mark: first, env: second == 1, reference: plain(text) },
             _ => return None,
         })
     }
@@ -320,6 +332,8 @@ mod tests {
             Message::Reloaded,
             Message::Secret(Secret::Token),
             Message::Secret(Secret::ClientCertificate),
+            Message::Credential { mark: u64::MAX, env: true, reference: "finance-dw/readonly".to_owned() },
+            Message::Credential { mark: 0, env: false, reference: String::new() },
             Message::Opened,
             Message::Mount,
             Message::Mounted(vec![1; 104]),

@@ -180,6 +180,20 @@ impl Link {
         self.file(&Message::Secret(secret))
     }
 
+    /// Has a credential read for whoever is at the other end of `connection`; the answer comes on `reply`.
+    ///
+    /// # Errors
+    /// ENOENT if the supervisor knows of no such entry (a reload is on its way), EAGAIN if too many are being read.
+    pub(crate) fn credential(
+        &self,
+        (reference, mark, env): (&str, u64, bool),
+        connection: BorrowedFd<'_>,
+        reply: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let question = Message::Credential { mark, env, reference: reference.to_owned() };
+        self.ask(&question, &[connection, reply]).map(drop)
+    }
+
     /// The file that an inode's backing id stands for, whether it still has a path or not.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ rules! {
     LAUNCH_DIFFERS = "launch-differs", Warning, "The recipe's own launch says what the artefact says of its start.";
     LAUNCH_UNLIKE = "launch-unlike", Error, "Artefacts of one release say the same of their start.";
     LAUNCH_COMMAND = "launch-command", Error, "A launch command is an executable file of the tree, or the name of a runtime.";
-    LAUNCH_VARIABLE = "launch-variable", Warning, "In args and env only `${TREE}`, `${STATE}` and `${HOME}` expand.";
+    LAUNCH_VARIABLE = "launch-variable", Warning, "In args and env only `${TREE}`, `${STATE}` and `${HOME}` expand, and `${CREDENTIALS}` where a credential is a file.";
     LAUNCH_ARGUMENT = "launch-argument", Error, "A path of a file in the tree, given to a runtime of the host, says `${TREE}`.";
     LAUNCH_ARGUMENT_UNCLEAR = "launch-argument-unclear", Warning, "Any other launch argument that names something in the tree is not meant as its path.";
     LINK_DANGLING = "link-dangling", Warning, "Links lead to something.";
@@ -270,16 +270,21 @@ pub(super) fn invisible_text(text: &str, file: &str, findings: &mut Findings) {
 /// What looks like a variable and is none reaches the server as it stands.
 fn variables(recipe: &Recipe, findings: &mut Findings) {
     let Some(launch) = &recipe.launch else { return };
+    let files = recipe.credentials.iter().any(|credential| credential.file.is_some());
     let args = launch.args.iter().enumerate().map(|(index, text)| (format!("launch.args[{index}]"), text));
     let env = launch.env.iter().map(|(name, text)| (format!("launch.env.{name}"), text));
     for (field, text) in args.chain(env) {
         for name in text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)) {
-            if ["TREE", "STATE", "HOME"].contains(&name) || name.is_empty() || !name.chars().all(is_name) {
+            if ["TREE", "STATE", "HOME"].contains(&name)
+                || (files && name == "CREDENTIALS")
+                || name.is_empty()
+                || !name.chars().all(is_name)
+            {
                 continue;
             }
             let message = format!("${{{name}}} is no variable here: the server would get it as it stands");
-            let fix =
-                "use ${TREE}, ${STATE} or ${HOME}; a secret is a credential; leave it if the server itself expands it";
+            let fix = "use ${TREE}, ${STATE} or ${HOME}, or ${CREDENTIALS} where a credential is a file; a secret is a \
+                 credential; leave it if the server itself expands it";
             findings.push(LAUNCH_VARIABLE.find(&field, message).fix(fix).at(recipe.file(), Some(recipe.place(&field))));
         }
     }

@@ -76,6 +76,7 @@ fn recipe(root: &Node, file: &str, reading: &mut Reading) -> Option<Recipe> {
     let launch = optional(&fields, "launch", reading, launch);
     let artefact = required(&fields, "artefact", reading, artefacts);
     let credentials = optional(&fields, "credentials", reading, credentials).unwrap_or_default();
+    clashes(&credentials, launch.as_ref(), reading);
     let sandbox = optional(&fields, "sandbox", reading, sandbox);
     let signature = optional(&fields, "signature", reading, Reading::text);
     if let Some(name) = &name {
@@ -329,6 +330,23 @@ fn credentials(reading: &mut Reading, node: &Node, field: &str) -> Option<Vec<Cr
         credentials.extend(reference.map(|reference| Credential { env, file, reference, scope }));
     }
     Some(credentials)
+}
+
+/// Hosts start nothing whose credentials replace something, be it another credential.
+fn clashes(credentials: &[Credential], launch: Option<&Launch>, reading: &mut Reading) {
+    for (index, one) in credentials.iter().enumerate() {
+        let (field, before) = (format!("credentials[{index}]"), &credentials[..index]);
+        let at = reading.places.get(&field).copied().unwrap_or(Position::START);
+        if let Some(name) = one.env.as_ref().filter(|name| launch.is_some_and(|launch| launch.env.contains_key(*name)))
+        {
+            reading.problem(at, &field, format!("{name} is a variable of launch.env already"));
+        }
+        let same = |other: &Credential| (&one.env, &one.file) == (&other.env, &other.file);
+        if before.iter().any(same) {
+            let place = one.env.as_deref().or(one.file.as_deref()).unwrap_or_default();
+            reading.problem(at, &field, format!("{place} is another credential already"));
+        }
+    }
 }
 
 fn sandbox(reading: &mut Reading, node: &Node, field: &str) -> Option<Sandbox> {

@@ -139,6 +139,14 @@ fn rules_of_the_release_format_have_lines_too() {
             "launch:\n  command: a\n  env:\n    LD_PRELOAD: x\n",
             "12:5: launch.env: LD_PRELOAD would change what the loader loads",
         ),
+        (
+            "launch: {command: x, env: {A: b}}\ncredentials:\n  - {env: A, ref: a}\n",
+            "11:5: credentials[0]: A is a variable of launch.env already",
+        ),
+        (
+            "credentials:\n  - {env: A, ref: a}\n  - {file: A, ref: a}\n  - {env: A, ref: b}\n",
+            "12:5: credentials[2]: A is another credential already",
+        ),
         ("credentials:\n  - {ref: a}\n", "10:5: credentials[0]: needs either env (a variable) or file (a file name)"),
         ("scope: [\"a\\nb\"]\n", "9:8: scope: must be one line without control characters"),
     ] {

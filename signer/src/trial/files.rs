@@ -116,6 +116,11 @@ impl Place {
         ETC.iter().map(|(name, _)| *name)
     }
 
+    /// What stands for a credential that is a file.
+    pub(super) fn credential(&self) -> PathBuf {
+        self.folder.path().join("credential")
+    }
+
     /// What the tracer writes to.
     pub(super) fn pipe(&self) -> PathBuf {
         self.folder.path().join("trace")

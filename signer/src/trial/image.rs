@@ -53,6 +53,14 @@ pub(super) fn prepare(root: &Path, state: &str, workdir: &str) -> io::Result<()>
     }
 }
 
+/// Puts a file into the copy of the image at `root`.
+pub(super) fn put(root: &Path, folder: &str, name: &str, text: &str) -> io::Result<()> {
+    directory(root, folder)?;
+    let file = root.join(folder.trim_start_matches('/')).join(name);
+    clear(&file)?;
+    fs::write(file, text)
+}
+
 /// Makes `path` below `root` a directory, by directories only.
 fn directory(root: &Path, path: &str) -> io::Result<()> {
     let mut at = root.to_owned();
@@ -98,6 +106,12 @@ mod tests {
         assert!(root.path().join("srv").is_symlink(), "the image's own way to its directory stays");
         prepare(root.path(), "/home/mcp/state", "/new/place").unwrap();
         assert!(root.path().join("new/place").is_dir());
+        link("run");
+        fs::create_dir_all(root.path().join("home/mcp/x")).unwrap();
+        for (folder, name) in [("/run/credentials/mcpfs", "pgpass"), ("/home/mcp", "x")] {
+            put(root.path(), folder, name, "text").unwrap();
+            assert_eq!(fs::read_to_string(root.path().join(&folder[1..]).join(name)).unwrap(), "text");
+        }
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0, "nothing was made outside");
     }
 }

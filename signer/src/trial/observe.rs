@@ -64,6 +64,8 @@ pub(super) struct View {
     pub(super) runtime: Vec<String>,
     /// The command that the launch names.
     pub(super) command: String,
+    /// Where its credentials lie that are files, if its recipe declares any.
+    pub(super) credentials: Option<&'static str>,
 }
 
 /// Entries of each list that are kept.
@@ -230,9 +232,10 @@ impl View {
     /// The path with the recipe's words for places.
     pub(super) fn shown(&self, path: &str) -> String {
         // The tree last: an image's is around everything else.
-        let places = [("${STATE}", &self.state), ("${HOME}", &self.home), ("${TREE}", &self.tree)];
-        let found = places.into_iter().find_map(|(word, place)| {
-            let rest = path.strip_prefix(place.as_str())?;
+        let places = [("${STATE}", self.state.as_str()), ("${HOME}", &self.home), ("${TREE}", &self.tree)];
+        let credentials = self.credentials.map(|place| ("${CREDENTIALS}", place));
+        let found = credentials.into_iter().chain(places).find_map(|(word, place)| {
+            let rest = path.strip_prefix(place)?;
             (rest.is_empty() || rest.starts_with('/')).then(|| format!("{word}{rest}"))
         });
         bounded(&found.unwrap_or_else(|| path.to_owned()))
@@ -247,12 +250,14 @@ impl View {
     fn covers(&self, path: &str) -> bool {
         let lookup = || image::LOOKUP.iter().any(|name| path.strip_prefix("/etc/") == Some(name));
         let mounted = || image::MOUNTED.into_iter().chain([self.state.as_str()]).any(|place| is_in(path, place));
-        self.tree.is_empty() && (mounted() || lookup())
+        let credentials = || self.credentials.is_some_and(|place| is_in(path, place));
+        self.tree.is_empty() && (mounted() || lookup() || credentials())
     }
 
     /// Whether a path is neither of the system, nor of the server, nor looked for by every runtime.
     fn is_foreign(&self, path: &str) -> bool {
         let own = [self.tree.as_str(), &self.state, "/tmp"];
+        let own = own.into_iter().chain(self.credentials);
         let system = SYSTEM.iter().copied().chain(own).chain(self.runtime.iter().map(String::as_str));
         if system.into_iter().any(|place| is_in(path, place)) {
             return false;

@@ -57,6 +57,8 @@ const HOME: &str = "/home/mcp";
 const ROOM: &str = "268435456";
 /// What a server gets in place of a credential.
 const CREDENTIAL: &str = "mcpfs-trial-no-credential";
+/// Where it finds those that are files, as on a host.
+const CREDENTIALS: &str = "/run/credentials/mcpfs";
 /// Folders of a system, of which an old one has some as links.
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// What programs need of `/etc`, and holds no secret.
@@ -84,7 +86,8 @@ impl Layout {
             Some(path) => (format!("{tree}/{path}"), Vec::new()),
             None => runtime(&launch.command, &options.runtimes)?,
         };
-        let view = View { tree, cwd: state.clone(), state, home: HOME.to_owned(), runtime, command };
+        let (cwd, home, credentials) = (state.clone(), HOME.to_owned(), directory(subject));
+        let view = View { tree, cwd, state, home, runtime, command, credentials };
         let mut bwrap = walls(subject, &view);
         for path in SYSTEM {
             match std::fs::read_link(path) {
@@ -104,6 +107,10 @@ impl Layout {
         bwrap.all(&PARTS);
         bwrap.bind(&place.home(), HOME);
         bwrap.bind(&place.tree(), &view.tree);
+        for name in files(subject) {
+            std::fs::write(place.credential(), CREDENTIAL).map_err(TrialError::Files)?;
+            bwrap.bind(&place.credential(), &format!("{CREDENTIALS}/{name}"));
+        }
         bwrap.all(&["--size", ROOM, "--tmpfs", &view.state, "--remount-ro", "/"]);
         bwrap.start(subject, &view);
         // The state's folders lie in the home, which nothing is written to: they are made before.
@@ -124,8 +131,12 @@ impl Layout {
             state,
             runtime: Vec::new(),
             command: image::program(launch, subject.tree)?,
+            credentials: directory(subject),
         };
         image::prepare(&place.tree(), &view.state, &view.cwd).map_err(TrialError::Files)?;
+        for name in files(subject) {
+            image::put(&place.tree(), CREDENTIALS, name, CREDENTIAL).map_err(TrialError::Files)?;
+        }
         let mut bwrap = walls(subject, &view);
         bwrap.bind(&place.tree(), "/");
         for name in image::LOOKUP {
@@ -136,6 +147,15 @@ impl Layout {
         bwrap.start(subject, &view);
         Ok(Self { view, words: bwrap.0 })
     }
+}
+
+/// Names of the credentials that are files.
+fn files<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a str> {
+    subject.credentials.iter().filter_map(|credential| credential.file.as_deref())
+}
+
+fn directory(subject: &Subject<'_>) -> Option<&'static str> {
+    files(subject).next().map(|_| CREDENTIALS)
 }
 
 /// What every sandbox mounts of its own.
@@ -211,18 +231,20 @@ fn environment(subject: &Subject<'_>, view: &View) -> BTreeMap<String, String> {
         fixed.iter().chain(rest).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let credentials = subject.credentials.iter().filter_map(|credential| credential.env.clone());
     env.extend(credentials.map(|name| (name, CREDENTIAL.to_owned())));
+    env.extend(view.credentials.map(|directory| ("CREDENTIALS_DIRECTORY".to_owned(), directory.to_owned())));
     env.extend(subject.launch.env.iter().map(|(name, value)| (name.clone(), expand(value, view))));
     env
 }
 
-/// `${TREE}`, `${STATE}` and `${HOME}` in one pass, as the launcher does it.
+/// `${TREE}`, `${STATE}`, `${HOME}` and, where there are any, `${CREDENTIALS}` in one pass, as the launcher does it.
 fn expand(text: &str, view: &View) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
         out.push_str(before);
-        let places = [("TREE}", &view.tree), ("STATE}", &view.state), ("HOME}", &view.home)];
-        let place = places.into_iter().find_map(|(name, place)| Some((place, after.strip_prefix(name)?)));
+        let places = [("TREE}", view.tree.as_str()), ("STATE}", &view.state), ("HOME}", &view.home)];
+        let places = places.into_iter().chain(view.credentials.map(|place| ("CREDENTIALS}", place)));
+        let place = { places }.find_map(|(name, place)| Some((place, after.strip_prefix(name)?)));
         (rest, _) = match place {
             // The root of an image, alone.
             Some((place, left)) if place.is_empty() && !left.starts_with('/') => (left, out.push('/')),

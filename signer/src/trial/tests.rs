@@ -17,6 +17,7 @@ fn view() -> View {
         cwd: "/home/mcp/.local/state/mcpfs/x".to_owned(),
         runtime: vec!["/opt/node".to_owned()],
         command: "/usr/bin/node".to_owned(),
+        credentials: None,
     }
 }
 
@@ -236,6 +237,7 @@ fn an_image_is_the_root() {
         cwd: "/app".to_owned(),
         runtime: Vec::new(),
         command: "/usr/bin/node".to_owned(),
+        credentials: None,
     };
     let (mut reader, mut watch) = (Reader::default(), Watch::default());
     let open = |path: &str, flags: &str, result: &str| format!("12 open(\"{}\", {flags}) = {result}", hex(path));

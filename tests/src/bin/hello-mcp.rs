@@ -22,6 +22,14 @@ struct Add {
     b: i64,
 }
 
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+struct Place {
+    #[schemars(description = "a variable")]
+    variable: Option<String>,
+    #[schemars(description = "or the path of a file")]
+    file: Option<String>,
+}
+
 /// What `whoami` reports: all that a launcher decides about a process.
 #[derive(Debug, serde::Serialize)]
 struct Whoami {
@@ -49,6 +57,16 @@ impl Hello {
     #[tool(description = "Adds two integers")]
     fn add(&self, Parameters(Add { a, b }): Parameters<Add>) -> String {
         a.saturating_add(b).to_string()
+    }
+
+    #[tool(description = "Says the SHA-256 of a variable's value or of a file, and neither of these")]
+    fn digest(&self, Parameters(place): Parameters<Place>) -> Result<String, String> {
+        let bytes = match (place.variable, place.file) {
+            (Some(name), None) => std::env::var_os(&name).ok_or(format!("there is no {name}"))?.into_encoded_bytes(),
+            (None, Some(path)) => std::fs::read(path).map_err(|error| error.to_string())?,
+            _ => return Err("of one of them".to_owned()),
+        };
+        Ok(mcpfs_trust::digest::Digest::of(&bytes).to_string())
     }
 
     #[tool(description = "Reports version, arguments, environment, directory and user of this process")]

@@ -64,6 +64,9 @@ fn filled(path: &Path) {
     events.extend([EventKind::Trust, EventKind::Config, EventKind::Stop].map(|kind| AuditEvent::new(kind, alice())));
     let unused = ReleaseRef { statement: Some(Digest::of(b"other")), ..(*release("0.9.0")).clone() };
     events.push(AuditEvent::new(EventKind::Verify, Caller::daemon()).release(Arc::new(unused)));
+    events[0].detail = Some(serde_json::json!({
+        "sandbox": "host", "credentials": [{"ref": "finance-dw/readonly", "env": "PGPASSWORD"}],
+    }));
     for event in &mut events {
         event.time_us = at("2026-04-15T09:30:00Z");
         event.head_version = Some(9);
@@ -85,7 +88,7 @@ fn every_query_of_the_documentation_answers() {
     filled(&dir.db());
     let reader = schema::open_read_only(&dir.db()).unwrap();
     let blocks: Vec<_> = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 13);
+    assert_eq!(blocks.len(), 14);
     for sql in blocks {
         let mut statement = reader.prepare(sql).unwrap_or_else(|error| panic!("{sql}\n{error}"));
         let count = statement.query([]).unwrap().mapped(|_| Ok(())).count();

@@ -7,8 +7,9 @@
 //! bubblewrap would follow a link, and an image must not decide where its walls are.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::FileType;
+use std::os::fd::RawFd;
 use std::path::{Component, Path, PathBuf};
 
 /// Pieces of an image that may have to be bound one by one.
@@ -27,6 +28,8 @@ pub(super) enum Mount {
     Read(PathBuf),
     /// A host path, to write.
     Write(PathBuf),
+    /// A file of what a descriptor has, to read, which no host path leads to.
+    Data(RawFd),
 }
 
 /// Why an image and its mount points do not fit together.
@@ -117,6 +120,7 @@ impl Mount {
     fn covers(&self, found: FileType) -> bool {
         match self {
             Self::Read(path) | Self::Write(path) if !path.is_dir() => found.is_file(),
+            Self::Data(_) => found.is_file(),
             _ => found.is_dir(),
         }
     }
@@ -191,16 +195,17 @@ impl Weaving {
     }
 
     fn mount(&mut self, mount: &Mount, at: &Path) {
-        let (how, from): (&str, Option<&OsStr>) = match mount {
+        let (how, from): (&str, Option<OsString>) = match mount {
             Mount::Proc => ("--proc", None),
             Mount::Devices => ("--dev", None),
             Mount::Temporary => ("--tmpfs", None),
             Mount::Empty => ("--dir", None),
-            Mount::Read(path) => ("--ro-bind", Some(path.as_os_str())),
-            Mount::Write(path) => ("--bind", Some(path.as_os_str())),
+            Mount::Read(path) => ("--ro-bind", Some(path.into())),
+            Mount::Write(path) => ("--bind", Some(path.into())),
+            Mount::Data(number) => ("--ro-bind-data", Some(number.to_string().into())),
         };
         self.args.push(how.into());
-        self.args.extend(from.map(OsStr::to_owned));
+        self.args.extend(from);
         self.args.push(at.into());
     }
 }
@@ -278,6 +283,21 @@ mod tests {
         assert_eq!(
             args,
             ["--ro-bind", "/", "/", "--tmpfs", "/home", "--bind", "/home/u/state", "/home/u/state"].map(OsString::from)
+        );
+    }
+
+    #[test]
+    fn data_has_a_place_of_its_own() {
+        let mut points = Points::default();
+        points.add("/run/credentials/mcpfs/pgpass", Mount::Data(7));
+        points.add("/run", Mount::Temporary);
+        let args = points.over_host();
+        let data = ["--tmpfs", "/run", "--ro-bind-data", "7", "/run/credentials/mcpfs/pgpass"];
+        assert_eq!(args[3..], data.map(OsString::from));
+        let tree = tree(&["etc"], &["run"]);
+        assert_eq!(
+            woven(tree.path(), &[("/run/credentials/mcpfs/pgpass", Mount::Data(7))]),
+            "--ro-bind T/etc /etc --dir /run --ro-bind-data 7 /run/credentials/mcpfs/pgpass --remount-ro /"
         );
     }
 

@@ -86,6 +86,12 @@ fn rules_of_the_recipe() {
             "warning L11 launch.env.A: ${user_config.key} is no variable here: the server would get it as it stands \
              [launch-variable]",
         ),
+        (
+            "command: bin/server",
+            "command: bin/server, args: ['${CREDENTIALS}/pgpass']",
+            "warning L11 launch.args[0]: ${CREDENTIALS} is no variable here: the server would get it as it stands \
+             [launch-variable]",
+        ),
         // The design's own example, word for word but for the file's name.
         (
             "command: bin/server",
