@@ -47,16 +47,16 @@ pub(crate) async fn follow(daemon: Daemon, takes_over: bool) {
     loop {
         let keep = daemon.config().retention.audit;
         if let (Keep::For(span), Some(certain)) = (keep, daemon.registry.certain_time()) {
-            let due = last.is_none_or(|last: Timestamp| certain.unix() - last.unix() >= seconds(interval(span)));
-            if due || policy != Some(keep) {
+            // The other way round too: a predecessor's clock may have been ahead.
+            let apart = |last: Timestamp| certain.unix().abs_diff(last.unix()) >= interval(span).as_secs();
+            if last.is_none_or(apart) || policy != Some(keep) {
                 match pass(&daemon, keep, span, certain).await {
-                    Ok(()) => last = Some(certain),
+                    Ok(()) => (last, policy) = (Some(certain), Some(keep)),
                     Err(error) => {
-                        tracing::warn!(error = %with_cause(&error), "old rows of the audit could not be removed; they are tried again");
+                        tracing::warn!(error = %with_cause(&error), "old rows of the audit were not removed; it is tried again");
                         sleep(AGAIN).await;
                     }
                 }
-                policy = Some(keep);
             }
         }
         let because = doubt(&daemon, keep);
@@ -76,7 +76,8 @@ pub(crate) async fn follow(daemon: Daemon, takes_over: bool) {
 /// Removes what may go now.
 async fn pass(daemon: &Daemon, keep: Keep, span: Duration, certain: Timestamp) -> Result<(), AuditError> {
     let before = certain.plus(-seconds(span));
-    let cutoff = Cutoff { policy: keep.to_string(), before_us: before.unix().saturating_mul(1_000_000) };
+    let micros = |time: Timestamp| time.unix().saturating_mul(1_000_000);
+    let cutoff = Cutoff { policy: keep.to_string(), before_us: micros(before), at_us: micros(certain) };
     let mut rows = 0;
     loop {
         let begun = Instant::now();

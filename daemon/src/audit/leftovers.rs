@@ -118,7 +118,7 @@ mod tests {
         for (name, written, _) in &names {
             make(name, *written);
         }
-        let cutoff = Cutoff { policy: "1d".to_owned(), before_us: at(old + 500) };
+        let cutoff = Cutoff { policy: "1d".to_owned(), before_us: at(old + 500), at_us: 0 };
         for one in super::old(&store, &cutoff) {
             one.remove().unwrap();
         }

@@ -22,6 +22,7 @@ pub mod query;
 mod reserve;
 mod restart;
 mod retain;
+mod rows;
 mod schema;
 mod seal;
 mod store;
@@ -334,6 +335,8 @@ pub enum AuditError {
         #[source]
         source: Arc<rusqlite::Error>,
     },
+    #[error("old rows of the audit have to wait: {why}")]
+    Waits { why: String },
     #[error("this user causes more audit rows than the budget of one user allows; try again in a minute")]
     Budget,
     #[error("the audit did not confirm within {} s: its disk is slow or hangs", WAIT.as_secs())]

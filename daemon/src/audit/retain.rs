@@ -21,8 +21,8 @@ use mcpfs_trust::digest::Digest;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::event::{AuditEvent, EventKind, now_us};
+use super::rows::Known;
 use super::seal::GENESIS;
-use super::store::Known;
 use super::verify::{self, Verification};
 use crate::caller::{self, Caller};
 
@@ -39,6 +39,8 @@ pub struct Cutoff {
     pub policy: String,
     /// Rows of this time and later stay, microseconds UTC.
     pub before_us: i64,
+    /// The moment it was judged at. A clock that says less than that by now judges nothing.
+    pub at_us: i64,
 }
 
 /// What went.
@@ -115,7 +117,7 @@ pub(super) fn plan(conn: &Connection, cutoff: &Cutoff) -> rusqlite::Result<Plan>
     let mut plan = Plan::default();
     let (mut last, mut newest_us) = (base, i64::MIN);
     while let Some(row) = seals.next()? {
-        if last - base >= ROWS {
+        if last.saturating_sub(base) >= ROWS {
             plan.more = true;
             break;
         }
@@ -141,7 +143,7 @@ pub(super) fn plan(conn: &Connection, cutoff: &Cutoff) -> rusqlite::Result<Plan>
             }
         }
     }
-    plan.removal = (last > base).then_some(Removal { first: base + 1, last, hash, newest_us });
+    plan.removal = (last > base).then(|| Removal { first: base + 1, last, hash, newest_us });
     Ok(plan)
 }
 

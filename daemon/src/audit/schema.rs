@@ -25,7 +25,7 @@ pub const APPLICATION_ID: i32 = 0x6d63_7066;
 pub(super) const STEPS: [&str; 1] = [include_str!("schema/1.sql")];
 
 /// How long the writer waits for a reader that holds a lock (readers of a WAL file hold none for long).
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// `path` with `suffix` appended to its name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -19,6 +19,7 @@ use crate::caller::Caller;
 
 mod asking;
 mod chain;
+mod lies;
 mod retaining;
 mod writing;
 

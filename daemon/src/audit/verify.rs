@@ -246,9 +246,10 @@ fn chain(conn: &Connection, anchors: &[Anchor], found: &mut Verification) -> rus
 
 /// Whether a seal follows the one before, which ended at row `before` with `hash`.
 pub(super) fn linked(seal: &Seal, before: i64, hash: &Digest, found: &mut Verification) {
-    if seal.first != before + 1 {
-        let gap = if seal.first > before + 1 {
-            format!("rows {} to {} and their seals are missing", before + 1, seal.first - 1)
+    let next = before.saturating_add(1);
+    if seal.first != next {
+        let gap = if seal.first > next {
+            format!("rows {next} to {} and their seals are missing", seal.first - 1)
         } else {
             format!("seal of row {} covers rows that the one before covers", seal.last)
         };
@@ -294,17 +295,17 @@ pub(super) fn group(
     let mut rows = events.query([seal.first, seal.last])?;
     while let Some(row) = rows.next()? {
         let seq: i64 = row.get(0)?;
-        for missing in next..seq {
+        for missing in (next..seq).take(FINDINGS) {
             found.finding(format!("row {missing} missing"));
             named = true;
         }
-        next = seq + 1;
+        next = seq.saturating_add(1);
         let mut encoded = Row::of("event");
         for column in 0..columns {
             encoded.column(row.get_ref(column)?);
         }
         let leaf = encoded.leaf();
-        let place = usize::try_from(seq - seal.first).unwrap_or(usize::MAX);
+        let place = usize::try_from(seq.saturating_sub(seal.first)).unwrap_or(usize::MAX);
         let alone = seal.first == seal.last && leaf != seal.root;
         let differs = kept.get(place).is_some_and(|kept| leaf.as_bytes().get(..LEAF_BYTES) != Some(*kept));
         if alone || differs {

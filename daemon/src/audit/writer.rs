@@ -22,9 +22,13 @@ use super::{AuditError, Health};
 use crate::caller::Caller;
 use crate::metrics::COUNTS;
 use crate::refusal::with_cause;
+use crate::words::size;
 
 /// Rows in one transaction, at most.
 const GROUP: usize = 512;
+
+/// How large the log may become by retention.
+const LOG_BYTES: u64 = 64 << 20;
 
 /// How often the thread looks after itself without being asked.
 const IDLE: Duration = Duration::from_secs(60);
@@ -131,6 +135,7 @@ impl Writer {
 
     /// One step of retention. It never takes the reserve: what is to go can wait for room.
     fn remove(&mut self, cutoff: &Cutoff) -> Result<Removed, AuditError> {
+        self.may_remove(cutoff)?;
         let removed = self.store.remove(cutoff).map_err(|source| self.unwritable(source))?;
         self.health.lock().unwrap_or_else(PoisonError::into_inner).kept.unfit.clone_from(&removed.unfit);
         self.note_extent();
@@ -139,6 +144,22 @@ impl Writer {
             self.report(None);
         }
         Ok(removed)
+    }
+
+    fn may_remove(&self, cutoff: &Cutoff) -> Result<(), AuditError> {
+        if now_us() < cutoff.at_us {
+            return Err(AuditError::Waits { why: "this host's clock was set back".to_owned() });
+        }
+        // It grows for as long as somebody looks at an old state of the store, and the disk is the audit's.
+        if self.store.log_bytes() < LOG_BYTES {
+            return Ok(());
+        }
+        match self.store.empty_log().map_err(|source| self.unwritable(source))? {
+            left if left < LOG_BYTES => Ok(()),
+            left => Err(AuditError::Waits {
+                why: format!("its log has {}, since somebody has been reading the audit for long", size(left)),
+            }),
+        }
     }
 
     fn tidy(&mut self, cutoff: &Cutoff) -> Result<bool, AuditError> {

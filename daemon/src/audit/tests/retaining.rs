@@ -4,11 +4,11 @@ use rusqlite::params;
 
 use super::*;
 use crate::audit::event::now_us;
-use crate::audit::seal::{GENESIS, Row, Seal};
+use crate::audit::seal::{Row, Seal};
 
-const DAY_US: i64 = 86_400_000_000;
+pub(super) const DAY_US: i64 = 86_400_000_000;
 
-fn store(path: &Path) -> Store {
+pub(super) fn store(path: &Path) -> Store {
     let mut store = Store::open(path, schema::Lock::take(path).unwrap()).unwrap();
     store.describe(BootFacts { reads: Some("cached"), ..BootFacts::default() }).unwrap();
     store
@@ -20,21 +20,21 @@ fn by(user: u32) -> AuditEvent {
 }
 
 /// Whatever was written before now.
-fn all() -> Cutoff {
-    Cutoff { policy: "1d".to_owned(), before_us: now_us() - DAY_US }
+pub(super) fn all() -> Cutoff {
+    Cutoff { policy: "1d".to_owned(), before_us: now_us() - DAY_US, at_us: 0 }
 }
 
-fn column<T: rusqlite::types::FromSql>(path: &Path, sql: &str) -> Vec<T> {
+pub(super) fn column<T: rusqlite::types::FromSql>(path: &Path, sql: &str) -> Vec<T> {
     let conn = Connection::open(path).unwrap();
     let mut statement = conn.prepare(sql).unwrap();
     statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-fn seqs(path: &Path) -> Vec<i64> {
+pub(super) fn seqs(path: &Path) -> Vec<i64> {
     column(path, "SELECT seq FROM event ORDER BY seq")
 }
 
-fn whole(path: &Path) {
+pub(super) fn whole(path: &Path) {
     let report = verify(path, &[]).unwrap();
     assert!(report.intact(), "{:?}", report.findings);
     let broken: Vec<String> = column(path, "SELECT \"table\" FROM pragma_foreign_key_check");
@@ -49,7 +49,7 @@ fn whole(path: &Path) {
 
 /// Gives each seal and its rows the time that `time_of` says for its first row, and seals all anew: what a host's
 /// clock would have had to do, and what whoever may write the file can do.
-fn redate(path: &Path, time_of: impl Fn(i64) -> i64) {
+pub(super) fn redate(path: &Path, time_of: impl Fn(i64) -> i64) {
     let mut conn = Connection::open(path).unwrap();
     conn.pragma_update(None, "foreign_keys", false).unwrap();
     let conn = conn.transaction().unwrap();
@@ -81,7 +81,7 @@ fn redate(path: &Path, time_of: impl Fn(i64) -> i64) {
 }
 
 /// A store of `groups` rows, each by another user under its own seal, dated by their place.
-fn dated(path: &Path, groups: u32, time_of: impl Fn(i64) -> i64) {
+pub(super) fn dated(path: &Path, groups: u32, time_of: impl Fn(i64) -> i64) {
     let mut store = store(path);
     for user in 0..groups {
         store.append(&[&by(user)]).unwrap();
@@ -100,7 +100,7 @@ fn whole_seals_go_from_the_front_and_all_of_them_is_told() {
     dated(&path, 10, |seq| now - (10 - seq) * DAY_US);
     let anchor = verify(&path, &[]).unwrap().last.unwrap();
     let mut open = store(&path);
-    let cutoff = Cutoff { policy: "4d".to_owned(), before_us: now_us() - 4 * DAY_US };
+    let cutoff = Cutoff { policy: "4d".to_owned(), before_us: now_us() - 4 * DAY_US, at_us: 0 };
     let removed = open.remove(&cutoff).unwrap();
     assert_eq!(removed, Removed { rows: 6, more: false, unfit: None });
     assert_eq!(open.remove(&cutoff).unwrap(), Removed::default());
@@ -342,106 +342,76 @@ fn senders_go_on_while_rows_go() {
     assert_eq!(column::<i64>(&path, "SELECT count(*) FROM event WHERE event = 'launch'"), [sent]);
 }
 
-/// Alters a copy of a store that has two cuts, and returns what verify says.
-fn after(sql: &str, anchors: &[Anchor]) -> Vec<String> {
-    let dir = Dir::new();
-    twice_cut(&dir.db());
-    Connection::open(dir.db()).unwrap().execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}")).unwrap();
-    verify(&dir.db(), anchors).unwrap().findings
-}
-
-/// Rows 1 to 3 gone by one cut and 4 and 5 by the next, which rows 10 and 11 tell of.
-fn twice_cut(path: &Path) {
-    let now = now_us();
-    dated(path, 9, |seq| now - (9 - seq) * DAY_US);
-    let mut open = store(path);
-    for days in [5, 3] {
-        let policy = format!("{days}d");
-        open.remove(&Cutoff { policy, before_us: now_us() - days * DAY_US - DAY_US / 2 }).unwrap();
-    }
-    drop(open);
-    assert_eq!(seqs(path), [6, 7, 8, 9, 10, 11]);
-    assert_eq!(column::<i64>(path, "SELECT last_seq FROM cut"), [3, 5]);
-    whole(path);
-}
-
 #[test]
-fn every_lie_about_a_cut_that_the_file_can_show_is_found() {
-    for (sql, says) in [
-        ("DELETE FROM cut", "cut of row 3 missing, of which row 10 tells"),
-        ("DELETE FROM cut WHERE last_seq = 5", "cut of row 5 missing, of which row 11 tells"),
-        ("DELETE FROM cut WHERE last_seq = 3", "cut of row 5 altered: it says 2 rows and took 5"),
-        ("UPDATE cut SET rows = rows - 1 WHERE last_seq = 5", "cut of row 5 altered"),
-        ("UPDATE cut SET time_us = time_us - 1 WHERE last_seq = 5", "cut of row 5 altered: row 11 says something else"),
-        ("UPDATE cut SET policy = '400d' WHERE last_seq = 3", "cut of row 3 altered: row 10 says something else"),
-        ("UPDATE cut SET hash = zeroblob(32) WHERE last_seq = 5", "cut of row 5 altered"),
-        ("UPDATE cut SET hash = zeroblob(31) WHERE last_seq = 5", "cut of row 5 altered"),
-        ("UPDATE cut SET last_seq = 6, rows = 3 WHERE last_seq = 5", "cut of row 5 missing"),
-        // Two more rows that somebody wants gone, as retention would do it but for its row.
-        (
-            "INSERT INTO cut SELECT 7, time_us, 2, (SELECT hash FROM seal WHERE last_seq = 7), policy FROM cut WHERE last_seq = 5;
-             DELETE FROM event WHERE seq < 8; DELETE FROM seal WHERE last_seq < 8",
-            "cut of row 7: no row tells of it, so retention did not make it",
-        ),
-        ("UPDATE event SET detail = json_set(detail, '$.rows', 9) WHERE seq = 11", "cut of row 5 altered"),
-        ("UPDATE event SET detail = NULL WHERE seq = 11", "no row tells of it"),
-        ("UPDATE event SET detail = '{\"last_seq\":' WHERE seq = 11", "no row tells of it"),
-        ("DELETE FROM event WHERE seq = 6", "row 6 missing"),
-        ("DELETE FROM event WHERE seq = 6; DELETE FROM seal WHERE last_seq = 6", "rows 6 to 6 and their seals are missing"),
-        ("INSERT INTO event (seq, time_us, boot, event, outcome) VALUES (5, 0, 1, 'launch', 'ok')", "that no seal covers"),
-        ("UPDATE event SET reason = 'x' WHERE seq = 6", "row 6 altered"),
-    ] {
-        let findings = after(sql, &[]);
-        assert!(findings.iter().any(|finding| finding.contains(says)), "{sql}: {findings:?}");
-    }
-    assert_eq!(after("", &[]), Vec::<String>::new());
-}
-
-#[test]
-fn an_anchor_with_its_time_shows_a_cut_that_took_too_much() {
+fn a_clock_set_back_and_a_long_log_make_it_wait() {
     let dir = Dir::new();
     let path = dir.db();
     let now = now_us();
-    dated(&path, 9, |seq| now - (9 - seq) * DAY_US);
-    let seals: Vec<(i64, [u8; 32], i64)> = {
-        let conn = Connection::open(&path).unwrap();
-        let mut statement = conn.prepare("SELECT last_seq, hash, time_us FROM seal ORDER BY last_seq").unwrap();
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
-        rows.map(Result::unwrap).collect()
-    };
-    let anchor = |seq: usize, timed: bool| {
-        let (seq, hash, time_us) = seals[seq - 1];
-        let time = mcpfs_trust::time::Timestamp::from_unix(time_us / 1_000_000).filter(|_| timed);
-        Anchor { hash: Digest::from_bytes(hash), seq, time }
-    };
-    let (old, young) = (anchor(2, true), anchor(7, true));
-    assert_eq!(young.to_string().parse::<Anchor>(), Ok(young));
+    dated(&path, 3, |_| now - 9 * DAY_US);
+    let audit = Audit::open(&dir.options()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let remove = |cutoff: Cutoff| runtime.block_on(audit.remove(cutoff));
+    let waits = remove(Cutoff { at_us: now + DAY_US, ..all() }).unwrap_err().to_string();
+    assert!(waits.contains("clock was set back"), "{waits}");
+    // What a reader who never ends would do to it.
+    let log = fs::File::options().write(true).open(schema::beside(&path, "-wal")).unwrap();
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM event;").unwrap();
+    audit.record_blocking(launch()).unwrap();
+    log.set_len(65 << 20).unwrap();
+    let waits = remove(all()).unwrap_err().to_string();
+    assert!(waits.contains("its log has 65.0 MiB"), "{waits}");
+    audit.record_blocking(launch()).unwrap();
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(remove(all()).unwrap().rows, 3);
+    audit.close();
+    whole(&path);
+}
+
+#[test]
+fn an_erased_person_goes_like_any_other() {
+    let dir = Dir::new();
+    let path = dir.db();
+    let now = now_us();
+    dated(&path, 4, |seq| now - (10 - 3 * seq) * DAY_US);
+    let erase = "UPDATE caller SET salt = NULL, user_id = NULL, user_name = NULL, login_uid = NULL, request_uid = NULL,
+                 group_id = NULL, process = NULL, host_app = NULL, unit = NULL WHERE user_name IN ('user-0', 'user-3')";
+    Connection::open(&path).unwrap().execute(erase, []).unwrap();
     let mut open = store(&path);
-    open.remove(&Cutoff { policy: "5d".to_owned(), before_us: now_us() - 5 * DAY_US - DAY_US / 2 }).unwrap();
+    assert_eq!(open.remove(&all()).unwrap(), Removed { rows: 3, more: false, unfit: None });
     drop(open);
-    let honest = verify(&path, &[old, young, anchor(3, false)]).unwrap();
-    assert_eq!(honest.findings, Vec::<String>::new());
-    assert!(honest.notes[0].contains("its rows are gone, as the policy (5d) says"), "{honest:?}");
-    // Noted without its time it says nothing any more, and verify says what is lacking.
-    let bare = verify(&path, &[anchor(2, false)]).unwrap().findings;
-    assert!(bare.len() == 1 && bare[0].contains("cannot be compared") && bare[0].contains("HASH@SEQ@TIME"), "{bare:?}");
-    // One who may write the file removes younger rows, and tells of a cut by the rules.
-    let mut forged = store(&path);
-    forged.remove(&Cutoff { policy: "5d".to_owned(), before_us: now_us() - DAY_US / 2 }).unwrap();
-    drop(forged);
-    let seen = verify(&path, &[]).unwrap().findings;
-    assert!(seen.len() == 1 && seen[0].contains("that its policy does not allow"), "{seen:?}");
-    // A more careful one lies about that as well: now nothing but the anchor tells.
-    let conn = Connection::open(&path).unwrap();
-    let lie = "UPDATE event SET detail = json_set(detail, '$.before_us', ?1, '$.newest_us', ?1 - 1) WHERE seq = 11";
-    conn.execute(lie, [now - 6 * DAY_US]).unwrap();
-    let times: Vec<i64> = column(&path, "SELECT time_us FROM event ORDER BY seq");
-    let first = seqs(&path)[0];
-    redate(&path, |seq| times[(seq - first) as usize]);
-    assert_eq!(verify(&path, &[old]).unwrap().findings, Vec::<String>::new());
-    let told = verify(&path, &[young]).unwrap().findings;
-    assert!(told.len() == 1 && told[0].contains("were not removed by retention"), "{told:?}");
-    assert_ne!(GENESIS, young.hash);
+    whole(&path);
+    assert_eq!(verify(&path, &[]).unwrap().erased, 1);
+}
+
+/// Only root may have a disk of limited size.
+#[test]
+fn on_a_full_disk_rows_stay_and_the_reserve_too() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = Dir::new();
+    let at = dir.0.path().join("disk");
+    let disk = writing::SmallDisk::mount(&at, "16m").expect("root mounts a tmpfs");
+    let path = at.join("audit.db");
+    let now = now_us();
+    dated(&path, 300, |_| now - 9 * DAY_US);
+    let options = AuditOptions { reserve_bytes: 2 << 20, ..AuditOptions::at(&path) };
+    let audit = Audit::open(&options).unwrap();
+    let filler = fs::File::create(at.join("filler")).unwrap();
+    let zeros = vec![0_u8; 4096];
+    while io::Write::write_all(&mut &filler, &zeros).is_ok() {}
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(audit.remove(all()));
+    assert!(matches!(refused, Err(AuditError::Unwritable { .. })), "{refused:?}");
+    assert!(audit.health().reserve);
+    assert_eq!(seqs(&path).len(), 300);
+    drop(filler);
+    fs::remove_file(at.join("filler")).unwrap();
+    assert_eq!(runtime.block_on(audit.remove(all())).unwrap().rows, 300);
+    audit.close();
+    whole(&path);
+    drop(disk);
 }
 
 #[derive(Debug, Clone)]
@@ -486,7 +456,7 @@ proptest! {
                     let before_us = keep.checked_sub(1).map_or(0, |last| seals[last] + 1);
                     // A clock that moved on by less than a microsecond gives two seals one time.
                     let keep = seals.iter().position(|time| *time >= before_us).unwrap_or(seals.len());
-                    let removed = open.remove(&Cutoff { policy: "1d".to_owned(), before_us }).unwrap();
+                    let removed = open.remove(&Cutoff { policy: "1d".to_owned(), before_us, at_us: 0 }).unwrap();
                     let expected: usize = model[..keep].iter().map(Vec::len).sum();
                     prop_assert_eq!(removed.rows, expected as u64);
                     model.drain(..keep);

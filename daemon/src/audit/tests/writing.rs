@@ -186,10 +186,10 @@ fn a_store_that_cannot_be_written_is_an_error_and_heals() {
 }
 
 /// A file system of its own that can be filled; only root may mount one.
-struct SmallDisk(PathBuf);
+pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path, bytes: &str) -> Option<Self> {
+    pub(super) fn mount(at: &Path, bytes: &str) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={bytes},mode=0700");
         let mounted =
