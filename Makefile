@@ -41,6 +41,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path signer/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path daemon/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path signer/yara/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
@@ -49,6 +50,7 @@ fmt:
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path trust/fuzz/Cargo.toml
 	$(CARGO) fmt --manifest-path signer/fuzz/Cargo.toml
+	$(CARGO) fmt --manifest-path daemon/fuzz/Cargo.toml
 	$(CARGO) fmt --manifest-path signer/yara/Cargo.toml
 
 # The engine is no part of the workspace, so that nobody waits for it who does not need it: its own
@@ -86,10 +88,8 @@ soak:
 	$(CARGO) build --workspace --bins
 	MCPFS_BIN_DIR='$(BIN)' target/debug/mcpfs-soak
 
-# Coverage feedback needs flags of the nightly compiler; RUSTC_BOOTSTRAP asks the pinned one for
-# them. What a run finds goes to a folder below target; the committed corpus is only read.
 CARGO_FUZZ = $(CURDIR)/target/tools/bin/cargo-fuzz
-FUZZ_CRATES = trust signer
+FUZZ_CRATES = trust signer daemon
 FUZZ_TARGETS = $(foreach crate,$(FUZZ_CRATES),$(patsubst %.rs,$(crate)/%,$(notdir $(wildcard $(crate)/fuzz/fuzz_targets/*.rs))))
 SECONDS ?= 30
 
@@ -98,10 +98,4 @@ $(CARGO_FUZZ):
 	$(CARGO) install cargo-fuzz --locked --root target/tools
 
 fuzz: $(CARGO_FUZZ)
-	@for target in $(FUZZ_TARGETS); do \
-	  crate=$${target%/*} name=$${target#*/}; \
-	  mkdir -p target/fuzz/corpus/$$target target/fuzz/artifacts/$$target; \
-	  (cd $$crate && RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR='$(CURDIR)/target/fuzz' $(CARGO_FUZZ) run $$name \
-	    '$(CURDIR)/target/fuzz/corpus/'$$target fuzz/corpus/$$name -- \
-	    -artifact_prefix='$(CURDIR)/target/fuzz/artifacts/'$$target/ -max_total_time=$(SECONDS) -timeout=30) || exit 1; \
-	done
+	@tests/fuzz $(FUZZ_FLAGS) '$(SECONDS)' $(FUZZ_TARGETS)

@@ -40,6 +40,8 @@ pub mod content;
 pub mod control;
 pub mod credentials;
 pub mod daemon;
+#[doc(hidden)]
+pub mod decoders;
 pub mod doctor;
 pub mod errno;
 pub mod fs;

@@ -77,6 +77,16 @@ impl Texts {
         Ok(self)
     }
 
+    /// One file alone, which nobody has to have written.
+    pub(crate) fn one(path: &Path, text: &str) -> Self {
+        let main = path.to_owned();
+        Self {
+            files: vec![Text { path: main.clone(), text: text.to_owned(), public: false }],
+            groups: BTreeMap::new(),
+            main,
+        }
+    }
+
     /// What they say, with the defaults of this process's user.
     ///
     /// # Errors
