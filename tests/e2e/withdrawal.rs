@@ -26,6 +26,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("withdrawal::shown_before_it_is_done", shown_before_it_is_done);
     if is_root() {
         suite.plain("withdrawal::who_ended_what_is_recorded", who_ended_what_is_recorded);
+        suite.plain("withdrawal::another_users_server_in_its_walls", another_users_server_in_its_walls);
     }
     suite.plain("withdrawal::a_revocation_ends_with_its_epoch_only", a_revocation_ends_with_its_epoch_only);
 }
@@ -270,16 +271,7 @@ fn what_forks_when_it_is_told_to_end() {
     let _mount = Mount::start(&host);
     host.refresh();
     let own = host.at("phoenix/1.0.0/tree/phoenix.sh").display().to_string();
-    let alive = || {
-        let pids =
-            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-        let runs = |pid: &String| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let dead = std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
-            !dead && command.split(|byte| *byte == 0).any(|argument| argument == own.as_bytes())
-        };
-        pids.filter(runs).collect::<Vec<_>>()
-    };
+    let alive = || processes(|command| command.iter().any(|argument| *argument == own));
     let mut server = std::process::Command::new(host.at("phoenix/run")).stdin(Stdio::null()).spawn().unwrap();
     wait_for("a chain of forty", || (alive().len() > 40).then_some(()));
     let ran = host.mcpfs(["ps", "phoenix", "--kill"]).run();
@@ -289,4 +281,71 @@ fn what_forks_when_it_is_told_to_end() {
     }
     server.wait().unwrap();
     assert!(ran.code == 0 && left.is_empty(), "{left:?} of {own}: {ran}");
+}
+
+/// A server of another user, in its sandbox, with what it has put into the background and let go of: root ends
+/// all of it, and a third user nothing.
+fn another_users_server_in_its_walls() {
+    let registry = Registry::new();
+    let tree = registry.artefacts().join("ghost");
+    std::fs::create_dir(&tree).unwrap();
+    let script = "#!/bin/bash\n(setsid bash -c 'trap \"\" TERM HUP; exec -a \"$0\" sleep 600' \"$0.ghost\" &)\n\
+                  while read -r line; do :; done\n";
+    std::fs::write(tree.join("ghost.sh"), script).unwrap();
+    std::fs::set_permissions(tree.join("ghost.sh"), PermissionsExt::from_mode(0o755)).unwrap();
+    let walls = "launch:\n  command: ghost.sh\nsandbox: {network: none, read: [], write: []}\n";
+    registry.release(&Recipe::new("ghost", "1.0.0", &fixture::tar(&tree)).with(walls));
+    let site = Site::serve(&registry.site());
+    let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
+    let _mount = Mount::start(&host);
+    host.refresh();
+    let mark = host.at("ghost/1.0.0/tree/ghost.sh.ghost").display().to_string();
+    let ghosts = || processes(|command| command.iter().any(|argument| *argument == mark));
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(65534), Some(65534)).unwrap();
+    let by = |user: &str, program: &std::path::Path| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]).arg(program);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home.path()).current_dir("/");
+        command
+    };
+    let start = || {
+        let mut run = by("65534", &host.at("ghost/run")).stdin(Stdio::piped()).spawn().unwrap();
+        wait_for("the server's ghost", || {
+            assert_eq!(run.try_wait().unwrap(), None, "it did not start");
+            (ghosts().len() == 1).then_some(())
+        });
+        run
+    };
+    let kill = |user: &str| {
+        let ran = by(user, &bin("mcpfs")).arg("--config").arg(host.config()).args(["ps", "ghost", "--kill"]).output();
+        let ran = ran.unwrap();
+        (ran.status.code(), format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr)))
+    };
+    let mut server = start();
+    // Whoever reads no audit finds nothing to end.
+    let (code, said) = kill("65533");
+    assert!(code == Some(1) && ghosts().len() == 1 && server.try_wait().unwrap().is_none(), "{code:?} {said}");
+    let ran = host.mcpfs(["ps", "ghost", "--kill"]).run();
+    let left = ghosts();
+    for pid in &left {
+        Run::new("kill").args(["-9", pid]).run();
+    }
+    server.wait().unwrap();
+    assert!(ran.code == 0 && left.is_empty(), "{left:?}: {ran}");
+    let row = recorded(&host, "kill").pop().unwrap();
+    assert_eq!((&row["user_name"], &row["detail"]["user"]), (&json!("root"), &json!("nobody")), "{row:#}");
+    assert_eq!(pids(&host, &["ghost"]), [0_u64; 0]);
+}
+
+/// Numbers of the processes that live and whose arguments are wanted.
+fn processes(wanted: impl Fn(&[&str]) -> bool) -> Vec<String> {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let runs = |pid: &String| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let dead = std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+        let command = String::from_utf8_lossy(&command).into_owned();
+        !dead && wanted(&command.split('\0').collect::<Vec<_>>())
+    };
+    pids.filter(runs).collect()
 }
