@@ -244,13 +244,14 @@ async fn daemon(config: Arc<Config>, place: Place, runtime: Handle) -> Result<()
             })?;
             let listener = control::bind(&config.rundir).map_err(|error| refused(&error))?;
             let trust = daemon::read_trust(&config.trust);
-            Seated { seat: Seat::Own(point), listener, link: None, endpoint, trust, before: None, problem: None }
+            let (before, perhaps, problem) = (None, None, None);
+            Seated { seat: Seat::Own(point), listener, link: None, endpoint, trust, before, perhaps, problem }
         }
         Place::Handed { at, link, listener, endpoint, handed } => {
-            let Handed { trust, before, problem, .. } = *handed;
+            let Handed { trust, before, perhaps, problem, .. } = *handed;
             let trust = trust.map_err(daemon::unsafe_root);
             let seat = Seat::Handed(at, Arc::clone(&link));
-            Seated { seat, listener, link: Some(link), endpoint, trust, before, problem }
+            Seated { seat, listener, link: Some(link), endpoint, trust, before, perhaps, problem }
         }
     };
     let options = AuditOptions { begin: !place.takes_over(), ..AuditOptions::at(config.state.join("audit.db")) };
@@ -283,7 +284,7 @@ async fn start(
     config: Arc<Config>,
     runtime: Handle,
     audit: Audit,
-    Seated { seat, listener, link, endpoint, trust, before, problem }: Seated,
+    Seated { seat, listener, link, endpoint, trust, before, perhaps, problem }: Seated,
     mut ends: Ends,
     background: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
@@ -295,7 +296,16 @@ async fn start(
     }
     let (state, opened) = State::open(&config.state).map_err(|error| of_the_worker(&error, &config.state))?;
     let judge = |bytes: &[u8]| daemon::trust_of(&config.trust, bytes, |root| Ok(state.trust(&root.registry)?));
-    let judged = trust.and_then(|bytes| judge(&bytes));
+    // A predecessor that has taken a root over has kept it, whether or not it came to say so.
+    let is_kept = |bytes: &Vec<u8>| {
+        let kept = judge(bytes).ok().filter(|(root, seen)| state.trust(&root.registry).ok().flatten() == Some(*seen));
+        kept.is_some()
+    };
+    let taken_over = perhaps.filter(is_kept);
+    if let (Some(link), Some(_)) = (&link, &taken_over) {
+        link.tell(&Message::Judged { config: false, trust: true });
+    }
+    let judged = taken_over.map_or(trust, Ok).and_then(|bytes| judge(&bytes));
     if let Err(refusal) = &judged {
         let row = AuditEvent::new(EventKind::Trust, Caller::daemon());
         record(&audit, row.refused(refusal.code, refusal.message.clone())).await?;
@@ -433,6 +443,8 @@ struct Seated {
     trust: Result<Vec<u8>, Refusal>,
     /// The trust root that was in force before, should this one not be usable.
     before: Option<Vec<u8>>,
+    /// One that a predecessor may have taken over.
+    perhaps: Option<Vec<u8>>,
     /// Why the configuration is not the one on the disk.
     problem: Option<String>,
 }

@@ -1,6 +1,8 @@
 //! The rules of format.md section 13 that need a history, from outside: a real host that saw
 //! one thing and is then shown another.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use base64::Engine as _;
 use mcpfs_tests::audit;
 use mcpfs_tests::fixture::{self, Recipe};
@@ -8,7 +10,7 @@ use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
-use mcpfs_tests::scratch::wait_for;
+use mcpfs_tests::scratch::{Until, wait_for};
 use mcpfs_tests::site::Site;
 use mcpfs_tests::suite::{Attack, Suite};
 use serde_json::{Value, json};
@@ -57,6 +59,16 @@ pub(crate) fn register(suite: &mut Suite) {
             &["TrustEquivocation"],
         ),
         two_trust_roots_of_one_version,
+    );
+    suite.attack(
+        Attack::new(
+            CONFIGURATION,
+            "rules::exchanged_in_the_moment_of_a_reload",
+            "trust.json written over, cut, renamed and taken back a hundred times while it is being reloaded: one whole \
+             root is in force at each moment, and none older than the newest",
+            &["Malformed", "TrustRollback", "ok"],
+        ),
+        exchanged_in_the_moment_of_a_reload,
     );
     suite.attack(
         Attack::new(
@@ -165,6 +177,74 @@ fn an_epoch_never_goes_back() {
     world.host.refresh_fails("HeadRollback");
     mount.stop();
     world.host.mcpfs(["mount", "--foreground"]).exits(1).says("TrustRollback").says("epoch");
+}
+
+fn exchanged_in_the_moment_of_a_reload() {
+    let world = World::new(Reads::Cached);
+    let host = &world.host;
+    let first = forge::read(&world.registry.trust());
+    let version = first["version"].as_u64().expect("a number");
+    let root = |version: u64| {
+        let mut root = first.clone();
+        root["version"] = json!(version);
+        serde_json::to_vec(&root).expect("a Value serialises")
+    };
+    let (old, new) = (root(version), root(version + 1));
+    let mount = Mount::start(host);
+    host.refresh();
+    let served = mount.server();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let until = Until(&over);
+        scope.spawn(|| {
+            let beside = host.trust().with_extension("new");
+            for turn in 0_usize.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let bytes = if turn % 3 == 0 { &new } else { &old };
+                match turn % 4 {
+                    // Written over, so that a reader may see any part of it.
+                    0 | 1 => std::fs::write(host.trust(), bytes).unwrap(),
+                    2 => std::fs::write(host.trust(), &bytes[..turn % bytes.len()]).unwrap(),
+                    _ => {
+                        std::fs::write(&beside, bytes).unwrap();
+                        std::fs::rename(&beside, host.trust()).unwrap();
+                    }
+                }
+            }
+        });
+        let mut newest = version;
+        for turn in 0..100 {
+            mount.reload();
+            let now = trust_version(host);
+            assert!((newest..=version + 1).contains(&now), "{now} after {newest}, at turn {turn}");
+            newest = now;
+            let read = std::fs::read(host.at("files/1.0.0/tree/twin"));
+            assert_eq!(read.unwrap_or_else(|error| panic!("turn {turn}: {error}\n{}", mount.log())), b"deep\n");
+        }
+        drop(until);
+    });
+    // What lies there in the end counts as ever.
+    let reloaded = |bytes: &[u8], outcome: &str| {
+        let count = || audit::rows(host).iter().filter(|row| is_judgement(row) && row.outcome == outcome).count();
+        let before = count();
+        std::fs::write(host.trust(), bytes).unwrap();
+        mount.reload();
+        wait_for(outcome, || (count() > before).then_some(()));
+        audit::expect(host, outcome, None);
+        assert_eq!(trust_version(host), version + 2);
+    };
+    reloaded(&root(version + 2), "ok");
+    reloaded(&new, "TrustRollback");
+    reloaded(&new[..new.len() / 2], "Malformed");
+    host.refresh();
+    assert_eq!(mount.server(), served, "nobody had to be replaced");
+}
+
+/// Whether a row says what became of a reload.
+fn is_judgement(row: &audit::Row) -> bool {
+    row.event == "trust" || row.event == "config"
 }
 
 fn two_trust_roots_of_one_version() {

@@ -4,14 +4,17 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
+use mcpfs_tests::audit;
 use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::Run;
+use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mount::Mount;
 use mcpfs_tests::registry::Registry;
 use mcpfs_tests::scratch::{is_root, wait_for};
 use mcpfs_tests::suite::Suite;
 use mcpfs_tests::tls::{Asks, TlsSite};
+use serde_json::json;
 
 use crate::world::{World, errno};
 
@@ -20,6 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
         return;
     }
     suite.mounted("successor::reloads_at_once", reloads_at_once);
+    suite.mounted("successor::killed_while_it_reloads", killed_while_it_reloads);
     suite.mounted("successor::an_edit_counts_from_the_reload", an_edit_counts_from_the_reload);
     suite.mounted("successor::what_cannot_be_used_takes_nobodys_mount", what_cannot_be_used_takes_nobodys_mount);
     suite.mounted("successor::where_things_are_holds_until_a_restart", where_things_are_holds_until_a_restart);
@@ -74,6 +78,35 @@ fn an_edit_counts_from_the_reload(reads: Reads) {
     assert!(mount.log().matches(" mounted at ").count() > before);
     assert_eq!(twin(&world.host).unwrap(), b"deep\n");
     world.host.mcpfs(["status"]).ok();
+}
+
+/// A worker may have put a trust root into force, which nobody goes back behind, and die before it has told.
+fn killed_while_it_reloads(reads: Reads) {
+    let world = World::new(reads);
+    let first = forge::read(&world.registry.trust());
+    let version = first["version"].as_u64().expect("a number");
+    let mount = Mount::start(&world.host);
+    let mut newest = version;
+    for turn in 1..=30 {
+        let mut root = first.clone();
+        root["version"] = json!(version + turn);
+        forge::write(&world.host.trust(), &root);
+        mount.reload();
+        // At another moment each time.
+        std::thread::sleep(std::time::Duration::from_micros(1500 * (turn % 15)));
+        mount.kill_worker();
+        assert_eq!(
+            twin(&world.host).unwrap_or_else(|error| panic!("turn {turn}: {error}\n{}", mount.log())),
+            b"deep\n"
+        );
+        let now = world.host.mcpfs(["--json", "status"]).ok().json()["trust_version"].as_u64().expect("a number");
+        assert!((newest..=version + turn).contains(&now), "{now} after {newest}, at turn {turn}\n{}", mount.log());
+        newest = now;
+    }
+    reload(&mount, &world.host);
+    let now = world.host.mcpfs(["--json", "status"]).ok().json()["trust_version"].as_u64();
+    assert_eq!(now, Some(version + 30));
+    assert!(!audit::has(&world.host, "TrustRollback", None));
 }
 
 fn what_cannot_be_used_takes_nobodys_mount(reads: Reads) {

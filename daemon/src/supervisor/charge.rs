@@ -37,6 +37,10 @@ pub struct Handed {
     pub(crate) trust: Result<Vec<u8>, String>,
     /// The trust root that was in force before this supervisor, if this worker is to judge the other.
     pub(crate) before: Option<Vec<u8>>,
+    /// A trust root that a worker was offered and that ended before it said a word about it: it may have taken
+    /// it over, and then `state.db` lets nobody go back.
+    #[serde(default)]
+    pub(crate) perhaps: Option<Vec<u8>>,
     /// Why this is not what is on the disk.
     pub(crate) problem: Option<String>,
 }
@@ -44,7 +48,7 @@ pub struct Handed {
 /// An answer to a worker that asks for what is on the disk now.
 #[derive(Debug, Serialize, Deserialize)]
 enum Offer {
-    Read(Handed),
+    Read(Box<Handed>),
     /// With whether others could have written it.
     Unusable(String, bool),
 }
@@ -71,6 +75,8 @@ pub struct Charge {
     started: Texts,
     in_force: Found,
     offered: Option<Found>,
+    /// [`Handed::perhaps`]
+    perhaps: Option<Vec<u8>>,
     problem: Option<String>,
 }
 
@@ -80,30 +86,31 @@ impl Charge {
     pub fn new(texts: Texts, config: &Config, kept: Option<Handed>) -> Self {
         let named = Named::of(config);
         let found = Found { texts: texts.clone(), trust: trust(&named.trust), named };
+        let perhaps = kept.as_ref().and_then(|kept| kept.perhaps.clone());
         let before = kept.map(|kept| kept.trust).filter(|before| before.is_ok() && *before != found.trust);
         let (in_force, offered) = match before {
             Some(trust) => (Found { trust, ..found.clone() }, Some(found)),
             None => (found, None),
         };
-        Self { started: texts, in_force, offered, problem: None }
+        Self { started: texts, in_force, offered, perhaps, problem: None }
     }
 
     /// With what was in force under the supervisor before this one, since what is on the disk cannot be used.
     pub fn kept(kept: Handed, config: &Config) -> Self {
         let in_force = Found { texts: kept.now, trust: kept.trust, named: Named::of(config) };
-        Self { started: kept.started, in_force, offered: None, problem: kept.problem }
+        Self { started: kept.started, in_force, offered: None, perhaps: kept.perhaps, problem: kept.problem }
     }
 
     /// What a new worker decides by.
     pub(super) fn for_worker(&self) -> io::Result<OwnedFd> {
         let Some(offered) = &self.offered else { return self.in_force() };
         let before = self.in_force.trust.clone().ok();
-        in_memory(&Offer::Read(Handed { before, ..self.handed(offered) }))
+        in_memory(&Offer::Read(Box::new(Handed { before, ..self.handed(offered) })))
     }
 
     /// What is in force, to be kept over this process's end.
     pub(super) fn in_force(&self) -> io::Result<OwnedFd> {
-        in_memory(&Offer::Read(self.handed(&self.in_force)))
+        in_memory(&Offer::Read(Box::new(self.handed(&self.in_force))))
     }
 
     /// What is on the disk now, for a worker to take over or not.
@@ -119,28 +126,38 @@ impl Charge {
         // Else it would not have its groups.
         let named = texts.config().map_or_else(|_| self.in_force.named.clone(), |config| Named::of(&config));
         let found = Found { texts, trust: trust(&named.trust), named };
-        let offered = in_memory(&Offer::Read(self.handed(&found)));
+        let offered = in_memory(&Offer::Read(Box::new(self.handed(&found))));
         self.offered = Some(found);
         offered
     }
 
-    /// The worker has taken over what it was offered, perhaps all of it but the trust root; or nothing.
-    /// Whether there was such an offer.
+    /// The worker has taken over what it was offered, perhaps all of it but the trust root; or nothing; or it has
+    /// begun with the trust root that its predecessor was offered, and nothing else of that. Whether there was
+    /// such an offer.
     pub(super) fn judged(&mut self, config: bool, trust: bool) -> bool {
+        if trust && !config {
+            let Some(root) = self.perhaps.take() else { return false };
+            self.in_force.trust = Ok(root);
+            return true;
+        }
         let Some(mut offered) = self.offered.take() else { return !config };
         if config {
             self.problem = None;
-            if !trust {
-                offered.trust.clone_from(&self.in_force.trust);
+            match trust {
+                true => self.perhaps = None,
+                false => offered.trust.clone_from(&self.in_force.trust),
             }
             self.in_force = offered;
         }
         true
     }
 
-    /// What a worker was offered and did not judge is no other's to take over.
-    pub(super) fn withdraw(&mut self) {
-        self.offered = None;
+    /// What a worker was offered and did not judge is no other's to take over, unless that one had done so already.
+    /// Whether there was such an offer: then whoever was handed anything before does not know of it.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let Some(offered) = self.offered.take() else { return false };
+        self.perhaps = offered.trust.ok().or(self.perhaps.take());
+        true
     }
 
     /// The path of a secret file: that of what was just offered, as whoever judges it needs it.
@@ -166,6 +183,7 @@ impl Charge {
             now: found.texts.clone(),
             trust: found.trust.clone(),
             before: None,
+            perhaps: self.perhaps.clone(),
             problem: self.problem.clone(),
         }
     }
@@ -193,7 +211,7 @@ impl Handed {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         memory.read_exact_at(&mut bytes, 0)?;
         Ok(match serde_json::from_slice(&bytes)? {
-            Offer::Read(handed) => Ok(handed),
+            Offer::Read(handed) => Ok(*handed),
             Offer::Unusable(why, unsafe_file) => Err(daemon::unusable(why, unsafe_file)),
         })
     }

@@ -353,7 +353,9 @@ impl Supervisor {
         let Some(served) = self.served else {
             return Err(SupervisorError::NeverServed { status });
         };
-        self.settings.charge.withdraw();
+        if self.settings.charge.withdraw() {
+            self.standby.end(|| self.service.alive());
+        }
         if worker.stood_by && worker.serves.is_none() {
             // It may have been too old for what has become of this host; a fresh one is not.
             tracing::warn!(pid = worker.id(), %status, "the worker that stood by does not serve; starting another");

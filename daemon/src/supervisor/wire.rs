@@ -90,7 +90,8 @@ pub(crate) enum Message {
     Judged {
         /// Whether it is in force.
         config: bool,
-        /// Whether its trust root is too; without, the one of before stays in force.
+        /// Whether its trust root is too; without, the one of before stays in force. If it alone is, then it is the
+        /// one that the worker's predecessor was offered.
         trust: bool,
     },
     /// Door, a question: mount, if it is not mounted yet.
@@ -151,7 +152,7 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    fn encode(&self) -> [u8; BYTES] {
+    pub(crate) fn encode(&self) -> [u8; BYTES] {
         let (kind, numbers, text): (u32, (u64, u64), &[u8]) = match self {
             Self::Welcome { generation } => (1, (*generation, 0), &[]),
             Self::Reload => (2, (0, 0), &[]),
@@ -188,7 +189,7 @@ impl Message {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let four = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let eight = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
@@ -218,7 +219,7 @@ impl Message {
             19 => Self::Opened,
             20 => Self::Again { ino: first },
             21 => Self::Configuration,
-            22 if first <= 1 && second <= first => Self::Judged { config: first == 1, trust: second == 1 },
+            22 if first <= 1 && second <= 1 => Self::Judged { config: first == 1, trust: second == 1 },
             23 => Self::Ground(Ground::of((first, second))?),
             24 if second <= 1 => Self::Credential { mark: first, env: second == 1, reference: plain(text) },
             _ => return None,
@@ -324,6 +325,7 @@ mod tests {
             Message::Reload,
             Message::Judged { config: true, trust: true },
             Message::Judged { config: true, trust: false },
+            Message::Judged { config: false, trust: true },
             Message::Judged { config: false, trust: false },
             Message::Stop,
             Message::Ready("mcp.example.com mounted at /mcp · head 3".to_owned()),
