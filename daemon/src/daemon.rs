@@ -121,7 +121,12 @@ impl Daemon {
         };
         let facts = boot_facts(&config, &root.0, &root.1, self.mount.reads);
         self.audit.describe(facts).await.map_err(Refusal::from)?;
+        let access = Arc::clone(&config.access);
         self.registry.reconfigure(Arc::new(config), root, site).await?;
+        let known = self.registry.snapshot();
+        for name in access.names().filter(|name| known.servers.keys().all(|server| server.as_str() != *name)) {
+            tracing::warn!("access.servers.{name}: the registry has no such server (yet)");
+        }
         Ok(refused)
     }
 

@@ -2,6 +2,7 @@
 
 mod elsewhere;
 mod lasting;
+mod told;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,7 +13,7 @@ use mcpfs_tests::audit::{self, Row};
 use mcpfs_tests::control::asks;
 use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
-use mcpfs_tests::mount::{Mount, is_mounted};
+use mcpfs_tests::mount::Mount;
 use mcpfs_tests::people::{Group, Person, rights};
 use mcpfs_tests::proof;
 use mcpfs_tests::scratch::is_root;
@@ -53,17 +54,19 @@ pub(crate) fn register(suite: &mut Suite) {
         elsewhere::root_to_himself,
     );
     if is_root() {
+        suite.plain("access::as_many_groups_as_there_can_be", as_many_groups_as_there_can_be);
         suite.plain("access::a_users_own_mount", elsewhere::a_users_own_mount);
         suite.plain("access::hidden_processes", elsewhere::hidden_processes);
         suite.plain("access::another_pid_namespace", elsewhere::another_pid_namespace);
         suite.plain("access::a_proc_of_another_namespace", elsewhere::a_proc_of_another_namespace);
         suite.mounted("access::a_reload_counts_at_once", a_reload_counts_at_once);
         suite.mounted("access::members_start_it_in_its_sandbox", members_start_it_in_its_sandbox);
+        suite.plain("access::a_group_counts_from_the_next_log_in", told::a_group_counts_from_the_next_log_in);
         suite.mounted("access::a_crash_changes_nothing", lasting::a_crash_changes_nothing);
         suite.mounted("access::a_refused_name_is_its_members_business", a_refused_name_is_its_members_business);
         suite.plain("access::a_group_that_goes_keeps_its_number", lasting::a_group_that_goes_keeps_its_number);
     }
-    suite.plain("access::what_is_no_rule", what_is_no_rule);
+    suite.plain("access::what_is_no_rule", told::what_is_no_rule);
 }
 
 const STRANGER: u32 = 71_001;
@@ -219,6 +222,27 @@ fn members_start_it_and_nobody_else(reads: Reads) {
     )));
 }
 
+/// The kernel gives a process 65,536 at most.
+fn as_many_groups_as_there_can_be() {
+    let world = World::new(Reads::Cached);
+    let host = &world.host;
+    let group = Group::new("finance");
+    give(host, &format!("{:?}", group.name()));
+    let _mount = Mount::start(host);
+    let passed = File::open(host.at("hello/1.1.0/tree/bin")).unwrap();
+    let line = identity(&world.run("hello"));
+    // Of ten digits each, so that there is no longer list; one is left for the group.
+    let mut stranger = Person::new(STRANGER);
+    stranger.groups = (4_000_000_000..4_000_065_535).collect();
+    let mut member = stranger.clone();
+    member.groups.push(group.gid());
+    assert_eq!(text(member.does(|| open_below(&passed, "VERSION")).unwrap()), "1.1.0\n");
+    assert_eq!(errno(stranger.does(|| open_below(&passed, "VERSION"))), libc::EACCES);
+    assert_eq!(member.does(|| launch(host, &line))["ok"]["args"][0], "--state");
+    assert_eq!(stranger.does(|| launch(host, &line))["error"]["code"], "PolicyRefused");
+    assert_eq!(member.does(|| names(&host.at("hello"))).unwrap(), ["1.1.0", "run"]);
+}
+
 /// Groups go along into it, though they have no names there.
 fn members_start_it_in_its_sandbox(reads: Reads) {
     let world = World::new(reads);
@@ -355,29 +379,4 @@ fn a_refused_name_is_its_members_business(reads: Reads) {
     let before = audit::rows(host).len();
     assert_eq!(stranger.does(|| launch(host, "made-up@!"))["error"]["code"], "NotFound");
     assert_eq!(audit::rows(host).len(), before);
-}
-
-fn what_is_no_rule() {
-    let world = World::new(Reads::Cached);
-    let host = &world.host;
-    for (text, says) in [
-        ("[access]\nhello = \"root\"\n", "20-access.toml:2: unknown key \"hello\"; here can stand: default"),
-        ("[access.servers]\nHello = \"root\"\n", "20-access.toml:2: not a server name"),
-        ("[access.servers]\nhello = [\"root\", \"adm\"]\n", "20-access.toml:2: one group: its name"),
-        ("[access.servers]\nhello = true\n", "20-access.toml:2: one group: its name"),
-        ("[access.servers]\nhello = \"\"\n", "20-access.toml:2: that is no group"),
-        ("[access.servers]\nhello = \"5000\"\n", "20-access.toml:2: \"5000\" would be a group's name"),
-        ("[access.servers]\nhello = 4294967296\n", "20-access.toml:2: one group: its name"),
-        ("[access.servers]\nhello = \"no-such-group\"\n", "20-access.toml:2: this host has no group no-such-group"),
-        ("\n[access]\ndefault = \"no-such-group\"\n", "20-access.toml:3: this host has no group no-such-group"),
-        ("access = \"root\"\n", "20-access.toml:1: "),
-    ] {
-        host.drop_in("20-access", text);
-        host.mcpfs(["config", "check"]).exits(2).says(says);
-        host.mcpfs(["mount", "--foreground"]).exits(2).says(says);
-        assert!(!is_mounted(&host.mcp()));
-    }
-    host.drop_in("20-access", "[access]\ndefault = \"root\"\n[access.servers]\n\"hel*\" = 5000\nfiles = \"*\"\n");
-    let checked = host.mcpfs(["config", "check"]).ok();
-    assert!(checked.stdout.contains("access    files: everybody; hel*: 5000; others: root (0)"), "{checked}");
 }

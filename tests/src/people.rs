@@ -52,6 +52,42 @@ impl Drop for Group {
     }
 }
 
+/// A user in the host's database; gone on drop.
+#[derive(Debug)]
+pub struct User {
+    name: String,
+    person: Person,
+}
+
+impl User {
+    /// One of its own, whom the database gives `group`.
+    pub fn new(group: &Group) -> Self {
+        let name = format!("u-{}", group.name());
+        alone(|| Run::new(need("useradd", "passwd")).args(["--no-create-home", "--groups", group.name(), &name]));
+        let entries = std::fs::read_to_string("/etc/passwd").expect("the database");
+        let entry = entries.lines().find_map(|line| line.strip_prefix(&format!("{name}:x:"))).expect("made just now");
+        let mut numbers = entry.split(':').map_while(|number| number.parse().ok());
+        let (uid, gid) = (numbers.next().expect("a number"), numbers.next().expect("a number"));
+        Self { name, person: Person { uid, gid, groups: Vec::new() } }
+    }
+
+    /// The user as a session has him that is older than his group.
+    pub fn of_before(&self) -> &Person {
+        &self.person
+    }
+
+    /// `program`, to be run by him as he logs in now.
+    pub fn runs(&self, program: impl AsRef<std::ffi::OsStr>) -> Run {
+        Run::new(need("runuser", "util-linux")).args(["-u", &self.name, "--"]).arg(program)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        alone(|| Run::new(need("userdel", "passwd")).arg(&self.name));
+    }
+}
+
 /// Others may hold the database for a moment.
 fn alone(command: impl Fn() -> Run) {
     wait_for("the user database", || {

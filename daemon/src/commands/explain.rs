@@ -5,7 +5,7 @@ use std::path::Path;
 use mcpfs_trust::error::bounded;
 
 use super::{CommandError, Door};
-use crate::control::facts::{Explained, ReleaseFacts};
+use crate::control::facts::{Explained, GroupFacts, ReleaseFacts};
 use crate::control::protocol::{Request, Target};
 
 /// Options of `mcpfs explain`.
@@ -21,7 +21,14 @@ pub struct Args {
 /// # Errors
 /// If no daemon answers, or there is no such thing.
 pub fn run(door: &Door, args: &Args) -> Result<String, CommandError> {
-    let explained = door.ask(&Request::Explain { target: target(&args.target)? })?;
+    let mut explained: Explained = door.ask(&Request::Explain { target: target(&args.target)? })?;
+    if let Some(group) = explained.group.as_ref().filter(|group| !group.yours && is_given(group)) {
+        let name = bounded(&group.name);
+        explained.advice = Some(format!(
+            "log in again, or start your MCP host from `newgrp {name}`: this host has you as a member of {name}, and this \
+             session is older than that"
+        ));
+    }
     Ok(door.show(&explained, text))
 }
 
@@ -40,6 +47,14 @@ fn target(text: &str) -> Result<Target, CommandError> {
         advice: "give a path in the mount, a process number, or NAME[@VERSION]".to_owned(),
     })?;
     Ok(Target::Path(path))
+}
+
+/// Whether this host's database gives the group to this user, though this process has it not.
+fn is_given(group: &GroupFacts) -> bool {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let name = user.as_ref().and_then(|user| std::ffi::CString::new(user.name.as_str()).ok());
+    let (Some(user), Some(name), Some(gid)) = (user, name, group.gid) else { return false };
+    nix::unistd::getgrouplist(&name, user.gid).is_ok_and(|groups| groups.iter().any(|one| one.as_raw() == gid))
 }
 
 fn text(explained: &Explained) -> String {
@@ -127,7 +142,7 @@ fn release_lines(release: &ReleaseFacts, mut line: impl FnMut(&str, &str)) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::control::facts::{CredentialFacts, GroupFacts, Reason};
+    use crate::control::facts::{CredentialFacts, Reason};
 
     #[test]
     fn targets() {
@@ -182,7 +197,8 @@ mod tests {
         let lines = text(&refused);
         assert!(lines.starts_with("hello 1.0.0: refused: Revoked (CVE)\n  do          current is 1.1.0\n"), "{lines}");
         assert!(lines.contains("selected by this host's pin 1.1.0\n"), "{lines}");
-        let group = GroupFacts { name: "finance".to_owned(), gid: Some(60), setting: "access.default".to_owned() };
+        let group =
+            GroupFacts { name: "finance".to_owned(), gid: Some(60), setting: "access.default".to_owned(), yours: true };
         let text_of = text(&Explained { group: Some(group), ..explained() });
         assert!(text_of.contains("\n  for members of the group finance (60), by access.default\n"), "{text_of}");
         let current = Explained { selected: Some("1.0.0".to_owned()), ..explained() };

@@ -405,6 +405,22 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_is_right() {
+        let manual = include_str!("../../../docs/operating.md");
+        let block = manual.split("conf.d/20-access.toml\n").nth(1).unwrap().split("```").next().unwrap();
+        #[derive(Deserialize)]
+        struct Whole {
+            access: PartialAccess,
+        }
+        let access = Access::from(toml::from_str::<Whole>(block).unwrap().access);
+        let of = |server: &str| access.group_of(&name(server)).map(|group| group.name);
+        assert_eq!(of("internal-postgres").as_deref(), Some("finance"));
+        assert_eq!(of("payroll-2026").as_deref(), Some("hr"));
+        assert_eq!((of("notes"), of("another").as_deref()), (None, Some("mcp-users")));
+        assert!(access.advice(&name("another")).contains("it@example.com"));
+    }
+
+    #[test]
     fn who_is_admitted() {
         let access = access(RULES).with([("finance".to_owned(), 60)].into());
         let nobody = |_| -> Membership { panic!("nothing to ask") };

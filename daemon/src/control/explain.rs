@@ -49,7 +49,9 @@ impl Desk {
             Err(refused) => Err(refused.clone()),
         };
         // The kernel asks for that first, whatever else there is.
-        let open = self.permitted(peer, &name).and(open);
+        let permitted = self.permitted(peer, &name);
+        let yours = permitted.is_ok();
+        let open = permitted.and(open);
         let config = self.daemon.config();
         let group = config.access.group_of(&name);
         let version_of = |admitted: &Arc<Admitted>| admitted.version().to_string();
@@ -62,7 +64,7 @@ impl Desk {
             admitted: server.admitted().iter().map(version_of).collect(),
             refused: refused.map(|why| Reason { code: why.code.clone(), message: why.message.clone() }),
             advice: refused.map(|why| why.advice.clone()),
-            group: group.map(|Group { name, gid, setting }| GroupFacts { name, gid, setting }),
+            group: group.map(|Group { name, gid, setting }| GroupFacts { name, gid, setting, yours }),
             pin: config.pins.by_name.get(&name).map(ToString::to_string),
             head_version: found.as_ref().ok().map(|admitted| admitted.head_version),
             stale,

@@ -201,6 +201,8 @@ pub struct GroupFacts {
     pub gid: Option<u32>,
     /// The setting that says so.
     pub setting: String,
+    /// Whether that lets whoever asks use it: its members, and root.
+    pub yours: bool,
 }
 
 /// A credential that a release declares; never its value.
