@@ -208,11 +208,19 @@ pub(crate) fn start_us(proc: &str, pid: u32) -> Option<u64> {
     Some(Stat::read(proc, pid)?.start_us())
 }
 
+/// Whether a thread is one that the kernel made for its process's io_uring; `None` if there is none.
+pub(crate) fn is_io_worker(proc: &str, tid: u32) -> Option<bool> {
+    const PF_IO_WORKER: u32 = 0x10;
+    Some(Stat::read(proc, tid)?.flags & PF_IO_WORKER != 0)
+}
+
 /// The fields of /proc/PID/stat that are used.
 #[derive(Debug, PartialEq)]
 struct Stat {
     comm: String,
     parent: u32,
+    /// PF_… of <linux/sched.h>.
+    flags: u32,
     /// Clock ticks after boot.
     start: u64,
 }
@@ -231,10 +239,11 @@ impl Stat {
         let (head, tail) = text.rsplit_once(')')?;
         let (_, comm) = head.split_once('(')?;
         let mut fields = tail.split_whitespace();
-        // After comm: state is field 3, the parent field 4, the start time field 22.
+        // After comm: state is field 3, the parent field 4, the flags field 9, the start time field 22.
         let parent = fields.nth(1)?.parse().ok()?;
-        let start = fields.nth(17)?.parse().ok()?;
-        Some(Self { comm: comm.to_owned(), parent, start })
+        let flags = fields.nth(4)?.parse().ok()?;
+        let start = fields.nth(12)?.parse().ok()?;
+        Some(Self { comm: comm.to_owned(), parent, flags, start })
     }
 }
 
@@ -311,7 +320,7 @@ pub(crate) mod tests {
     fn odd_names_parse() {
         let stat = |comm: &str| Stat::parse(&format!("7 ({comm}) S 3 {}99 0", "0 ".repeat(17)));
         for comm in ["node", "a b", "((", ") S 1 (", "tmux: server", "", "x) R 9", "\u{fffd}"] {
-            assert_eq!(stat(comm), Some(Stat { comm: comm.to_owned(), parent: 3, start: 99 }), "{comm:?}");
+            assert_eq!(stat(comm), Some(Stat { comm: comm.to_owned(), parent: 3, flags: 0, start: 99 }), "{comm:?}");
         }
         for bad in ["", "7", "7 (x", "7 (x)", "7 (x) S", "7 (x) S y", ")(", "7 (x) S 3 0 0"] {
             assert_eq!(Stat::parse(bad), None, "{bad:?}");

@@ -294,7 +294,7 @@ fn check_config(global: &Global) -> Exit {
         let facts = serde_json::json!({
             "config": config.file, "trust": config.trust, "registry": root.registry, "trust_version": root.version,
             "mirrors": mirrors, "mount": config.mount.at, "pins": config.pins.by_name.len(),
-            "access": config.access.to_string(),
+            "access": config.access.facts(),
             "cache": {"dir": config.cache.dir, "quota": config.cache.quota, "keep_free": config.cache.keep_free},
         });
         println!("{facts:#}");

@@ -7,12 +7,17 @@
 //! user and group must be those of the request: where they are not, somebody acts with borrowed rights (a
 //! server of NFS, say), and what is in the file is not about them.
 //!
+//! A thread that the kernel made for io_uring acts with the rights of whoever asked it to, and has those of the
+//! time when it was made: a process may have given up since what such a thread still has. There the process must
+//! have the group too.
+//!
 //! What cannot be read is unknown, and that is a no.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::caller;
 use crate::config::Membership;
 
 /// Largest status that is read, bytes: 65,536 groups, the most that Linux has, with ten digits each.
@@ -26,13 +31,25 @@ pub(crate) fn of_thread(proc: &str, tid: u32, carried: (u32, u32), wanted: u32) 
     if !is_ours(proc) {
         return Membership::Unknown("/proc on this host is not that of mcpfs's own pid namespace");
     }
-    let mut status = Vec::new();
-    let read =
-        File::open(format!("{proc}/{tid}/status")).and_then(|file| file.take(STATUS_BYTES).read_to_end(&mut status));
-    match read {
-        Ok(_) => in_status(&status, carried, wanted),
-        Err(_) => Membership::Unknown("/proc does not show the groups of the process (hidepid?): mcpfs doctor"),
+    const HIDDEN: Membership =
+        Membership::Unknown("/proc does not show the groups of the process (hidepid?): mcpfs doctor");
+    let Some(status) = read_status(proc, tid) else { return HIDDEN };
+    let own = in_status(&status, carried, wanted);
+    match (own, process_of(&status)) {
+        (Membership::Member, Some(process)) if process != tid => match caller::is_io_worker(proc, tid) {
+            Some(false) => own,
+            Some(true) => read_status(proc, process).map_or(HIDDEN, |status| in_status(&status, carried, wanted)),
+            None => HIDDEN,
+        },
+        (Membership::Member, None) => HIDDEN,
+        _ => own,
     }
+}
+
+fn read_status(proc: &str, tid: u32) -> Option<Vec<u8>> {
+    let mut status = Vec::new();
+    File::open(format!("{proc}/{tid}/status")).ok()?.take(STATUS_BYTES).read_to_end(&mut status).ok()?;
+    Some(status)
 }
 
 /// Whether the numbers in `proc` are those that the kernel tells us: it names callers by our own namespace.
@@ -43,12 +60,7 @@ fn is_ours(proc: &str) -> bool {
 
 fn in_status(status: &[u8], (uid, gid): (u32, u32), wanted: u32) -> Membership {
     const CUT: Membership = Membership::Unknown("/proc says nothing of the groups of the process");
-    // A name has no line break of its own there: the kernel escapes it.
-    let field = |name: &[u8]| {
-        let line = status.split_inclusive(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))?;
-        // One that was cut has no end.
-        std::str::from_utf8(line.strip_suffix(b"\n")?).ok()
-    };
+    let field = |name: &[u8]| field(status, name);
     // Real, effective, saved, and that by which files are opened.
     let opens_as = |name: &[u8]| field(name)?.split_ascii_whitespace().nth(3)?.parse::<u32>().ok();
     let (Some(user), Some(group), Some(groups)) = (opens_as(b"Uid:"), opens_as(b"Gid:"), field(b"Groups:")) else {
@@ -61,6 +73,18 @@ fn in_status(status: &[u8], (uid, gid): (u32, u32), wanted: u32) -> Membership {
         true => Membership::Member,
         false => Membership::Stranger,
     }
+}
+
+/// The process that a status is of a thread of.
+fn process_of(status: &[u8]) -> Option<u32> {
+    field(status, b"Tgid:")?.trim().parse().ok()
+}
+
+fn field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a str> {
+    // A name has no line break of its own there: the kernel escapes it.
+    let line = status.split_inclusive(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+    // One that was cut has no end.
+    std::str::from_utf8(line.strip_suffix(b"\n")?).ok()
 }
 
 #[cfg(test)]
@@ -93,6 +117,37 @@ mod tests {
         }
         unknown(&STATUS.replace("Groups:\t", "groups:\t"), (1000, 100));
         unknown(&STATUS.replace("1000", "x"), (1000, 100));
+    }
+
+    /// /proc as this process would see threads with these numbers, processes and flags.
+    fn fake(threads: &[(u32, u32, u32, &str)]) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(std::process::id().to_string(), proc.path().join("self")).unwrap();
+        for (tid, process, flags, status) in threads {
+            let dir = proc.path().join(tid.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::write(dir.join("status"), status.replace("Tgid:\t9", &format!("Tgid:\t{process}"))).unwrap();
+            let rest = "0 ".repeat(12);
+            std::fs::write(dir.join("stat"), format!("{tid} (iou-wrk-9) S 1 1 1 0 -1 {flags} {rest}77 0\n")).unwrap();
+        }
+        proc
+    }
+
+    #[test]
+    fn a_thread_of_io_uring_has_what_its_process_has() {
+        let given_up = STATUS.replace("4 24 5000 ", "4 ");
+        for (flags, leader, is) in [
+            (0x40, given_up.as_str(), true),
+            (0x4050, given_up.as_str(), false),
+            (0x4050, STATUS, true),
+            (0x4050, &STATUS.replace("1000", "1001"), false),
+        ] {
+            let proc = fake(&[(9, 9, 0, leader), (12, 9, flags, STATUS)]);
+            let found = of_thread(proc.path().to_str().unwrap(), 12, (1000, 100), 24);
+            assert_eq!(found == Membership::Member, is, "{flags:x} {leader}: {found:?}");
+        }
+        let alone = fake(&[(12, 9, 0x4050, STATUS)]);
+        assert!(matches!(of_thread(alone.path().to_str().unwrap(), 12, (1000, 100), 24), Membership::Unknown(_)));
     }
 
     #[test]

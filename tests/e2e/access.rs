@@ -55,6 +55,7 @@ pub(crate) fn register(suite: &mut Suite) {
     );
     if is_root() {
         suite.plain("access::as_many_groups_as_there_can_be", as_many_groups_as_there_can_be);
+        suite.plain("access::a_group_given_up_is_gone_for_io_uring", elsewhere::a_group_given_up);
         suite.plain("access::a_users_own_mount", elsewhere::a_users_own_mount);
         suite.plain("access::hidden_processes", elsewhere::hidden_processes);
         suite.plain("access::another_pid_namespace", elsewhere::another_pid_namespace);

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use mcpfs_trust::error::bounded;
 use mcpfs_trust::name::ServerName;
 use serde::Deserialize;
+use serde_json::json;
 use toml::Spanned;
 
 use super::ConfigError;
@@ -147,6 +148,16 @@ impl Access {
     pub(crate) fn groups(&self) -> BTreeSet<&str> {
         let rules = self.servers.values().chain([&self.default]);
         rules.filter_map(|rule| if let Rule::Named(name) = rule { Some(name.as_str()) } else { None }).collect()
+    }
+
+    /// The rules as facts: for each its group, or "*".
+    pub(crate) fn facts(&self) -> serde_json::Value {
+        let fact = |rule: &Rule| match self.group(rule, String::new) {
+            None => json!("*"),
+            Some(Group { name, gid, .. }) => json!({"group": name, "gid": gid}),
+        };
+        let servers: BTreeMap<_, _> = self.servers.iter().map(|(key, rule)| (key, fact(rule))).collect();
+        json!({"default": fact(&self.default), "servers": servers, "contact": self.contact})
     }
 
     /// The same rules with the numbers of their groups.
@@ -402,6 +413,9 @@ mod tests {
              others: staff (50)"
         );
         assert_eq!(Access::default().to_string(), "all: everybody");
+        let facts = access.facts();
+        assert_eq!(facts["default"], json!({"group": "staff", "gid": 50}));
+        assert_eq!((&facts["servers"]["notes"], &facts["contact"]), (&json!("*"), &json!("it@example.com")));
     }
 
     #[test]

@@ -177,3 +177,25 @@ pub(super) fn a_users_own_mount() {
     member.runs(bin("mcpfs")).arg("--config").arg(host.config()).arg("unmount").ok();
     assert!(!is_mounted(&host.mcp()));
 }
+
+/// A thread that the kernel made for io_uring keeps the groups of the time when it was made.
+pub(super) fn a_group_given_up() {
+    let world = World::new(Reads::Cached);
+    let host = &world.host;
+    let group = Group::new("finance");
+    give(host, &format!("{:?}", group.name()));
+    let _mount = Mount::start(host);
+    let passed = File::open(host.at("hello/1.1.0/tree/bin")).unwrap();
+    for (groups, errnos) in
+        [(format!("--groups={}", group.gid()), "0\n13\n"), ("--groups=70001".to_owned(), "13\n13\n")]
+    {
+        let mut python = Command::new(need("setpriv", "util-linux"));
+        python.args([&format!("--reuid={MEMBER}"), &format!("--regid={MEMBER}"), &groups]);
+        // The system's Python, which all users may run, and which wants no directory as its input.
+        python.args(["--inh-caps=+setgid", "--ambient-caps=+setgid", "--", "sh", "-c"]);
+        python.args(["exec /usr/bin/python3 -c \"$0\" VERSION 3<&0 </dev/null", include_str!("uring.py")]);
+        python.stdin(passed.try_clone().unwrap());
+        let ran = python.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), errnos, "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
