@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::value::Places;
-use super::{Access, Config, ConfigError, access, file};
+use super::{Access, Config, ConfigError, file, numbers};
 use crate::owned::{self, OwnedError};
 
 /// Bytes of one configuration file.
@@ -70,8 +70,8 @@ impl Texts {
     /// file and line.
     pub fn with_groups(mut self) -> Result<Self, ConfigError> {
         let config = self.config()?;
-        for (name, number) in access::look_up(config.access.groups()) {
-            let number = number.map_err(|why| access::unknown(&name, why, &self.files))?;
+        for (name, number) in numbers::look_up(config.access.groups()) {
+            let number = number.map_err(|why| numbers::unknown(&name, why, &self.files))?;
             self.groups.insert(name, number);
         }
         Ok(self)
