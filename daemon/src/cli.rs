@@ -294,14 +294,14 @@ fn check_config(global: &Global) -> Exit {
         let facts = serde_json::json!({
             "config": config.file, "trust": config.trust, "registry": root.registry, "trust_version": root.version,
             "mirrors": mirrors, "mount": config.mount.at, "pins": config.pins.by_name.len(),
-            "access": config.access.facts(),
+            "access": config.access.facts(), "retention": {"audit": config.retention.audit.to_string()},
             "cache": {"dir": config.cache.dir, "quota": config.cache.quota, "keep_free": config.cache.keep_free},
         });
         println!("{facts:#}");
     } else if global.quiet == 0 {
         println!(
             "{}: ok\n  registry  {} (trust root version {}, {} keys)\n  site      {}\n  mount     {}\n  cache     {}\n  \
-             pins      {}\n  access    {}",
+             pins      {}\n  access    {}\n  audit     kept {}",
             config.file.display(),
             root.registry,
             root.version,
@@ -311,6 +311,7 @@ fn check_config(global: &Global) -> Exit {
             cache_words(&config.cache),
             config.pins.by_name.len(),
             config.access,
+            config.retention.audit,
         );
     }
     Exit::Ok

@@ -46,16 +46,14 @@ pub(crate) async fn follow(daemon: Daemon, takes_over: bool) {
     }
     loop {
         let keep = daemon.config().retention.audit;
-        if let (Keep::For(span), Some(certain)) = (keep, daemon.registry.certain_time()) {
-            // The other way round too: a predecessor's clock may have been ahead.
-            let apart = |last: Timestamp| certain.unix().abs_diff(last.unix()) >= interval(span).as_secs();
-            if last.is_none_or(apart) || policy != Some(keep) {
-                match pass(&daemon, keep, span, certain).await {
-                    Ok(()) => (last, policy) = (Some(certain), Some(keep)),
-                    Err(error) => {
-                        tracing::warn!(error = %with_cause(&error), "old rows of the audit were not removed; it is tried again");
-                        sleep(AGAIN).await;
-                    }
+        if let (Keep::For(span), Some(certain)) = (keep, daemon.registry.certain_time())
+            && (policy != Some(keep) || due(last, certain, span))
+        {
+            match pass(&daemon, keep, span, certain).await {
+                Ok(()) => (last, policy) = (Some(certain), Some(keep)),
+                Err(error) => {
+                    tracing::warn!(error = %with_cause(&error), "old rows of the audit were not removed; it is tried again");
+                    sleep(AGAIN).await;
                 }
             }
         }
@@ -71,6 +69,12 @@ pub(crate) async fn follow(daemon: Daemon, takes_over: bool) {
             sleep(LOOK).await;
         }
     }
+}
+
+/// Whether it is time for a pass, when the last was at `last`.
+fn due(last: Option<Timestamp>, certain: Timestamp, keep: Duration) -> bool {
+    // The other way round too: a predecessor's clock may have been ahead.
+    last.is_none_or(|last| certain.unix().abs_diff(last.unix()) >= interval(keep).as_secs())
 }
 
 /// Removes what may go now.
@@ -125,4 +129,32 @@ fn doubt(daemon: &Daemon, keep: Keep) -> Option<String> {
 
 fn seconds(span: Duration) -> i64 {
     i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_pass_is_due_now_and_then() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let certain = at("2028-02-10T12:00:00Z");
+        for (last, keep, wanted) in [
+            (None, 400, true),
+            // What a worker that takes another's place finds: that one's last.
+            (Some("2028-02-10T11:59:59Z"), 400, false),
+            (Some("2028-02-09T12:00:01Z"), 400, false),
+            (Some("2028-02-09T12:00:00Z"), 400, true),
+            (Some("2028-02-10T11:00:01Z"), 1, false),
+            (Some("2028-02-10T11:00:00Z"), 1, true),
+            (Some("2028-02-10T09:00:00Z"), 3, true),
+            // By the host's clock it was a little later than the registry knows.
+            (Some("2028-02-10T18:00:00Z"), 400, false),
+            (Some("2040-01-01T00:00:00Z"), 400, true),
+        ] {
+            assert_eq!(due(last.map(at), certain, days(keep)), wanted, "{last:?} {keep}d");
+        }
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Store {
     tip: Option<Tip>,
     releases: LruCache<Arc<ReleaseRef>, Known>,
     callers: LruCache<Caller, Known>,
+    /// Whether what was removed may still stand in the log.
+    logged: bool,
     _lock: schema::Lock,
 }
 
@@ -73,8 +75,10 @@ impl Store {
             let detail = format!("rows after {} are not sealed, so this program did not write them", tip.last);
             return Err(AuditError::Damaged { path: path.to_owned(), detail });
         }
+        let (_, cut_us) = retain::extent(&conn).map_err(|source| schema::failed(path, source))?;
         Ok(Self {
             conn,
+            logged: cut_us.is_some(),
             path: path.to_owned(),
             host: Host::this(),
             facts: BootFacts::default(),
@@ -126,6 +130,7 @@ impl Store {
         let done = self.settled(|store| store.transact(&[&told], Some((&removal, cutoff))));
         self.conn.pragma_update(None, "foreign_keys", true)?;
         done?;
+        self.logged = true;
         let rows = u64::try_from(removal.rows()).unwrap_or_default();
         Ok(Removed { rows, more: plan.more, unfit: plan.unfit })
     }
@@ -142,18 +147,23 @@ impl Store {
             let mut vacuum = self.conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
             let mut steps = vacuum.query([])?;
             while steps.next()?.is_some() {}
+            self.logged = true;
+            let left: i64 = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+            // A file from before there was a vacuum in steps keeps its room, for its next rows.
+            if left > SPARE_PAGES && left < free {
+                return Ok(true);
+            }
         }
-        let left: i64 = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
-        // A file from before there was a vacuum in steps keeps its room, for its next rows.
-        if left > SPARE_PAGES && left < free {
-            return Ok(true);
+        // A pass that removes nothing leaves the log as it is: on a full disk it stays full until somebody makes room.
+        if !self.logged {
+            return Ok(false);
         }
         // An administrator's ANALYZE keeps samples of names.
         let samples = "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat4'";
         if self.conn.query_row(samples, [], |row| row.get::<_, i64>(0))? > 0 {
             self.conn.execute("DELETE FROM sqlite_stat4", [])?;
         }
-        self.empty_log()?;
+        self.logged = self.empty_log()? > 0;
         Ok(false)
     }
 
