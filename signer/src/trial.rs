@@ -50,7 +50,7 @@ pub use files::{Contents, FromSpool};
 pub use observe::{Observed, Program, Write};
 pub(crate) use running::{Limit, is_set, set};
 pub use said::{Called, Tool, Trouble};
-pub(crate) use sandbox::find as find_program;
+pub(crate) use sandbox::{CREDENTIAL, find as find_program};
 
 /// How trials are made.
 #[derive(Debug, Clone)]

@@ -9,6 +9,8 @@
 mod mounted;
 mod walls;
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,11 +21,13 @@ use crate::check::{CheckError, CheckOptions, Findings};
 use crate::key::{KeyError, Keyring};
 use crate::log::SignerState;
 use crate::progress::Progress;
+use crate::recipe::Recipe;
 use crate::release::{self, ReleaseError, Released};
 use crate::site::Site;
 use crate::site::publish::{LIFETIME_SECONDS, Publisher};
 use crate::source::Origin;
-use crate::trial::{Trial, TrialOptions};
+use crate::staging::Staging;
+use crate::trial::{CREDENTIAL, Trial, TrialOptions};
 use crate::trust_cmd::{self, NewRoot, TrustError};
 
 pub use mounted::{Mounted, Stop, find_mcpfs};
@@ -138,6 +142,7 @@ pub fn publish(
     let state = SignerState::new(&place.path("signer"), &registry);
     let mut open = |uri: &str| keyring.open(&uri.parse()?);
     let (head_keys, keys) = ([open(&head)?], [open(&release)?]);
+    lend(place, &staging)?;
     let site = Site::folder(&place.path("site"));
     let mut publisher = Publisher {
         site: &site,
@@ -152,6 +157,25 @@ pub fn publish(
     };
     let released = release::publish(&mut publisher, &staging, &Origin::default(), &keys, "try")?;
     Ok((released, staging.findings))
+}
+
+/// Gives the host of a try a worthless text for each credential.
+fn lend(place: &Place, staging: &Staging) -> Result<(), TryError> {
+    let recipe = Recipe::parse(&staging.recipe, &staging.recipe_file).map_err(ReleaseError::from)?;
+    let refs: BTreeSet<&str> = recipe.credentials.iter().map(|credential| credential.reference.as_str()).collect();
+    if refs.is_empty() {
+        return Ok(());
+    }
+    let (secret, folder) = (place.path("etc/credential"), place.path("etc/conf.d"));
+    std::fs::write(&secret, CREDENTIAL).map_err(io(&secret))?;
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).map_err(io(&secret))?;
+    std::fs::create_dir(&folder).map_err(io(&folder))?;
+    let entry = |reference| {
+        let (file, name) = (secret.display().to_string(), recipe.name.as_str());
+        format!("[credentials.{reference:?}]\nfile = {file:?}\nservers = [{name:?}]\n")
+    };
+    let drop_in = folder.join("50-credentials.toml");
+    std::fs::write(&drop_in, refs.into_iter().map(entry).collect::<String>()).map_err(io(&drop_in))
 }
 
 /// Starts the server from the mount and speaks to it.

@@ -45,6 +45,7 @@ pub(crate) fn register(suite: &mut Suite) {
     sandboxed::register(suite);
     if is_root() {
         elsewhere::register(suite);
+        suite.plain("credentials::a_slow_source_of_another", refusals::a_slow_source_of_another);
         suite.mounted("credentials::a_worker_that_dies_meanwhile", a_worker_that_dies_meanwhile);
     }
 }

@@ -74,5 +74,9 @@ pub const TEXT_BYTES: usize = 1024;
 pub const LIST_ITEMS: usize = 64;
 /// Entries of `launch.env`.
 pub const ENV_ITEMS: usize = 64;
+/// Credentials of a release: all of them are named in one row of a host's audit.
+pub const CREDENTIALS: usize = 16;
+/// What a credential is called (`ref`), bytes.
+pub const CREDENTIAL_REF_BYTES: usize = 200;
 /// The first line of `run`, bytes: the kernel reads 256 including the newline.
 pub const SHEBANG_BYTES: usize = 255;

@@ -71,6 +71,11 @@ fn the_limits_are_the_constants() {
         ),
         format!("| `head.json` | {} KiB |", limits::HEAD_BYTES >> 10),
         format!("| a head's lifetime | {} days |", limits::HEAD_LIFETIME_SECONDS / 86_400),
+        format!(
+            "| credentials of a release that starts | {}, each `ref` of {} bytes |",
+            limits::CREDENTIALS,
+            limits::CREDENTIAL_REF_BYTES
+        ),
         format!("| clock skew | {} minutes |", limits::CLOCK_SKEW_SECONDS / 60),
         format!("| catalogue | {} KiB", limits::CATALOGUE_BYTES >> 10),
         format!("| bin | {} MiB |", limits::BIN_BYTES >> 20),

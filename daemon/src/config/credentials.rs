@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::error::bounded;
+use mcpfs_trust::limits::CREDENTIAL_REF_BYTES as REF_BYTES;
 use mcpfs_trust::name::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::value::Span;
 
-/// Longest name of a ref, bytes: a launch's row in the audit names all of them.
-pub(crate) const REF_BYTES: usize = 200;
 /// Words of a command.
 const WORDS: usize = 64;
 /// Bytes of a command.

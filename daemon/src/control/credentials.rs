@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mcpfs_trust::error::{Code, bounded};
+use mcpfs_trust::limits::CREDENTIALS;
 use mcpfs_trust::release::{Credential, Release};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,9 +27,7 @@ use crate::credentials::{Order, Receiver, Whom};
 use crate::launch::sets;
 use crate::site::Secrets;
 
-/// Credentials of one release: all of them are named in one row of the audit.
-const MOST: usize = 16;
-/// Bytes that they may take there.
+/// Bytes that all credentials of a release may take in its launch's row.
 const ROW_BYTES: usize = 7 << 10;
 /// Sources that are read for one user at a time, and for all.
 const PER_USER: usize = 4;
@@ -75,8 +74,10 @@ pub(super) fn granted(release: &Release, terms: Terms<'_>, sandboxed: bool) -> R
         });
         given.push(Given { reference: reference.clone(), env: env.clone(), file: file.clone(), descriptor });
     }
-    match given.len() > MOST || row(&given).to_string().len() > ROW_BYTES {
-        true => cannot(&format!("it needs more than {MOST} credentials, or their names are too long for one row")),
+    match given.len() > CREDENTIALS || row(&given).to_string().len() > ROW_BYTES {
+        true => {
+            cannot(&format!("it needs more than {CREDENTIALS} credentials, or their names are too long for one row"))
+        }
         false => Ok(given),
     }
 }
@@ -224,7 +225,7 @@ impl Desk {
                 Ok(Ok(Ok(memory))) => Ok(memory),
                 Ok(Ok(Err(refused))) => {
                     let code = if refused.caller { Code::PolicyRefused } else { Code::LaunchUnsupported };
-                    tracing::warn!(uid, why = refused.message, "a credential is not given");
+                    tracing::info!(uid, why = refused.message, "a credential is not given");
                     Err(Refused::new(code, &refused.message, refused.advice))
                 }
                 Ok(Err(error)) => match error.kind() {
@@ -234,8 +235,9 @@ impl Desk {
                     io::ErrorKind::WouldBlock if error.raw_os_error().is_none() => {
                         Err(failed("its source did not answer in time".to_owned()))
                     }
+                    // More than all turns together: readers of before have not ended.
                     io::ErrorKind::WouldBlock => {
-                        Err(Refused::fault(Fault::Busy, "too many credentials are being read", "try again in a moment"))
+                        Err(failed("too many sources are being read and do not answer".to_owned()))
                     }
                     io::ErrorKind::PermissionDenied => Err(Refused::new(
                         Code::PolicyRefused,

@@ -24,7 +24,7 @@ pub const ANSWER_BYTES: usize = 1 << 20;
 /// Deeds in one `record`, which is within [`REQUEST_BYTES`] then.
 pub const ACTS: usize = 50;
 /// Descriptors with one answer.
-pub const DESCRIPTORS: usize = 16;
+pub const DESCRIPTORS: usize = mcpfs_trust::limits::CREDENTIALS;
 /// Servers in one answer to `list`.
 pub const PAGE: usize = 100;
 

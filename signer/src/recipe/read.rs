@@ -334,12 +334,20 @@ fn credentials(reading: &mut Reading, node: &Node, field: &str) -> Option<Vec<Cr
 
 /// Hosts start nothing whose credentials replace something, be it another credential.
 fn clashes(credentials: &[Credential], launch: Option<&Launch>, reading: &mut Reading) {
+    if credentials.len() > limits::CREDENTIALS {
+        let at = reading.places.get("credentials[0]").copied().unwrap_or(Position::START);
+        reading.problem(at, "credentials", format!("more than {} items", limits::CREDENTIALS));
+    }
     for (index, one) in credentials.iter().enumerate() {
         let (field, before) = (format!("credentials[{index}]"), &credentials[..index]);
         let at = reading.places.get(&field).copied().unwrap_or(Position::START);
         if let Some(name) = one.env.as_ref().filter(|name| launch.is_some_and(|launch| launch.env.contains_key(*name)))
         {
             reading.problem(at, &field, format!("{name} is a variable of launch.env already"));
+        }
+        if one.reference.len() > limits::CREDENTIAL_REF_BYTES {
+            let most = limits::CREDENTIAL_REF_BYTES;
+            reading.problem(at, &format!("{field}.ref"), format!("longer than {most} bytes"));
         }
         let same = |other: &Credential| (&one.env, &one.file) == (&other.env, &other.file);
         if before.iter().any(same) {

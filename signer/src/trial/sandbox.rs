@@ -56,7 +56,7 @@ const HOME: &str = "/home/mcp";
 /// Bytes that the server may write, in each of its two places.
 const ROOM: &str = "268435456";
 /// What a server gets in place of a credential.
-const CREDENTIAL: &str = "mcpfs-trial-no-credential";
+pub(crate) const CREDENTIAL: &str = "mcpfs-trial-no-credential";
 /// Where it finds those that are files, as on a host.
 const CREDENTIALS: &str = "/run/credentials/mcpfs";
 /// Folders of a system, of which an old one has some as links.

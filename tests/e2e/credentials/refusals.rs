@@ -118,6 +118,51 @@ fn another_servers_stay_its_own() {
     vault.host.mcpfs(["explain", "thief"]).ok().says("is not for thief on this host");
 }
 
+/// One user's source that does not answer is in nobody's way but his own.
+pub(super) fn a_slow_source_of_another() {
+    let other = PG.replace("finance-dw/readonly", "slow");
+    let vault = Vault::new(Reads::Cached, &[("pg", PG), ("slow", &other)]);
+    let (value, begun, go) = (secret(), vault.host.path("begun"), vault.host.path("go"));
+    let file = vault.secret("pg", value.as_bytes());
+    let script =
+        vault.script("fetch", &format!("echo x >>{begun:?}; until [ -e {go:?} ]; do sleep 0.02; done; echo x"));
+    vault.host.drop_in(
+        "50-credentials",
+        &format!(
+            "[credentials.slow]\ncommand = [{script:?}]\ntimeout = \"8s\"\nservers = [\"slow\"]\n\
+             [credentials.\"finance-dw/readonly\"]\nfile = {file:?}\nservers = [\"pg\"]\n",
+        ),
+    );
+    let _mount = Mount::start(&vault.host);
+    let root = vault.host.path("root");
+    std::fs::create_dir(&root).unwrap();
+    let run = || Run::new(vault.run("slow")).env_clear().env("HOME", &root);
+    std::thread::scope(|scope| {
+        let slow: Vec<_> = (0..8).map(|_| scope.spawn(|| run().run())).collect();
+        let running = || std::fs::read_to_string(&begun).is_ok_and(|text| text.lines().count() >= 4);
+        wait_for("as many as one user may have read", || running().then_some(()));
+        std::os::unix::fs::chown(vault.host.home(), Some(65_534), Some(65_534)).unwrap();
+        let mut client = McpClient::start_with(as_user(&vault, "65534", "65534", ""));
+        client.initialize();
+        assert_eq!(digest(&mut client, "PGPASSWORD"), digest_of(&value));
+        std::fs::write(&go, "").unwrap();
+        for one in slow {
+            // On a busy machine some waited too long.
+            let ran = one.join().unwrap();
+            assert!([0, 77].contains(&ran.code) || ran.stderr.contains("initialize"), "{ran}");
+        }
+    });
+}
+
+/// The server started by somebody else.
+fn as_user(vault: &Vault, uid: &str, gid: &str, groups: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", uid, "--regid", gid]);
+    command.args(if groups.is_empty() { vec!["--clear-groups"] } else { vec!["--groups", groups] });
+    command.arg(vault.run("pg")).env_clear().env("HOME", vault.host.home()).env("PATH", "/usr/bin:/bin");
+    command
+}
+
 /// Debian's own groups, which have no members.
 const GROUP: &str = "games";
 
@@ -133,13 +178,7 @@ pub(super) fn only_members_of_its_groups() {
         let line = Run::new("getent").args(["group", name]).ok().stdout;
         line.split(':').nth(2).unwrap().to_owned()
     };
-    let user = |uid: &str, gid: &str, groups: &str| {
-        let mut command = std::process::Command::new("setpriv");
-        command.args(["--reuid", uid, "--regid", gid]);
-        command.args(if groups.is_empty() { vec!["--clear-groups"] } else { vec!["--groups", groups] });
-        command.arg(vault.run("pg")).env_clear().env("HOME", &home).env("PATH", "/usr/bin:/bin");
-        command
-    };
+    let user = |uid: &str, gid: &str, groups: &str| as_user(&vault, uid, gid, groups);
     let refused = |uid: &str, gid: &str, groups: &str| {
         let command = user(uid, gid, groups);
         let run = Run::new(command.get_program()).args(command.get_args()).env_clear().env("HOME", &home);

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use mcpfs_tests::author::Author;
 use mcpfs_tests::command::Run;
 use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::host::{Host, Reads};
@@ -20,6 +21,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.mounted("credentials::files_in_a_sandbox", files_in_a_sandbox);
     suite.plain("credentials::files_in_an_image", files_in_an_image);
     suite.plain("credentials::a_file_needs_a_sandbox", a_file_needs_a_sandbox);
+    suite.plain("credentials::a_trial_gives_worthless_ones", a_trial_gives_worthless_ones);
 }
 
 const FILE: &str = "  env: {PGPASSFILE: \"${CREDENTIALS}/pgpass\", OTHER: \"${CREDENTIAL}\"}\ncredentials:\n  \
@@ -94,4 +96,27 @@ fn a_file_needs_a_sandbox() {
     vault.host.drop_in("60-sandbox", "[policy]\nsandbox = \"required\"\n");
     vault.reload();
     McpClient::start(&vault.run("loose")).initialize();
+}
+
+/// Whoever tries a server out has no secrets of a host.
+fn a_trial_gives_worthless_ones() {
+    let author = Author::new();
+    author.bundle("pg", &fixture::hello_tree(&author.path(""), "1.0.0"));
+    let launch = "{command: bin/hello-mcp, env: {PGPASSFILE: \"${CREDENTIALS}/pgpass\"}}\ncredentials:\n  \
+                  - {file: pgpass, ref: dw/pgpass}\n  - {env: TOKEN, ref: dw/token}\nsandbox: {network: none}";
+    author.recipe("pg", "1.0.0", launch);
+    let worthless = digest_of("mcpfs-trial-no-credential");
+    for (place, value) in [
+        (json!({"variable": "TOKEN"}), worthless.clone()),
+        (json!({"file": "/run/credentials/mcpfs/pgpass"}), worthless),
+        (json!({"variable": "PGPASSFILE"}), digest_of("/run/credentials/mcpfs/pgpass")),
+    ] {
+        let call = ["--json", "--call", "digest", "--args"];
+        let checked = author.check("pg").arg("--run").args(call).arg(place.to_string()).ok().json();
+        assert_eq!(checked["trial"][0]["called"]["answer"], value, "{checked:#}");
+        let foreign = checked["findings"].to_string();
+        assert!(!foreign.contains("/run/credentials"), "what it is given is nothing of the host's: {foreign}");
+        let tried = author.mounting().args(["try", "servers/pg.yaml"]).args(call).arg(place.to_string()).ok().json();
+        assert_eq!(tried["trial"]["called"]["answer"], value, "{tried:#}");
+    }
 }
