@@ -1,6 +1,7 @@
 //! Credentials: from their source to the one server that may have them, and nowhere else.
 
 mod elsewhere;
+mod hung;
 mod refusals;
 mod sandboxed;
 mod vault;
@@ -45,6 +46,10 @@ pub(crate) fn register(suite: &mut Suite) {
     sandboxed::register(suite);
     if is_root() {
         elsewhere::register(suite);
+        suite.plain(
+            "credentials::a_source_that_hangs_is_in_nobody_elses_way",
+            hung::a_source_that_hangs_is_in_nobody_elses_way,
+        );
         suite.plain("credentials::a_slow_source_of_another", refusals::a_slow_source_of_another);
         suite.mounted("credentials::a_worker_that_dies_meanwhile", a_worker_that_dies_meanwhile);
     }
@@ -197,7 +202,10 @@ fn a_value_is_in_the_server_alone(reads: Reads) {
     let server = clients[1].pid();
     let limits = std::fs::read_to_string(format!("/proc/{server}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"], "{core}");
+    // Of 1: for a limit of 0 a handler (systemd-coredump) would be started all the same.
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "1", "bytes"], "{core}");
+    let filter = std::fs::read_to_string(format!("/proc/{server}/coredump_filter")).unwrap();
+    assert_eq!(filter.trim().trim_start_matches('0'), "", "an image would have some of its memory: {filter}");
     mcpfs_tests::proof::note("nowhere else");
 }
 

@@ -58,6 +58,7 @@ pub mod s3;
 pub mod scratch;
 pub mod servers;
 pub mod signing;
+pub mod silent;
 pub mod site;
 pub mod suite;
 pub mod terminal;

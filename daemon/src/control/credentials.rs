@@ -16,6 +16,7 @@ use mcpfs_trust::limits::CREDENTIALS;
 use mcpfs_trust::release::{Credential, Release};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use super::facts::CredentialFacts;
 use super::ops::Desk;
@@ -29,11 +30,10 @@ use crate::site::Secrets;
 
 /// Bytes that all credentials of a release may take in its launch's row.
 const ROW_BYTES: usize = 7 << 10;
-/// Sources that are read for one user at a time, and for all.
+/// Sources that are read for one user at a time, reads of one source, and of all for all.
 const PER_USER: usize = 4;
-const IN_ALL: usize = 16;
-/// How much longer than its source a reader may take, to be started on a busy host.
-const GRACE: Duration = Duration::from_secs(1);
+const PER_SOURCE: usize = 8;
+const IN_ALL: usize = 32;
 /// From the question on, until a launch is told that it takes too long: below the launcher's own patience.
 const LIMIT: Duration = Duration::from_secs(9);
 
@@ -128,30 +128,39 @@ pub(super) fn row(given: &[Given]) -> Value {
     given.iter().map(one).collect()
 }
 
-/// How many sources are being read, and for whom: a user with a slow one is in nobody's way but his own.
+/// How many sources are being read, which and for whom: a user or a source that is slow is in nobody else's way.
 #[derive(Debug)]
 pub(super) struct Turns {
     all: Arc<Semaphore>,
-    users: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    parts: Mutex<HashMap<Part, Arc<Semaphore>>>,
+}
+
+/// What has turns of its own.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Part {
+    User(u32),
+    Source(String),
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(IN_ALL)), users: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(IN_ALL)), parts: Mutex::default() }
     }
 }
 
 impl Turns {
-    async fn take(&self, uid: u32) -> Option<[OwnedSemaphorePermit; 2]> {
-        let own = {
-            let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever waits for nothing any more is forgotten.
-            users.retain(|_, turns| Arc::strong_count(turns) > 1);
-            Arc::clone(users.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(PER_USER))))
+    async fn take(&self, uid: u32, reference: &str) -> Option<[OwnedSemaphorePermit; 3]> {
+        let (user, source) = {
+            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            // What nobody waits for any more is forgotten.
+            parts.retain(|_, turns| Arc::strong_count(turns) > 1);
+            let mut of = |part, turns| Arc::clone(parts.entry(part).or_insert_with(|| Arc::new(Semaphore::new(turns))));
+            (of(Part::User(uid), PER_USER), of(Part::Source(reference.to_owned()), PER_SOURCE))
         };
-        // His own first: he must not wait with a place of all in his hand.
-        let own = own.acquire_owned().await.ok()?;
-        Some([own, Arc::clone(&self.all).acquire_owned().await.ok()?])
+        // The narrower first: nobody waits for his own with a place of all in his hand.
+        let user = user.acquire_owned().await.ok()?;
+        let source = source.acquire_owned().await.ok()?;
+        Some([user, source, Arc::clone(&self.all).acquire_owned().await.ok()?])
     }
 }
 
@@ -184,18 +193,23 @@ impl Desk {
             asked.push(self.read(peer.uid, order, Arc::clone(&connection)));
         }
         let end = tokio::time::Instant::from_std(begun + LIMIT);
-        let mut given = vec![];
-        // All at once: what one of them waits for is not added to the others.
-        let running: Vec<_> = asked.into_iter().map(|asking| self.daemon.runtime.spawn(asking)).collect();
-        for one in running {
+        // All at once: what one of them waits for is not added to the others. Whoever is told no waits for no turn.
+        let mut running = JoinSet::new();
+        for (number, asking) in asked.into_iter().enumerate() {
+            running.spawn_on(async move { (number, asking.await) }, &self.daemon.runtime);
+        }
+        let mut given = BTreeMap::new();
+        while !running.is_empty() {
             let too_slow =
                 || Refused::new(Code::TooSlow, "its credentials did not come in time", "try again in a moment");
-            let answered = tokio::time::timeout_at(end, one).await.map_err(|_| too_slow())?;
-            given.push(
-                answered.map_err(|_| Refused::fault(Fault::Internal, "the daemon failed at this", "see its log"))??,
-            );
+            let Some(one) = tokio::time::timeout_at(end, running.join_next()).await.map_err(|_| too_slow())? else {
+                break;
+            };
+            let failed = |_| Refused::fault(Fault::Internal, "the daemon failed at this", "see its log");
+            let (number, answered) = one.map_err(failed)?;
+            given.insert(number, answered?);
         }
-        Ok(given)
+        Ok(given.into_values().collect())
     }
 
     fn read(
@@ -206,8 +220,8 @@ impl Desk {
     ) -> impl Future<Output = Result<OwnedFd, Refused>> + Send + 'static {
         let (turns, secrets) = (Arc::clone(&self.turns), self.daemon.secrets.clone());
         async move {
-            let turn = turns.take(uid).await;
             let reference = order.reference.clone();
+            let turn = turns.take(uid, &reference).await;
             let reading = tokio::task::spawn_blocking(move || {
                 let outcome = read(&secrets, &order, &connection);
                 drop(turn);
@@ -235,10 +249,10 @@ impl Desk {
                     io::ErrorKind::WouldBlock if error.raw_os_error().is_none() => {
                         Err(failed("its source did not answer in time".to_owned()))
                     }
-                    // More than all turns together: readers of before have not ended.
-                    io::ErrorKind::WouldBlock => {
-                        Err(failed("too many sources are being read and do not answer".to_owned()))
-                    }
+                    // More than there are turns: readers of before have not ended.
+                    io::ErrorKind::WouldBlock => Err(failed(
+                        "its source, or another of yours, does not answer, and too many wait for it".to_owned(),
+                    )),
                     io::ErrorKind::PermissionDenied => Err(Refused::new(
                         Code::PolicyRefused,
                         &format!("user {uid} gets no credentials from this mount"),
@@ -259,7 +273,7 @@ fn read(
     order: &Order,
     connection: &OwnedFd,
 ) -> io::Result<Result<OwnedFd, crate::credentials::Refused>> {
-    let (receiver, reply) = Receiver::new(order.config.patience() + GRACE)?;
+    let (receiver, reply) = Receiver::new(order.patience())?;
     let mut own = None;
     match secrets {
         Secrets::Own => own = Some(order.start(connection.as_fd(), reply.as_fd())?),

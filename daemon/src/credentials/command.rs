@@ -73,6 +73,8 @@ pub(super) fn output(
         // ESRCH: all of it has ended.
         let _ = kill_process_group(group, Signal::KILL);
     }
+    // It can have left its group. With the group it has ended, or ends now, in any case.
+    child.kill().map_err(CommandError::Follow)?;
     let status = child.wait().map_err(CommandError::Follow)?;
     match heard.map_err(CommandError::Follow)? {
         Heard { bytes, .. } if bytes.len() > VALUE_BYTES => Ok(bytes),
@@ -173,6 +175,15 @@ mod tests {
         assert!(matches!(missing, Err(CommandError::Program(_))));
         let nobody = output(Path::new("/bin/true"), &[], Some("no-such-user"), Duration::from_secs(60));
         assert!(matches!(nobody, Err(CommandError::Account(_))));
+    }
+
+    /// What is sent to its group does not reach it.
+    #[test]
+    fn one_that_leaves_its_group_ends_in_time() {
+        let text = "setpgrp(0, getpgrp(getppid())) or exit 3; sleep 3600";
+        let args = ["-e".to_owned(), text.to_owned()];
+        let error = output(Path::new("/usr/bin/perl"), &args, None, Duration::from_secs(1));
+        assert!(matches!(error, Err(CommandError::TimedOut { .. })), "{error:?}");
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::config::CredentialConfig;
 
 /// Bytes of an order or an answer: a command with all of its words, twice.
 const BYTES: usize = 32 << 10;
+/// How much longer than its source a reader may take, to be started on a busy host.
+const GRACE: Duration = Duration::from_secs(1);
 /// Where systemd puts a service's credentials.
 pub(super) const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
@@ -64,6 +66,16 @@ pub(crate) struct Refused {
 type Answer = Result<(), Refused>;
 
 impl Order {
+    /// How long its answer is waited for.
+    pub(crate) fn patience(&self) -> Duration {
+        self.config.patience() + GRACE
+    }
+
+    /// How long its reader may run: somewhat longer, so that nobody who still waits sees it end.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.patience() + GRACE
+    }
+
     /// Starts a reader for whoever is at the other end of `connection`; it answers on `reply`. Neither waits.
     ///
     /// # Errors

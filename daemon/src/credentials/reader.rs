@@ -35,10 +35,20 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Leaves no image of this process behind, and lets nobody look into it.
+/// Leaves no image of this process behind, or of what it becomes, and lets nobody look into it.
+///
+/// A program that takes images (`core_pattern` with a pipe: systemd-coredump, apport) is started for a limit of 0,
+/// too; the kernel starts none for exactly 1, and no file is so short. Where a host's hard limit is 0 and so
+/// forbids 1, what the image has of this process's memory is nothing.
 pub(crate) fn without_traces() -> io::Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+    // Before the rest, by which the file becomes root's.
+    let empty = std::fs::write("/proc/self/coredump_filter", "0");
+    let limit = |bytes| setrlimit(Resource::Core, Rlimit { current: Some(bytes), maximum: Some(bytes) });
+    if limit(1).is_err() {
+        empty?;
+        limit(0)?;
+    }
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 fn read(order: &Order, connection: BorrowedFd<'_>) -> Result<File, Refused> {

@@ -166,11 +166,11 @@ impl Supervisor {
         let mut looked = Instant::now();
         loop {
             self.service.alive();
-            self.readers.reap();
+            let reading = self.readers.reap();
             let now = Instant::now();
             worker.excuse(now - looked, &mut self.served);
             let left = self.deadline(worker).saturating_duration_since(now);
-            let sleep = self.service.period().map_or(left, |period| period.min(left));
+            let sleep = [self.service.period(), reading].into_iter().flatten().fold(left, Duration::min);
             let [end, line, door] = worker.descriptors();
             // Without one, the worker's own stand for it: they are looked at anyway.
             let [other_end, other_line] = self.standby.descriptors().unwrap_or([end, line]);

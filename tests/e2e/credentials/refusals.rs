@@ -155,7 +155,7 @@ pub(super) fn a_slow_source_of_another() {
 }
 
 /// The server started by somebody else.
-fn as_user(vault: &Vault, uid: &str, gid: &str, groups: &str) -> std::process::Command {
+pub(super) fn as_user(vault: &Vault, uid: &str, gid: &str, groups: &str) -> std::process::Command {
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid", uid, "--regid", gid]);
     command.args(if groups.is_empty() { vec!["--clear-groups"] } else { vec!["--groups", groups] });
