@@ -141,13 +141,20 @@ impl Charge {
             return true;
         }
         let Some(mut offered) = self.offered.take() else { return !config };
+        match (config, trust) {
+            // What it refused may have failed half-way.
+            (false, _) => self.may_be_kept(offered),
+            (true, true) => {
+                self.perhaps = None;
+                self.in_force = offered;
+            }
+            (true, false) => {
+                offered.trust.clone_from(&self.in_force.trust);
+                self.in_force = offered;
+            }
+        }
         if config {
             self.problem = None;
-            match trust {
-                true => self.perhaps = None,
-                false => offered.trust.clone_from(&self.in_force.trust),
-            }
-            self.in_force = offered;
         }
         true
     }
@@ -156,8 +163,12 @@ impl Charge {
     /// Whether there was such an offer: then whoever was handed anything before does not know of it.
     pub(super) fn withdraw(&mut self) -> bool {
         let Some(offered) = self.offered.take() else { return false };
-        self.perhaps = offered.trust.ok().or(self.perhaps.take());
+        self.may_be_kept(offered);
         true
+    }
+
+    fn may_be_kept(&mut self, offered: Found) {
+        self.perhaps = offered.trust.ok().or(self.perhaps.take());
     }
 
     /// The path of a secret file: that of what was just offered, as whoever judges it needs it.
@@ -260,4 +271,74 @@ fn in_memory(offer: &Offer) -> io::Result<OwnedFd> {
     memory.write_all_at(&serde_json::to_vec(offer)?, 0)?;
     rustix::fs::fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(memory.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn write(dir: &tempfile::TempDir, root: &[u8]) {
+        std::fs::write(dir.path().join("trust.json"), root).unwrap();
+    }
+
+    /// Of a configuration in `dir`, with a trust root that was read.
+    fn charge(dir: &tempfile::TempDir) -> Charge {
+        write(dir, b"old");
+        let main = dir.path().join("mcpfs.toml");
+        let trust = dir.path().join("trust.json");
+        std::fs::write(&main, format!("trust = {trust:?}\n[registry]\nurl = \"http://localhost/\"\n")).unwrap();
+        let texts = Texts::read(&main).unwrap();
+        let config = texts.config().unwrap();
+        Charge::new(texts, &config, None)
+    }
+
+    /// The trust root in force, and the one that may be, as a worker is handed them.
+    fn handed(charge: &Charge) -> (Vec<u8>, Option<Vec<u8>>) {
+        let handed = Handed::of(&charge.for_worker().unwrap().into()).unwrap().unwrap();
+        (handed.trust.unwrap(), handed.perhaps)
+    }
+
+    fn offer(charge: &mut Charge, dir: &tempfile::TempDir, root: &[u8]) {
+        write(dir, root);
+        charge.offer().unwrap();
+    }
+
+    #[test]
+    fn what_was_offered_and_not_judged_may_have_been_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut charge = charge(&dir);
+        assert!(!charge.withdraw() && !charge.judged(false, true), "nothing was offered");
+        assert_eq!(handed(&charge), (b"old".to_vec(), None));
+        offer(&mut charge, &dir, b"one");
+        assert!(charge.withdraw());
+        assert_eq!(handed(&charge), (b"old".to_vec(), Some(b"one".to_vec())));
+        // The next worker says that it was.
+        assert!(charge.judged(false, true));
+        assert_eq!(handed(&charge), (b"one".to_vec(), None));
+        // What fails may have failed half-way.
+        offer(&mut charge, &dir, b"two");
+        assert!(charge.judged(false, false));
+        assert_eq!(handed(&charge), (b"one".to_vec(), Some(b"two".to_vec())));
+        offer(&mut charge, &dir, b"bad");
+        assert!(charge.judged(true, false), "all of it but the root");
+        assert_eq!(handed(&charge), (b"one".to_vec(), Some(b"two".to_vec())));
+        offer(&mut charge, &dir, b"three");
+        assert!(charge.judged(true, true));
+        assert_eq!(handed(&charge), (b"three".to_vec(), None));
+    }
+
+    /// systemd keeps it over the end of this process.
+    #[test]
+    fn what_is_kept_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = charge(&dir);
+        offer(&mut first, &dir, b"one");
+        first.withdraw();
+        let kept = Handed::of(&first.in_force().unwrap().into()).unwrap().unwrap();
+        let texts = Texts::read(&dir.path().join("mcpfs.toml")).unwrap();
+        let config = texts.config().unwrap();
+        assert_eq!(handed(&Charge::kept(kept.clone(), &config)), (b"old".to_vec(), Some(b"one".to_vec())));
+        assert_eq!(handed(&Charge::new(texts, &config, Some(kept))).1, Some(b"one".to_vec()));
+    }
 }
