@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::Run;
+use mcpfs_tests::disk::Disk;
 use mcpfs_tests::fixture::{self, Recipe};
 use mcpfs_tests::forge;
 use mcpfs_tests::host::{Host, Reads};
@@ -26,6 +27,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("withdrawal::shown_before_it_is_done", shown_before_it_is_done);
     if is_root() {
         suite.plain("withdrawal::who_ended_what_is_recorded", who_ended_what_is_recorded);
+        suite.plain("withdrawal::a_full_disk_holds_no_revocation_back", a_full_disk_holds_no_revocation_back);
         suite.plain("withdrawal::another_users_server_in_its_walls", another_users_server_in_its_walls);
     }
     suite.plain("withdrawal::a_revocation_ends_with_its_epoch_only", a_revocation_ends_with_its_epoch_only);
@@ -109,6 +111,43 @@ fn revoked_processes_are_found_and_ended(reads: Reads) {
     assert_eq!(pids(&host, &[]), [0_u64; 0]);
     host.mcpfs(["ps", "--revoked", "--kill"]).ok().says("no process of that is known");
     drop(running);
+}
+
+/// Whoever fills the disk of the state, and whatever becomes free of it, keeps no release that was revoked.
+fn a_full_disk_holds_no_revocation_back() {
+    let registry = Registry::new();
+    let versions: Vec<String> = (0..12).map(|minor| format!("1.{minor}.0")).collect();
+    for version in &versions {
+        registry.release(&registry.hello(version));
+    }
+    let site = Site::serve(&registry.site());
+    let host = Host::new(&registry.trust(), &site.url(), Reads::Cached);
+    let disk = Disk::at(host.path("state"), "60m");
+    let mount = Mount::start(&host);
+    host.refresh();
+    // So that the audit has room of its own from which it goes on.
+    for _ in 0..100 {
+        Run::new("cat").arg(host.at("hello/1.11.0/tree/README")).ok();
+    }
+    let mut followed = 0;
+    for (turn, version) in versions.iter().rev().take(10).enumerate() {
+        disk.fill("others");
+        assert_eq!(disk.free(), 0);
+        registry.publishing("revoke").arg("--publish").args([&format!("hello@{version}"), "--reason", "stolen"]).ok();
+        let ran = host.mcpfs(["refresh"]).run();
+        let read = std::fs::read(host.at(&format!("hello/{version}/tree/README")));
+        // Sooner or later the audit has no room either, and then nothing is opened at all.
+        followed += usize::from(ran.code == 0);
+        let refused = [libc::EACCES, libc::EIO].contains(&errno(read));
+        assert!(refused && followed > 0, "turn {turn}: {ran}\n{}", mount.log());
+    }
+    // And a start knows them without the site.
+    drop(site);
+    mount.stop();
+    std::fs::remove_file(disk.path().join("others")).unwrap();
+    let _mount = Mount::start(&host);
+    assert_eq!(errno(std::fs::read(host.at(&format!("hello/{}/tree/README", versions[11])))), libc::EACCES);
+    host.mcpfs(["explain", &format!("hello@{}", versions[11])]).run().says("Revoked");
 }
 
 /// Neither is taken back, so who types one at night sees what it does, and nothing is done by half a command.

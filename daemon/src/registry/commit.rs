@@ -67,7 +67,9 @@ impl Registry {
             note(decided, &mut writes);
         }
         self.record(rows).await?;
-        let revoked = writes.revoked.clone();
+        // They hold from here on, whether or not they can be kept.
+        let revoked = writes.revoked.iter().cloned().map(|(name, version, reason)| ((name, version), reason));
+        self.0.revoked.write().unwrap_or_else(PoisonError::into_inner).extend(revoked);
         let slots = match self.0.state.known_slots(&writes)? {
             Some(slots) => slots,
             None => {
@@ -75,9 +77,6 @@ impl Registry {
                 blocking(move || registry.0.state.commit(&writes)).await?
             }
         };
-        let mut known = self.0.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        known.extend(revoked.into_iter().map(|(name, version, reason)| ((name, version), reason)));
-        drop(known);
 
         let mut slots = slots.into_iter();
         let servers: Vec<_> = batch.into_iter().filter_map(|decided| server(decided, &mut slots)).collect();

@@ -12,10 +12,13 @@
 //! on, by their path in the site, so that a host can restart without a network. They are
 //! verified when they are read like anything fetched. Only their availability matters.
 //!
+//! On a full disk it goes on for a while, in `room` of its own.
+//!
 //! Rejected: JSON files with rename (no transaction over several of them); one database with
 //! the audit (its retention, export and erasure are other people's business).
 
 mod look;
+mod room;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -31,8 +34,10 @@ use mcpfs_trust::name::{RegistryName, ServerName, Version};
 use mcpfs_trust::root::TrustRoot;
 use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{Floor, Seen, SeenTrust};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
+use self::room::Room;
 pub(super) use self::writes::release_key;
 pub use self::writes::{SlotKind, Writes};
 use self::writes::{put_admitted, put_documents};
@@ -141,7 +146,11 @@ pub struct Known {
 
 /// The open store. One connection; every call is short.
 #[derive(Debug)]
-pub struct State(Mutex<Connection>);
+pub struct State {
+    // Dropped before the other.
+    connection: Mutex<Connection>,
+    room: Option<Room>,
+}
 
 impl State {
     /// Opens or creates `state.db` in `directory`, which is created 0700 if missing.
@@ -156,11 +165,11 @@ impl State {
         match connect(&path) {
             // An empty file is a valid database to SQLite, and a lost state to us.
             Ok((connection, made)) => {
-                Ok((Self(Mutex::new(connection)), if made { Opened::Created } else { Opened::Kept }))
+                Ok((Self::with_room(connection, &path), if made { Opened::Created } else { Opened::Kept }))
             }
             Err(StateError::Sqlite(error)) if is_damage(&error) => {
                 let aside = move_aside(directory)?;
-                Ok((Self(Mutex::new(connect(&path)?.0)), Opened::Damaged(aside)))
+                Ok((Self::with_room(connect(&path)?.0, &path), Opened::Damaged(aside)))
             }
             Err(error) => Err(error),
         }
@@ -174,6 +183,8 @@ impl State {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let look = || {
             let connection = Connection::open_with_flags(directory.join("state.db"), flags)?;
+            // The log would go, and its room on the disk with it.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
         };
         match look() {
@@ -184,8 +195,17 @@ impl State {
         }
     }
 
+    fn with_room(connection: Connection, path: &Path) -> Self {
+        Self { connection: Mutex::new(connection), room: Room::of(path) }
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After something was written.
+    fn take_room(&self) {
+        self.room.iter().for_each(Room::take);
     }
 
     /// The trust root used last for `registry`.
@@ -266,7 +286,9 @@ impl State {
         )?;
         put_documents(&transaction, documents)?;
         put_admitted(&transaction, left_behind)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.take_room();
+        Ok(())
     }
 
     /// A file of the site, as it was fetched.
@@ -359,7 +381,7 @@ pub fn seen_revocations(directory: &Path) -> Result<HashMap<(ServerName, Version
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(directory.join("state.db"), flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    State(Mutex::new(connection)).revoked()
+    State { connection: Mutex::new(connection), room: None }.revoked()
 }
 
 /// The open store, and whether it held nothing before.

@@ -117,6 +117,7 @@ impl State {
         put_documents(&transaction, &writes.documents)?;
         let slots = writes.slots.iter().map(|(kind, key)| slot(&transaction, *kind, key)).collect::<Result<_, _>>()?;
         transaction.commit()?;
+        self.take_room();
         Ok(slots)
     }
 }
