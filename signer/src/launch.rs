@@ -4,7 +4,7 @@
 //! nobody is asked: what is signed is the whole launch. So each value has to be known now, each
 //! secret has to be a credential that host configuration grants, and what is left open is a
 //! problem for the reviewer and not a guess. What comes out is a plain
-//! [`Launch`](mcpfs_trust::release::Launch), shown as the YAML that a recipe would say it with.
+//! [`Launch`], shown as the YAML that a recipe would say it with.
 //!
 //! Nothing here decides: a recipe's own launch always wins, and signing derives again from the
 //! artefact what a check derived.

@@ -60,7 +60,7 @@ struct Document<T> {
 impl Gate {
     /// The files that are named; else those beside the `servers` folder of `recipe`, if they are
     /// there. A file that cannot be read, or says something wrong, becomes findings of
-    /// [`Gate::check`]: it is never passed over.
+    /// `Gate::check`: it is never passed over.
     pub fn load(recipe: Option<&Path>, policy: Option<&Path>, waivers: Option<&Path>) -> Self {
         let beside =
             |name: &str| recipe.and_then(beside_servers).map(|folder| folder.join(name)).filter(|path| is_there(path));

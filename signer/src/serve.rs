@@ -2,11 +2,11 @@
 //!
 //! It watches one protected branch and brings one site to what stands there. A webhook, a hint
 //! or the clock only wakes it; what it signs follows from what it fetched itself, what the forge
-//! answers, and what it computes ([`pass`]). So there is no queue to lose, to forge or to double:
+//! answers, and what it computes (`pass`). So there is no queue to lose, to forge or to double:
 //! the work that is left is always the difference between the branch and the site, and after a
 //! crash at any moment the next pass finds the rest of it.
 //!
-//! One thread works, one answers HTTP and hears signals; they meet in [`Shared`]. SIGTERM lets
+//! One thread works, one answers HTTP and hears signals; they meet in `Shared`. SIGTERM lets
 //! the release in hand end; SIGHUP reads configuration and secrets again, and keeps the old ones
 //! if the new ones are wrong. systemd, where it is the parent, is told when this listens, and
 //! after each pass how it stands.

@@ -7,7 +7,7 @@
 //! deadline of its own, and one that does not come back is itself a finding.
 //!
 //! Rules about the host that this host may not show (SELinux, fapolicyd, hidepid) are pure
-//! functions of the files they are read from ([`host`], [`walls`]), tested on such files.
+//! functions of the files they are read from (`host`, `walls`), tested on such files.
 //!
 //! [`Check::code`] is public: monitoring and tickets name it, docs/operating.md lists it.
 

@@ -373,7 +373,7 @@ impl Registry {
     /// Waits until the mount shows this snapshot or a later one, if there is a mount: who changed
     /// something and looks next must not find what the kernel remembers from before.
     ///
-    /// Waits no longer than the kernel remembers, [`KEPT`].
+    /// Waits no longer than the kernel remembers, `KEPT`.
     pub async fn shown(&self) {
         let wanted = self.snapshot().generation;
         let mut shown = self.0.shown.subscribe();

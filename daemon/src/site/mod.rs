@@ -12,7 +12,7 @@
 //! next one as a failed connection: the check is part of the read. A cache on the way may
 //! keep a torn copy, so a mirror whose bytes failed the check is asked once more with
 //! `Cache-Control: no-cache` before it counts as wrong. What servers ask of us (`Retry-After`,
-//! entity tags) is in [`courtesy`].
+//! entity tags) is in `courtesy`.
 //!
 //! Rejected: racing two mirrors (doubles everybody's load for the sake of the worst second),
 //! and Range requests (chunks are small enough, and plain objects pass through every cache).

@@ -2,8 +2,8 @@
 //!
 //! It is root, mounts, and keeps what must outlive a crash: the `/dev/fuse` descriptor, the
 //! backing ids that the kernel reads from, and the socket that launches ask. It has no network,
-//! reads no file but the host's own configuration, which it hands to its workers ([`charge`]), and
-//! parses nothing but that and messages of one fixed size ([`wire`]). All the rest is the *worker*: the same program again, as a user
+//! reads no file but the host's own configuration, which it hands to its workers (`charge`), and
+//! parses nothing but that and messages of one fixed size (`wire`). All the rest is the *worker*: the same program again, as a user
 //! without rights ([`crate::worker`]), which fetches, verifies, decides and answers the kernel.
 //!
 //! **A worker that dies is replaced on the same mount.** Requests meanwhile wait in the kernel;

@@ -4,7 +4,7 @@
 //! a parser must not become root's. So before the first of those bytes it has given up what it had:
 //! it is another user without a capability, cannot gain any, sees of the host's files only what it
 //! needs ([`confine`]), and the kernel refuses it every call that it has no use for
-//! ([`calls`]). What it still needs root for, mounting and backing ids, it asks the
+//! (`calls`). What it still needs root for, mounting and backing ids, it asks the
 //! supervisor for ([`Link`]), which gives it no more than a worker of this kind needs.
 //!
 //! It starts as root, for long enough to read what belongs to root alone: configuration, trust

@@ -6,7 +6,7 @@
 //! look is taken at the published release, and the difference is shown with a file and a line.
 //! The unit is the package, not the file: files move from version to version.
 //!
-//! The look is for the markers of [`markers`], a documented table for each language, outside of
+//! The look is for the markers of `markers`, a documented table for each language, outside of
 //! comments; of ELF files it takes the imported symbols. It is no proof of absence: code that
 //! wants to hide can build every name at run time. What such code looks like is the business of
 //! patterns. What could not be looked at (too large, too much) is said.

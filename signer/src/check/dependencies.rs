@@ -4,7 +4,7 @@
 //! Lists come from what package managers and compilers leave behind: `node_modules/.package-lock.json`
 //! (what was installed), else `package-lock.json` or `npm-shrinkwrap.json` beside it; `yarn.lock` and
 //! `pnpm-lock.yaml`; `METADATA` in `*.dist-info` and `PKG-INFO` in `*.egg-info`; `Cargo.lock`, `uv.lock`
-//! and `poetry.lock`; `go.mod` and `go.sum`; and what programs say they were built from ([`programs`]). These are claims of the artefact about itself.
+//! and `poetry.lock`; `go.mod` and `go.sum`; and what programs say they were built from (`programs`). These are claims of the artefact about itself.
 //! A package below `node_modules` that no lockfile names is told apart, and a file that cannot be
 //! read is a finding: a list with a hole must not look like a short list. Everything is bounded
 //! before it is parsed.

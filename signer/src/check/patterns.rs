@@ -2,7 +2,7 @@
 //!
 //! The rules are YARA, which security teams have and can write: a set of our own, documented in
 //! docs/patterns.md and built in, and any folders that are named. The engine is a program of its
-//! own, `mcpfs-yara` ([`engine`]), for it takes minutes to build and reads hostile files with a
+//! own, `mcpfs-yara` (`engine`), for it takes minutes to build and reads hostile files with a
 //! compiler inside. A match is a finding with the rule, the file and the line; how much it weighs
 //! is said by the rule's own `severity`.
 //!

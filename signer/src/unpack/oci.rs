@@ -5,7 +5,7 @@
 //! then read, whether it has just been fetched or lay in staging: nobody has to be believed. Each
 //! layer is a tar, read as strictly as any other (what is ambiguous in it is refused), and its
 //! uncompressed bytes must have the digest that the config says. How layers cover each other is
-//! [`overlay`]'s matter.
+//! `overlay`'s matter.
 
 mod layer;
 mod overlay;

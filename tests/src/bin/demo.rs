@@ -27,6 +27,10 @@ use serde_json::json;
 fn main() {
     scratch::usual_umask();
     let dir = std::env::args_os().nth(1).map(PathBuf::from);
+    if dir.as_ref().is_some_and(|dir| dir.as_os_str().as_encoded_bytes().starts_with(b"-")) {
+        eprintln!("usage: mcpfs-demo [FOLDER]    (it is made anew; target/demo without one)");
+        std::process::exit(2);
+    }
     let dir = dir.unwrap_or_else(|| scratch::repository().join("target/demo"));
     // What an interrupted demo left behind.
     let mcp = dir.read_link().unwrap_or_else(|_| dir.clone()).join("host/mcp");
@@ -38,6 +42,11 @@ fn main() {
         drop(fs::remove_dir_all(elsewhere));
         fs::remove_file(&dir).expect("target/demo is ours");
     } else if dir.exists() {
+        let is_empty = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
+        if !is_empty && !dir.join("host").is_dir() {
+            eprintln!("{} is no folder of an earlier demo: name an empty one", dir.display());
+            std::process::exit(2);
+        }
         fs::remove_dir_all(&dir).expect("target/demo is ours");
     }
     fs::create_dir_all(&dir).expect("target/ is ours");
