@@ -28,6 +28,7 @@ pub(crate) fn register(suite: &mut Suite) {
         ),
         a_clock_decades_ahead,
     );
+    suite.plain("retention::a_forged_caller_stays", a_forged_caller_stays);
     suite.plain("retention::killed_in_the_middle", killed_in_the_middle);
     suite.plain("retention::what_was_moved_aside_goes_too", what_was_moved_aside_goes_too);
 }
@@ -171,6 +172,58 @@ fn a_clock_decades_ahead(reads: Reads) {
     let after = seqs(host);
     assert!(after.starts_with(&before) && numbers(host, "SELECT last_seq FROM cut").is_empty(), "{after:?}");
     proof::note("all rows are there");
+    mount.stop();
+    host.mcpfs(["audit", "verify"]).ok();
+}
+
+/// Whoever can write the file puts another's name beside a launch, and waits for retention to take the evidence away.
+fn a_forged_caller_stays() {
+    let world = World::new(Reads::Cached);
+    let host = &world.host;
+    host.set_clock("+0");
+    let mount = Mount::start(host);
+    host.refresh();
+    let mut client = McpClient::start(&world.run("hello"));
+    client.initialize();
+    Run::new("cat").arg(host.at(README)).ok();
+    let last_launch = "FROM event WHERE event = 'launch' ORDER BY seq DESC LIMIT 1";
+    let [caller] = numbers(host, &format!("SELECT caller {last_launch}"))[..] else { panic!("no launch") };
+    let [launch] = numbers(host, &format!("SELECT seq {last_launch}"))[..] else { panic!("no launch") };
+    let [first] = numbers(host, &format!("SELECT min(seq) FROM event WHERE caller = {caller}"))[..] else { panic!() };
+    let named = |name: &str| {
+        let store = rusqlite::Connection::open(host.audit_db()).unwrap();
+        store.busy_timeout(mcpfs_tests::scratch::PATIENCE).unwrap();
+        let before = "SELECT user_name FROM caller WHERE caller = ?1";
+        let before: String = store.query_row(before, [caller], |row| row.get(0)).unwrap();
+        let changed = store.execute("UPDATE caller SET user_name = ?1 WHERE caller = ?2", (name, caller)).unwrap();
+        assert_eq!(changed, 1);
+        before
+    };
+    let name = named("mallory");
+    let altered = format!("caller {caller} altered");
+    host.mcpfs(["audit", "verify"]).exits(4).says(&altered);
+    let evidence: Vec<i64> = seqs(host).into_iter().filter(|seq| *seq >= first).collect();
+
+    days_pass(&world, 401);
+    wait_for("status to say that rows stay", || host.mcpfs(["status"]).ok().stdout.contains(&altered).then_some(()));
+    let (state, found) = doctor(host);
+    assert!(state == "wrong" && found.contains(&altered), "{state} {found}");
+    let left = seqs(host);
+    assert!(evidence.iter().all(|seq| left.contains(seq)), "{evidence:?} of {left:?}");
+    // Nothing is told anew in the forged name.
+    let carried = "SELECT count(*) FROM event WHERE event = 'cut' AND launch IS NOT NULL";
+    assert_eq!(numbers(host, carried), [0]);
+    host.mcpfs(["audit", "verify"]).exits(4).says(&altered);
+
+    // Put right, it goes like any other, and the server that still runs is known.
+    assert_eq!(named(&name), "mallory");
+    host.mcpfs(["audit", "verify"]).ok();
+    keep(host, "399d");
+    mount.reload();
+    wait_for("old rows to go", || (seqs(host)[0] > launch).then_some(()));
+    assert_eq!(numbers(host, carried), [1]);
+    host.mcpfs(["ps"]).ok().says(&client.pid().to_string()).says("hello");
+    drop(client);
     mount.stop();
     host.mcpfs(["audit", "verify"]).ok();
 }

@@ -5,7 +5,8 @@
 //! moment, however this process ends, what is there is whole: the seals begin where the newest cut says, and that cut is
 //! vouched for by a sealed row. Numbers never start again, since that row is there when all others are gone.
 //!
-//! Rows are compared with their seal before they go. Where they do not fit, nothing goes: that is evidence.
+//! Before rows go, they are compared with their seal, and the callers, releases and boots that they name with their
+//! commitments. Where something does not fit, nothing goes: that is evidence.
 //!
 //! A row's time is what a clock said that may have been wrong. A seal is as old as the youngest plausible time in it; one
 //! that has none (before there was mcpfs, or after now) is as old as the next one that has, since it was made before that.
@@ -50,7 +51,7 @@ pub struct Removed {
     pub rows: u64,
     /// Whether there may be more.
     pub more: bool,
-    /// What of it does not fit its seal, and so stays.
+    /// What does not fit its seal or its commitment, and so stays.
     pub unfit: Option<String>,
 }
 
@@ -112,6 +113,7 @@ pub(super) fn plan(conn: &Connection, cutoff: &Cutoff) -> rusqlite::Result<Plan>
     let (base, mut hash) = base(conn)?;
     let mut ages = Ages { conn, until_us: now_us(), next: None };
     let mut events = conn.prepare_cached(&verify::events_of_a_seal())?;
+    let mut named = verify::Named::new(conn)?;
     let mut seals = conn.prepare_cached(verify::SEALS)?;
     let mut seals = seals.query([])?;
     let mut plan = Plan::default();
@@ -132,6 +134,9 @@ pub(super) fn plan(conn: &Connection, cutoff: &Cutoff) -> rusqlite::Result<Plan>
             verify::linked(seal, last, &hash, &mut found);
             if found.intact() {
                 verify::group(&mut events, seal, &mut found)?;
+            }
+            if found.intact() {
+                named.by(seal.first, seal.last, &mut found)?;
             }
         }
         match (seal, found.findings.into_iter().next()) {
@@ -261,7 +266,18 @@ impl Gone {
                       ON same.host = own.host AND same.started_us = own.started_us
                       WHERE own.boot = (SELECT boot FROM event ORDER BY seq LIMIT 1)";
         let oldest: Option<i64> = tx.prepare_cached(oldest)?.query_row([], |row| row.get(0))?;
-        if tx.prepare_cached("DELETE FROM boot WHERE boot < ?1")?.execute([oldest.unwrap_or(0)])? > 0 {
+        let mut before = tx.prepare_cached("SELECT boot FROM boot WHERE boot < ?1")?;
+        let before: Vec<i64> =
+            before.query_map([oldest.unwrap_or(0)], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let mut named = verify::Named::new(tx)?;
+        let mut deleted = false;
+        for boot in before {
+            // One that no row named was not looked at yet.
+            if named.boot_fits(boot)? {
+                deleted |= tx.prepare_cached("DELETE FROM boot WHERE boot = ?1")?.execute([boot])? > 0;
+            }
+        }
+        if deleted {
             let unused = "DELETE FROM host WHERE NOT EXISTS (SELECT 1 FROM boot AS b WHERE b.host = host.host)";
             tx.prepare_cached(unused)?.execute([])?;
         }

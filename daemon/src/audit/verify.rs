@@ -16,16 +16,17 @@ use std::str::FromStr;
 use mcpfs_trust::digest::Digest;
 use mcpfs_trust::time::Timestamp;
 use rusqlite::Connection;
-use rusqlite::types::ValueRef;
 
 pub use self::cuts::Cut;
 pub(crate) use self::cuts::moment;
+pub(super) use self::named::Named;
 use super::event::clean;
 use super::retain;
 use super::seal::{ENCODING, LEAF_BYTES, Row, Seal, heads, root};
 use super::{AuditError, schema};
 
 mod cuts;
+mod named;
 
 /// Findings told one by one, at most; the rest is counted.
 const FINDINGS: usize = 100;
@@ -107,7 +108,7 @@ pub fn verify(path: &Path, anchors: &[Anchor]) -> Result<Verification, AuditErro
 fn check(conn: &Connection, anchors: &[Anchor]) -> rusqlite::Result<Verification> {
     let mut found = Verification::default();
     tables_and_views(conn, &mut found)?;
-    commitments(conn, &mut found)?;
+    named::check(conn, &mut found)?;
     found.cut = cuts::check(conn, &mut found)?;
     chain(conn, anchors, &mut found)?;
     Ok(found)
@@ -135,39 +136,6 @@ fn tables_and_views(conn: &Connection, found: &mut Verification) -> rusqlite::Re
     // An index or view of the administrator's own does no harm.
     for (kind, name) in present.into_keys().filter(|(kind, _)| kind == "trigger" || kind == "table") {
         found.finding(format!("{kind} {} is not part of the schema", clean(&name, 100)));
-    }
-    Ok(())
-}
-
-/// Rows that events refer to must be what their commitment says.
-fn commitments(conn: &Connection, found: &mut Verification) -> rusqlite::Result<()> {
-    let boots = "SELECT b.boot, b.commitment, h.machine_id, h.name, b.boot_uuid, b.started_us, b.daemon, b.kernel, b.reads,
-                 b.trust_version, b.trust_sha256, b.config_sha256 FROM boot AS b LEFT JOIN host AS h ON h.host = b.host";
-    let releases = "SELECT release, commitment, registry, server_name, version, artefact_sha256, tree_sha256,
-                    statement_sha256, key_ids, maintainer, data_classification, lawful_basis, scope, reviewed_at, reviewers,
-                    repository, commit_id, pull_request, status FROM release";
-    let callers =
-        "SELECT caller, commitment, salt, user_id, user_name, login_uid, request_uid, group_id, process, host_app,
-                   unit FROM caller";
-    for (table, sql) in [("boot", boots), ("release", releases), ("caller", callers)] {
-        let mut statement = conn.prepare(sql)?;
-        let columns = statement.column_count();
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let number: i64 = row.get(0)?;
-            let values = (2..columns).map(|column| row.get_ref(column)).collect::<rusqlite::Result<Vec<_>>>()?;
-            if table == "caller" && values.iter().all(|value| *value == ValueRef::Null) {
-                found.erased += 1;
-                continue;
-            }
-            let mut encoded = Row::of(table);
-            for value in values {
-                encoded.column(value);
-            }
-            if row.get_ref(1)? != ValueRef::Blob(encoded.commitment().as_bytes()) {
-                found.finding(format!("{table} {number} altered: what rows say by naming it may be false"));
-            }
-        }
     }
     Ok(())
 }

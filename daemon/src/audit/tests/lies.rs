@@ -156,3 +156,79 @@ fn numbers_that_nobody_writes_are_no_fault_of_ours() {
         assert_eq!(matches!(opened, Err(AuditError::Damaged { .. })), last > 0, "{opened:?}");
     }
 }
+
+/// A row's seal vouches for the commitments of whom and what it names; what stands beside those may be forged.
+#[test]
+fn rows_that_name_what_was_altered_stay() {
+    for (lie, says, stays) in [
+        ("UPDATE caller SET user_name = 'mallory' WHERE user_name = 'user-2'", "caller 3 altered", 3),
+        ("UPDATE caller SET user_name = NULL WHERE user_name = 'user-2'", "caller 3 altered", 3),
+        ("UPDATE caller SET salt = NULL WHERE user_name = 'user-0'", "caller 1 altered", 1),
+        ("UPDATE release SET server_name = 'harmless'", "release 1 altered", 1),
+        ("UPDATE release SET statement_sha256 = NULL", "release 1 altered", 1),
+        ("UPDATE boot SET daemon = '9.9.9'", "boot 1 altered", 1),
+        ("UPDATE host SET name = 'elsewhere'", "boot 1 altered", 1),
+        // With a commitment that suits the lie, or without the row, the seal does not fit.
+        ("UPDATE caller SET user_name = 'mallory', commitment = randomblob(32) WHERE caller = 2", "row 2 altered", 2),
+        ("DELETE FROM caller WHERE caller = 2", "row 2 altered", 2),
+    ] {
+        let dir = Dir::new();
+        let path = dir.db();
+        let old = now_us() - 9 * DAY_US;
+        dated(&path, 4, |_| old);
+        Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = OFF; {lie}")).unwrap();
+        let before = verify(&path, &[]).unwrap().findings;
+        let mut open = store(&path);
+        for round in 0..2 {
+            let removed = open.remove(&all()).unwrap();
+            let gone = if round == 0 { stays - 1 } else { 0 };
+            assert_eq!((removed.rows, removed.more), (gone as u64, false), "{lie}");
+            let unfit = removed.unfit.unwrap();
+            assert!(unfit.starts_with(says) && unfit.contains("it is evidence"), "{lie}: {unfit}");
+        }
+        drop(open);
+        let told = if stays > 1 { vec![5] } else { vec![] };
+        assert_eq!(seqs(&path), [(stays..=4).collect(), told].concat(), "{lie}");
+        // All that it found before, it finds now.
+        let after = verify(&path, &[]).unwrap().findings;
+        assert!(before.iter().all(|finding| after.contains(finding)), "{lie}: {before:?}, then {after:?}");
+    }
+}
+
+#[test]
+fn what_still_runs_is_not_told_in_a_forged_name() {
+    let dir = Dir::new();
+    let path = dir.db();
+    let own = Caller { user_name: Some("alice".to_owned()), ..Caller::of(std::process::id(), 1001, 100) };
+    let mut open = store(&path);
+    for caller in [alice(), own] {
+        open.append(&[&AuditEvent { caller, ..launch() }]).unwrap();
+    }
+    drop(open);
+    let old = now_us() - 9 * DAY_US;
+    redate(&path, |_| old);
+    Connection::open(&path).unwrap().execute_batch("UPDATE caller SET user_name = 'mallory' WHERE caller = 2").unwrap();
+    let mut open = store(&path);
+    assert_eq!(open.remove(&all()).unwrap().rows, 1);
+    drop(open);
+    let told = "SELECT count(*) FROM event WHERE event = 'cut' AND launch IS NOT NULL";
+    assert_eq!((column::<i64>(&path, told), seqs(&path)), (vec![0], vec![2, 3]));
+}
+
+/// The daemon starts, and nothing happens: a boot without rows, which goes when those before it go.
+#[test]
+fn a_boot_without_rows_stays_too_if_it_was_altered() {
+    for (lie, left) in [("", vec![3]), ("UPDATE boot SET daemon = '9.9.9' WHERE boot = 2", vec![2, 3])] {
+        let dir = Dir::new();
+        let path = dir.db();
+        let old = now_us() - 9 * DAY_US;
+        dated(&path, 2, |_| old);
+        drop(store(&path));
+        Connection::open(&path).unwrap().execute_batch(lie).unwrap();
+        let mut open = store(&path);
+        assert_eq!(open.remove(&all()).unwrap().rows, 2);
+        drop(open);
+        assert_eq!(column::<i64>(&path, "SELECT boot FROM boot ORDER BY boot"), left);
+        assert_eq!(verify(&path, &[]).unwrap().intact(), lie.is_empty());
+    }
+}
