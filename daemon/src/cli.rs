@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{self, CommandError, Door};
-use crate::config::{self, CacheConfig, Config, Texts};
+use crate::config::{self, CacheConfig, Config, CredentialConfig, Texts};
 use crate::daemon::refused;
 use crate::refusal::with_cause;
 use crate::refusal::{Exit, Refusal};
@@ -243,8 +243,8 @@ fn who_uses(global: &Global, options: &commands::who_uses::WhoUses) -> ExitCode 
 
 fn check_config(global: &Global) -> Exit {
     let read = Texts::read(&global.file()).and_then(Texts::with_groups);
-    let config = match read.and_then(|texts| texts.config()) {
-        Ok(config) => config,
+    let (texts, config) = match read.and_then(|texts| texts.config().map(|config| (texts, config))) {
+        Ok(read) => read,
         Err(error) => {
             eprintln!("mcpfs: {}", with_cause(&error));
             return Exit::Usage;
@@ -280,11 +280,12 @@ fn check_config(global: &Global) -> Exit {
         .credentials
         .iter()
         .filter_map(|(reference, entry)| {
-            Some(format!("credentials.{reference}: {}", crate::credentials::usable(entry).err()?))
+            let crate::credentials::Unusable { key, why } = crate::credentials::usable(entry).err()?;
+            Some(texts.mistake(format!("credentials.{reference}.{key}: {why}")).to_string())
         })
         .collect();
     for problem in &unusable {
-        eprintln!("mcpfs: {}: {problem}", config.file.display());
+        eprintln!("mcpfs: {problem}");
     }
     if !unusable.is_empty() {
         return Exit::Usage;
@@ -294,14 +295,14 @@ fn check_config(global: &Global) -> Exit {
         let facts = serde_json::json!({
             "config": config.file, "trust": config.trust, "registry": root.registry, "trust_version": root.version,
             "mirrors": mirrors, "mount": config.mount.at, "pins": config.pins.by_name.len(),
-            "access": config.access.facts(), "retention": {"audit": config.retention.audit.to_string()},
+            "access": config.access.facts(), "credentials": credential_facts(&config), "retention": {"audit": config.retention.audit.to_string()},
             "cache": {"dir": config.cache.dir, "quota": config.cache.quota, "keep_free": config.cache.keep_free},
         });
         println!("{facts:#}");
     } else if global.quiet == 0 {
         println!(
             "{}: ok\n  registry  {} (trust root version {}, {} keys)\n  site      {}\n  mount     {}\n  cache     {}\n  \
-             pins      {}\n  access    {}\n  audit     kept {}",
+             pins      {}\n  access    {}\n  refs      {}\n  audit     kept {}",
             config.file.display(),
             root.registry,
             root.version,
@@ -311,10 +312,26 @@ fn check_config(global: &Global) -> Exit {
             cache_words(&config.cache),
             config.pins.by_name.len(),
             config.access,
+            credential_words(&config),
             config.retention.audit,
         );
     }
     Exit::Ok
+}
+
+/// Which credentials this host has sources for, and for whom.
+fn credential_facts(config: &Config) -> serde_json::Value {
+    let fact = |(reference, entry): (&String, &CredentialConfig)| {
+        let (source, servers) = (entry.source.key(), &entry.servers);
+        serde_json::json!({"ref": reference, "source": source, "servers": servers, "groups": entry.groups})
+    };
+    config.credentials.iter().map(fact).collect()
+}
+
+/// The same in a line.
+fn credential_words(config: &Config) -> String {
+    let words: Vec<_> = config.credentials.iter().map(|(reference, entry)| format!("{reference}: {entry}")).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join("; ") }
 }
 
 /// The cache's place and bounds in a line.

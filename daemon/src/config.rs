@@ -17,6 +17,7 @@ pub(crate) mod credentials;
 mod file;
 mod fixed;
 mod numbers;
+mod place;
 mod retention;
 mod texts;
 mod value;

@@ -141,6 +141,13 @@ impl Access {
         rules.filter_map(|rule| if let Rule::Named(name) = rule { Some(name.as_str()) } else { None }).collect()
     }
 
+    /// A setting that names this group.
+    pub(super) fn setting_of(&self, group: &str) -> String {
+        let names = |rule: &Rule| matches!(rule, Rule::Named(name) if name == group);
+        let key = self.servers.iter().find_map(|(key, rule)| names(rule).then_some(key));
+        key.map_or_else(|| "access.default".to_owned(), |key| format!("access.servers.{key}"))
+    }
+
     /// The rules as facts: for each its group, or "*".
     pub(crate) fn facts(&self) -> serde_json::Value {
         let fact = |rule: &Rule| match self.group(rule, String::new) {

@@ -5,6 +5,7 @@
 //! each launch, not here: a secret that is being rotated must not be in the way of a start.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use mcpfs_trust::limits::CREDENTIAL_REF_BYTES as REF_BYTES;
 use mcpfs_trust::name::ServerName;
 use serde::{Deserialize, Serialize};
 
+use super::numbers::usable;
 use super::value::Span;
 
 /// Words of a command.
@@ -34,7 +36,8 @@ pub struct CredentialConfig {
     pub source: CredentialSource,
     /// `servers`: the names of the servers that may have it.
     pub servers: Vec<ServerName>,
-    /// `groups`: only for callers in one of these; empty if it is for every caller of those servers.
+    /// `groups`: only for callers in one of these, by name, or by number in decimal digits; empty if it is for
+    /// every caller of those servers.
     pub groups: Vec<String>,
 }
 
@@ -68,7 +71,38 @@ pub(super) struct Written {
     timeout: Option<Span>,
     user: Option<String>,
     servers: Vec<ServerName>,
-    groups: Option<Vec<String>>,
+    groups: Option<Vec<WrittenGroup>>,
+}
+
+/// TOML's own types of a group.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a group: its name such as \"finance\", or its number such as 5000")]
+enum WrittenGroup {
+    Number(u32),
+    Name(String),
+}
+
+impl CredentialSource {
+    /// The key that says so.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Systemd(_) => "systemd",
+            Self::Command { .. } => "command",
+        }
+    }
+}
+
+impl fmt::Display for CredentialConfig {
+    /// Which kind of source, and for whom.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<_> = self.servers.iter().map(ServerName::as_str).collect();
+        write!(f, "{} for {}", self.source.key(), servers.join(", "))?;
+        match self.groups.is_empty() {
+            true => Ok(()),
+            false => write!(f, " and members of {}", self.groups.join(", ")),
+        }
+    }
 }
 
 impl CredentialConfig {
@@ -121,19 +155,29 @@ fn entry(reference: &str, written: Written) -> Result<CredentialConfig, String> 
     if servers.is_empty() {
         return Err("needs servers = [\"NAME\"]: which servers may have it".to_owned());
     }
-    let groups = match groups {
+    let groups: Vec<String> = match groups {
         Some(groups) if groups.is_empty() => {
             return Err("groups = [] lets nobody have it: name groups, or leave the line out".to_owned());
         }
-        given => given.unwrap_or_default(),
+        given => given.unwrap_or_default().into_iter().map(group).collect::<Result<_, _>>()?,
     };
     if servers.len() > NAMES || groups.len() > NAMES {
         return Err(format!("names more than {NAMES} servers or groups"));
     }
-    if let Some(bad) = groups.iter().find(|name| !is_account(name)) {
-        return Err(format!("groups: {bad:?} is not the name of a group"));
-    }
     Ok(CredentialConfig { source, servers, groups })
+}
+
+fn group(written: WrittenGroup) -> Result<String, String> {
+    match written {
+        WrittenGroup::Number(gid) => {
+            usable(gid).map(|()| gid.to_string()).map_err(|problem| format!("groups: {problem}"))
+        }
+        WrittenGroup::Name(name) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("groups: {name:?} would be a group's name; a group's number stands without quotes"))
+        }
+        WrittenGroup::Name(name) if is_account(&name) => Ok(name),
+        WrittenGroup::Name(name) => Err(format!("groups: {name:?} is not the name of a group")),
+    }
 }
 
 fn systemds(name: String) -> Result<CredentialSource, String> {
@@ -202,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn words() {
+        let config = read("[a]\ncommand = [\"/bin/x\", \"secret\"]\nservers = [\"pg\", \"crm\"]\n").unwrap();
+        assert_eq!(config.to_string(), "command for pg, crm");
+        let config = read("[a]\nfile = \"/x\"\nservers = [\"pg\"]\ngroups = [\"finance\", 5000]\n").unwrap();
+        assert_eq!(config.to_string(), "file for pg and members of finance, 5000");
+    }
+
+    #[test]
     fn mistakes() {
         let own = "servers = [\"pg\"]\n";
         for (text, says) in [
@@ -224,6 +276,9 @@ mod tests {
             ("file = \"/x\"\nservers = [\"PG\"]\n".to_owned(), "not a server name"),
             (format!("file = \"/x\"\ngroups = []\n{own}"), "lets nobody"),
             (format!("file = \"/x\"\ngroups = [\"\"]\n{own}"), "not the name of a group"),
+            (format!("file = \"/x\"\ngroups = [\"5000\"]\n{own}"), "without quotes"),
+            (format!("file = \"/x\"\ngroups = [65534]\n{own}"), "cannot name"),
+            (format!("file = \"/x\"\ngroups = [-1]\n{own}"), "a group: its name"),
             (format!("file = \"/x\"\nvalue = \"s\"\n{own}"), "unknown field"),
         ] {
             let error = read(&format!("[\"a/b\"]\n{text}")).unwrap_err();

@@ -12,6 +12,7 @@ use serde::de::{MapAccess, Visitor};
 
 use super::access::PartialAccess;
 use super::credentials::{self, credentials};
+use super::place::place;
 use super::retention::PartialRetention;
 use super::texts::Text;
 use super::value::{Listen, Mirrors, PinValue, Places, ProxyAddress, Size, Span, runtimes};
@@ -184,7 +185,7 @@ pub(super) fn merged(main: &Path, files: &[Text], places: Places) -> Result<Conf
     let incomplete = |problem: String| ConfigError::Incomplete { path: main.to_owned(), problem };
     // Each file has passed this already; together they can only fail where a table met a value.
     let partial = Partial::deserialize(merged).map_err(|error| incomplete(error.message().to_owned()))?;
-    complete(main, partial, places).map_err(|problem| match origin(&problem, files) {
+    complete(main, partial, places).map_err(|problem| match place(&problem, files) {
         Some((path, line)) => ConfigError::Invalid { path, line, problem },
         None => incomplete(problem),
     })
@@ -206,24 +207,6 @@ fn table(Text { path, text, public }: &Text) -> Result<toml::Table, ConfigError>
         return Err(invalid(line, problem.to_owned()));
     }
     toml::from_str(text).map_err(explain)
-}
-
-/// Where the setting stands that a problem begins with: the last file that has it, and the line.
-fn origin(problem: &str, files: &[Text]) -> Option<(PathBuf, usize)> {
-    let key: Vec<&str> = problem.split([' ', ':']).next()?.split('.').collect();
-    let sets = |file: &&Text| {
-        let mut at = toml::from_str::<toml::Table>(&file.text).ok().map(toml::Value::Table);
-        for part in &key {
-            at = at.and_then(|value| value.as_table()?.get(*part).cloned());
-        }
-        at.is_some()
-    };
-    let Text { path, text, .. } = files.iter().rev().find(sets)?;
-    let last = *key.last()?;
-    let assigns =
-        |line: &str| line.trim_start().strip_prefix(last).is_some_and(|rest| rest.trim_start().starts_with('='));
-    let line = text.lines().position(assigns).or_else(|| text.lines().position(|line| line.contains(last)));
-    Some((path.clone(), line.map_or(1, |at| at + 1)))
 }
 
 fn has_password(address: &str) -> bool {

@@ -1,15 +1,13 @@
 //! The numbers of groups, by the host's database.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use mcpfs_trust::error::bounded;
-use serde::Deserialize;
-use toml::Spanned;
 
 use super::ConfigError;
+use super::place::place;
 use super::texts::Text;
 
 /// How long the host's group database may take for all groups together: directory services can hang.
@@ -76,35 +74,13 @@ fn number(name: &str) -> Result<u32, NoNumber> {
     }
 }
 
-/// The error of a group that has no number, with the place where the last file names it.
-pub(super) fn unknown(group: &str, why: NoNumber, files: &[Text]) -> ConfigError {
-    let (path, line) = place(group, files).unwrap_or_default();
+/// The error of a group that has no number, with the place of the setting that names it.
+pub(super) fn unknown(setting: &str, why: NoNumber, files: &[Text]) -> ConfigError {
+    let (path, line) = place(setting, files).unwrap_or_default();
     match why {
         NoNumber::Wrong(problem) => ConfigError::Invalid { path, line, problem },
         NoNumber::Unanswered(problem) => ConfigError::Unanswered { path, line, problem },
     }
-}
-
-fn place(group: &str, files: &[Text]) -> Option<(PathBuf, usize)> {
-    /// Only what is looked for, with where it stands.
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Whole {
-        access: Table,
-    }
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Table {
-        default: Option<Spanned<toml::Value>>,
-        servers: BTreeMap<String, Spanned<toml::Value>>,
-    }
-    files.iter().rev().find_map(|Text { path, text, .. }| {
-        let Whole { access } = toml::from_str(text).ok()?;
-        let mut values = access.servers.into_values().chain(access.default);
-        let found = values.find(|value| value.get_ref().as_str() == Some(group))?;
-        let before = text.as_bytes().get(..found.span().start)?;
-        Some((path.clone(), before.iter().filter(|byte| **byte == b'\n').count() + 1))
-    })
 }
 
 /// Whether membership of a group means anything.
@@ -130,19 +106,5 @@ mod tests {
         assert!(matches!(&found["mcpfs-no-such-group"], Err(NoNumber::Wrong(why)) if why.contains("groupadd")));
         assert!(found["nogroup\0"].is_err());
         assert!(look_up([]).is_empty());
-    }
-
-    #[test]
-    fn an_unknown_group_has_its_place() {
-        let file = |path: &str, text: &str| Text { path: path.into(), text: text.to_owned(), public: true };
-        let files = [
-            file("main", "[access]\ndefault = \"a\"\n"),
-            // The same name in another table comes first.
-            file("drop", "[pins]\nhello = \"1\"\n[access.servers]\nother = \"b\"\nhello = \"c\"\n"),
-        ];
-        for (group, at) in [("a", ("main", 2)), ("b", ("drop", 4)), ("c", ("drop", 5))] {
-            assert_eq!(place(group, &files), Some((at.0.into(), at.1)), "{group}");
-        }
-        assert_eq!(place("d", &files), None);
     }
 }

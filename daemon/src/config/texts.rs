@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::place::place;
 use super::value::Places;
 use super::{Access, Config, ConfigError, file, numbers};
 use crate::owned::{self, OwnedError};
@@ -71,7 +72,7 @@ impl Texts {
     pub fn with_groups(mut self) -> Result<Self, ConfigError> {
         let config = self.config()?;
         for (name, number) in numbers::look_up(config.access.groups()) {
-            let number = number.map_err(|why| numbers::unknown(&name, why, &self.files))?;
+            let number = number.map_err(|why| numbers::unknown(&config.access.setting_of(&name), why, &self.files))?;
             self.groups.insert(name, number);
         }
         Ok(self)
@@ -99,6 +100,14 @@ impl Texts {
         let mut config = file::merged(&self.main, &self.files, places)?;
         config.access = Arc::new(Access::clone(&config.access).with(self.groups.clone()));
         Ok(config)
+    }
+
+    /// What is wrong with a setting as its own text shows (`problem` begins with its name), with file and line.
+    pub(crate) fn mistake(&self, problem: String) -> ConfigError {
+        match place(&problem, &self.files) {
+            Some((path, line)) => ConfigError::Invalid { path, line, problem },
+            None => ConfigError::Incomplete { path: self.main.clone(), problem },
+        }
     }
 
     /// The main file.

@@ -24,7 +24,7 @@ mod source;
 pub(crate) use self::order::{Order, Receiver, Refused, Whom};
 pub(crate) use self::reader::without_traces;
 pub use self::reader::{invoked, run};
-pub(crate) use self::source::usable;
+pub(crate) use self::source::{Unusable, usable};
 
 /// Longest value, bytes.
 pub(crate) const VALUE_BYTES: usize = 64 << 10;

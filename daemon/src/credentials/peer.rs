@@ -37,7 +37,7 @@ impl Peer {
     /// # Errors
     /// If he is in none, and one of them cannot be looked up.
     pub(super) fn is_in(&self, groups: &[String]) -> Result<bool, String> {
-        let numbers: Vec<_> = look_up(groups.iter().map(String::as_str)).into_values().collect();
+        let numbers = numbers(groups);
         if numbers.iter().flatten().any(|number| self.groups.contains(number)) {
             return Ok(true);
         }
@@ -50,7 +50,14 @@ impl Peer {
 /// # Errors
 /// What is wrong with one of them.
 pub(super) fn exist(groups: &[String]) -> Result<(), String> {
-    look_up(groups.iter().map(String::as_str)).into_values().try_for_each(|number| number.map(drop).map_err(words))
+    numbers(groups).into_iter().try_for_each(|number| number.map(drop).map_err(words))
+}
+
+/// Those that are given by name are looked up.
+fn numbers(groups: &[String]) -> Vec<Result<u32, NoNumber>> {
+    let (given, named): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.parse::<u32>().is_ok());
+    let given = given.into_iter().filter_map(|group| group.parse().ok()).map(Ok);
+    given.chain(look_up(named.into_iter().map(String::as_str)).into_values()).collect()
 }
 
 fn words(why: NoNumber) -> String {
@@ -84,6 +91,8 @@ mod tests {
         let member = Peer { groups: vec![70_001, 1], ..peer.clone() };
         let second = nix::unistd::Group::from_gid(1.into()).unwrap().expect("every host has it").name;
         assert_eq!(member.is_in(&[none(), second.clone()]), Ok(true), "one is enough");
+        assert_eq!(member.is_in(&["70002".to_owned(), "70001".to_owned()]), Ok(true), "by number");
+        assert_eq!(member.is_in(&["70002".to_owned()]), Ok(false));
         let stranger = Peer { groups: vec![70_001], ..peer };
         assert_eq!(stranger.is_in(std::slice::from_ref(&second)), Ok(false));
         let error = stranger.is_in(&[second, none()]).unwrap_err();

@@ -68,25 +68,37 @@ pub(super) fn value(config: &CredentialConfig, env: bool) -> Result<Zeroizing<Ve
     }
 }
 
+/// What is wrong with an entry, and which of its keys says it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unusable {
+    pub(crate) key: &'static str,
+    pub(crate) why: String,
+}
+
 /// What is wrong with a source or its groups, as far as that shows without reading it.
-pub(crate) fn usable(config: &CredentialConfig) -> Result<(), String> {
-    match &config.source {
-        CredentialSource::File(path) => drop(owned::open_secret(path).map_err(|error| with_cause(&error))?),
-        // Another process's environment says where they are.
-        CredentialSource::Systemd(name) => {
-            if std::env::var_os(DIRECTORY).is_some() {
-                let path = systemds(name).map_err(|error| with_cause(&error))?;
-                owned::open_secret(&path).map_err(|error| with_cause(&error))?;
-            }
-        }
-        CredentialSource::Command { program, user, .. } => {
-            owned::check_program(program).map_err(|error| with_cause(&error))?;
-            if let Some(user) = user {
-                command::account(user).map_err(|error| with_cause(&error))?;
-            }
+pub(crate) fn usable(config: &CredentialConfig) -> Result<(), Unusable> {
+    let of = |key, why| Unusable { key, why };
+    if let Some(path) = named(&config.source).transpose() {
+        let open = path.and_then(|path| Ok(owned::open_secret(&path)?));
+        open.map_err(|error| of(config.source.key(), with_cause(&error)))?;
+    }
+    if let CredentialSource::Command { program, user, .. } = &config.source {
+        owned::check_program(program).map_err(|error| of("command", with_cause(&error)))?;
+        if let Some(user) = user {
+            command::account(user).map_err(|error| of("user", with_cause(&error)))?;
         }
     }
-    peer::exist(&config.groups)
+    peer::exist(&config.groups).map_err(|why| of("groups", why))
+}
+
+/// The file that a source is, if this process can tell.
+fn named(source: &CredentialSource) -> Result<Option<PathBuf>, SourceError> {
+    match source {
+        CredentialSource::File(path) => Ok(Some(path.clone())),
+        CredentialSource::Systemd(name) if std::env::var_os(DIRECTORY).is_some() => systemds(name).map(Some),
+        // Another process's environment says where they are.
+        CredentialSource::Systemd(_) | CredentialSource::Command { .. } => Ok(None),
+    }
 }
 
 fn systemds(name: &str) -> Result<PathBuf, SourceError> {
@@ -158,12 +170,12 @@ mod tests {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             let error = with_cause(&value(&config, false).unwrap_err());
             assert!(error.contains("by others"), "{error}");
-            assert!(usable(&config).unwrap_err().contains("by others"));
+            assert!(usable(&config).unwrap_err().why.contains("by others"));
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(usable(&config).unwrap_err().contains("No such file"));
+        assert!(usable(&config).unwrap_err().why.contains("No such file"));
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        assert!(usable(&config).unwrap_err().contains("not a regular file"));
+        assert!(usable(&config).unwrap_err().why.contains("not a regular file"));
     }
 
     #[test]
@@ -173,11 +185,12 @@ mod tests {
             config(CredentialSource::Command { program: program.into(), args, user, timeout: Duration::from_secs(5) })
         };
         assert_eq!(usable(&command("/bin/sh", None)), Ok(()));
-        assert!(usable(&command("/bin/no-such-program", None)).unwrap_err().contains("No such file"));
-        assert!(usable(&command("/etc/passwd", None)).unwrap_err().contains("not executable"));
-        assert!(usable(&command("/bin/sh", Some("no-such-user"))).unwrap_err().contains("no-such-user"));
+        assert!(usable(&command("/bin/no-such-program", None)).unwrap_err().why.contains("No such file"));
+        assert!(usable(&command("/etc/passwd", None)).unwrap_err().why.contains("not executable"));
+        assert!(usable(&command("/bin/sh", Some("no-such-user"))).unwrap_err().why.contains("no-such-user"));
         let (_dir, mut config) = written(b"x");
         config.groups.push("no-such-group".to_owned());
-        assert!(usable(&config).unwrap_err().contains("no group no-such-group"));
+        let found = usable(&config).unwrap_err();
+        assert!(found.key == "groups" && found.why.contains("no group no-such-group"), "{found:?}");
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn look(subject: &Subject) -> Vec<Finding> {
 }
 
 /// The names that the registry has; none if the daemon does not say.
-fn servers(subject: &Subject) -> Option<Vec<String>> {
+pub(super) fn servers(subject: &Subject) -> Option<Vec<String>> {
     // Without a head it knows no names at all.
     subject.status.as_ref().ok()?.head.as_ref()?;
     let mut names = Vec::new();

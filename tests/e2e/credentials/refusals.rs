@@ -72,8 +72,15 @@ fn mistakes_are_found_before() {
         (String::new(), "has no source"),
         ("file = \"relative\"".to_owned(), "not an absolute path"),
         ("command = [\"fetch\"]".to_owned(), "not an absolute path"),
-        (format!("file = {good:?}\ngroups = [\"no-such-group\"]"), "this host has no group no-such-group"),
-        (format!("file = {good:?}\ngroups = []"), "lets nobody have it"),
+        (
+            format!("file = {good:?}\ngroups = [\"no-such-group\"]"),
+            ".toml:4: credentials.finance-dw/readonly.groups: this host has no group no-such-group",
+        ),
+        (
+            format!("file = {good:?}\ngroups = []"),
+            "50-credentials.toml:1: credentials.finance-dw/readonly: groups = [] lets nobody have it",
+        ),
+        (format!("file = {good:?}\ngroups = [\"5000\"]"), "a group's number stands without quotes"),
         (format!("command = [{script:?}]\ntimeout = \"1m\""), "longer than 8 s"),
         (format!("command = [{script:?}]\nuser = \"no-such-user\""), "no such user"),
         (format!("command = [{good:?}]"), "is not executable"),
@@ -84,7 +91,16 @@ fn mistakes_are_found_before() {
         check().exits(2).says(says);
     }
     vault.gives("finance-dw/readonly", &format!("file = {good:?}"), "pg");
-    check().ok();
+    check().ok().says("refs      finance-dw/readonly: file for pg\n");
+    vault.gives("finance-dw/readonly", &format!("command = [{script:?}, \"word\"]\ngroups = [\"root\", 5000]"), "pg");
+    check().ok().says("refs      finance-dw/readonly: command for pg and members of root, 5000\n");
+    let facts = vault.host.mcpfs(["--json", "config", "check"]).ok().json();
+    assert_eq!(
+        facts["credentials"][0],
+        serde_json::json!({
+            "ref": "finance-dw/readonly", "source": "command", "servers": ["pg"], "groups": ["root", "5000"],
+        })
+    );
     for (mode, path, says) in [(0o644, &good, "can be read by others"), (0o777, &script, "can be written by others")] {
         vault.gives(
             "finance-dw/readonly",
@@ -92,8 +108,9 @@ fn mistakes_are_found_before() {
             "pg",
         );
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-        check().exits(2).says(says).says("credentials.finance-dw/readonly").says("chmod ");
-        vault.host.mcpfs(["doctor", "-q"]).exits(1).says("credentials").says(says);
+        let place = "50-credentials.toml:3: credentials.finance-dw/readonly.";
+        check().exits(2).says(says).says(place).says("chmod ");
+        vault.host.mcpfs(["doctor", "-q"]).exits(1).says(place).says(says);
     }
     // A mount starts all the same, and says what is lacking.
     vault.host.drop_in("50-credentials", "");
@@ -105,6 +122,12 @@ fn mistakes_are_found_before() {
     let said = found["found"].as_str().unwrap();
     assert!(said.contains("1 server cannot start") && said.contains("pg: it needs the credential"), "{said}");
     vault.host.mcpfs(["explain", "pg"]).ok().says("finance-dw/readonly as PGPASSWORD; it needs the credential");
+    // And which servers there are not.
+    let entry = format!("[credentials.\"finance-dw/readonly\"]\nfile = {good:?}\nservers = [\"pg\", \"typo\"]\n");
+    vault.host.drop_in("50-credentials", &entry);
+    std::fs::set_permissions(&good, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    vault.reload();
+    vault.host.mcpfs(["doctor"]).run().says("credentials.finance-dw/readonly: the registry has no server typo");
 }
 
 fn another_servers_stay_its_own() {
