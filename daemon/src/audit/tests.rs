@@ -26,8 +26,17 @@ mod writing;
 pub(super) struct Dir(tempfile::TempDir);
 
 impl Dir {
+    /// In memory if it can be: what a store says does not depend on the disk, and each commit would wait for it.
     pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::private(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    /// Where a commit takes as long as it does.
+    pub(super) fn on_disk() -> Self {
+        Self::private(tempfile::tempdir().unwrap())
+    }
+
+    fn private(dir: tempfile::TempDir) -> Self {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         Self(dir)
     }

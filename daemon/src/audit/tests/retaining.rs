@@ -275,7 +275,7 @@ fn no_word_of_a_removed_person_is_left_in_the_files() {
 #[test]
 fn senders_go_on_while_rows_go() {
     const ROWS: i64 = 5_000;
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let path = dir.db();
     let mut open = store(&path);
     open.append(&[&launch()]).unwrap();

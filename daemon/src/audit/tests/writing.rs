@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_row_is_there_when_its_sender_is_answered() {
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let audit = Audit::open(&dir.options()).unwrap();
     let seq = audit.record_blocking(launch()).unwrap();
     let found = rows(&dir.db());
@@ -25,7 +25,7 @@ fn a_row_is_there_when_its_sender_is_answered() {
 
 #[test]
 fn many_senders_are_answered_after_their_commit_and_in_order() {
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let audit = Audit::open(&dir.options()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let path = dir.db();
@@ -66,7 +66,7 @@ fn many_senders_are_answered_after_their_commit_and_in_order() {
 
 #[test]
 fn repeats_become_one_counted_row_and_nothing_is_lost_on_close() {
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let audit = Audit::open(&dir.options()).unwrap();
     let first = audit.record_blocking(refusal()).unwrap();
     for number in 0..500_u32 {
@@ -98,7 +98,7 @@ fn a_window_closes_by_itself() {
     // On a slow disk three rows may take longer than a short window: then in a longer one.
     let (dir, audit) = (0..8)
         .find_map(|power| {
-            let (dir, window) = (Dir::new(), Duration::from_secs(1 << power));
+            let (dir, window) = (Dir::on_disk(), Duration::from_secs(1 << power));
             let mut options = dir.options();
             options.folding.window = window;
             let audit = Audit::open(&options).unwrap();
@@ -122,7 +122,7 @@ fn a_window_closes_by_itself() {
 
 #[test]
 fn one_user_cannot_flood() {
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let mut options = dir.options();
     options.folding.repeats = Budget { burst: 10, per_second: 0.0 };
     options.folding.decisions = Budget { burst: 5, per_second: 0.0 };
@@ -165,7 +165,7 @@ fn one_user_cannot_flood() {
 
 #[test]
 fn a_store_that_cannot_be_written_is_an_error_and_heals() {
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let audit = Audit::open(&dir.options()).unwrap();
     audit.record_blocking(launch()).unwrap();
     // A trigger stands for a disk that refuses.
@@ -210,7 +210,7 @@ fn a_full_disk_is_survived_on_the_reserve() {
         // A disk of limited size needs root; the unit test of the reserve runs everywhere.
         return;
     }
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let at = dir.0.path().join("disk");
     let disk = SmallDisk::mount(&at, "8m").expect("root mounts a tmpfs");
     let options = AuditOptions { reserve_bytes: 2 << 20, ..AuditOptions::at(at.join("audit.db")) };
@@ -251,7 +251,7 @@ fn a_full_disk_is_survived_on_the_reserve() {
 /// With `--nocapture` it says how fast; it fails only if senders no longer share commits.
 #[test]
 fn grouped_commits_do_not_wait_one_by_one() {
-    let dir = Dir::new();
+    let dir = Dir::on_disk();
     let mut options = dir.options();
     options.folding.decisions.burst = 1_000_000;
     let audit = Audit::open(&options).unwrap();
