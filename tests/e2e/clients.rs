@@ -47,5 +47,5 @@ async def main():
 asyncio.run(main())
 "#;
     let ran = servers::python_sdk().env("HOME", world.host.home()).args(["-c", script]).arg(world.run("hello")).ok();
-    assert_eq!(ran.stdout, "['add', 'echo', 'whoami']\n42\n", "{ran}");
+    assert_eq!(ran.stdout, "['add', 'digest', 'echo', 'whoami']\n42\n", "{ran}");
 }

@@ -131,13 +131,8 @@ impl Run {
     pub fn run(mut self) -> Ran {
         let line = line_of(&self.command);
         let started = Instant::now();
-        let mut child = self
-            .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = start(&mut self.command).unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
         let mut stdin = child.stdin.take().expect("piped");
         let bytes = std::mem::take(&mut self.stdin);
         // A program that does not read its input closes it: no concern of ours.
@@ -207,6 +202,21 @@ impl fmt::Display for Ran {
             }
         }
         Ok(())
+    }
+}
+
+/// Starts it. A program that a test has just copied is busy for as long as another test's child, between fork and
+/// exec, has the descriptor by which it was written.
+fn start(command: &mut Command) -> std::io::Result<Child> {
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && tries < 100 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            started => return started,
+        }
     }
 }
 
