@@ -142,14 +142,20 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn certain_is_what_both_say() {
-        let set = Arc::new(Mutex::new((1_000_000_i64, 50_u64)));
+    /// A clock, and what it reads: seconds after the start, and seconds that it has run.
+    fn settable() -> (Clock, Arc<Mutex<(i64, u64)>>) {
+        let set = Arc::new(Mutex::new((1_000_000, 50)));
         let read = Arc::clone(&set);
         let clock = Clock::reading(move || {
             let (wall, running) = *read.lock().unwrap();
             Reading { wall: START.plus(wall), running: Duration::from_secs(running) }
         });
+        (clock, set)
+    }
+
+    #[test]
+    fn certain_is_what_both_say() {
+        let (clock, set) = settable();
         let at = |wall, running| {
             *set.lock().unwrap() = (wall, running);
             clock.certain().map(Timestamp::unix)
@@ -166,12 +172,7 @@ mod tests {
 
     #[test]
     fn time_never_goes_behind_what_was_signed() {
-        let set = Arc::new(Mutex::new((1_000_000_i64, 50_u64)));
-        let read = Arc::clone(&set);
-        let clock = Clock::reading(move || {
-            let (wall, running) = *read.lock().unwrap();
-            Reading { wall: START.plus(wall), running: Duration::from_secs(running) }
-        });
+        let (clock, set) = settable();
         let at = |wall, running| {
             *set.lock().unwrap() = (wall, running);
             (clock.now().unix(), clock.check().is_ok())
