@@ -1,5 +1,6 @@
 //! Names, validated where they are made: an unvalidated name cannot be expressed.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,7 +11,8 @@ use crate::limits;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerName(String);
 
-/// A version: `[0-9][0-9A-Za-z.+-]{0,63}`. Versions have no order; time and the reviewed YAML have.
+/// A version: `[0-9][0-9A-Za-z.+-]{0,63}`. The reviewed YAML says which is used and `issued` which is older;
+/// only among releases of the same second is it [`Version::precedence`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(String);
 
@@ -124,6 +126,42 @@ impl FromStr for Version {
     }
 }
 
+impl Version {
+    /// As people read versions, where nothing else says which is older: numbers by their value, what is behind a `-`
+    /// before the same without it, `+` and what follows last (docs/decisions/0027).
+    pub fn precedence(&self, other: &Self) -> Ordering {
+        let key = |version: &Self| {
+            let (rest, build) = version.0.split_once('+').unwrap_or((&version.0, ""));
+            let (core, before) = rest.split_once('-').unwrap_or((rest, ""));
+            (parts(core), before.is_empty(), parts(before), parts(build))
+        };
+        key(self).cmp(&key(other)).then_with(|| self.cmp(other))
+    }
+}
+
+/// A run of digits or of other characters. Words come before numbers: `1.a` is older than `1.1`.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Word(String),
+    /// Without leading zeros; a longer one is the greater.
+    Number(usize, String),
+}
+
+fn parts(text: &str) -> Vec<Part> {
+    let runs = text
+        .split(['.', '-', '+'])
+        .flat_map(|part| part.as_bytes().chunk_by(|one, next| one.is_ascii_digit() == next.is_ascii_digit()));
+    let runs = runs.map(|run| String::from_utf8_lossy(run));
+    runs.map(|run| match run.starts_with(|first: char| first.is_ascii_digit()) {
+        true => {
+            let number = run.trim_start_matches('0');
+            Part::Number(number.len(), number.to_owned())
+        }
+        false => Part::Word(run.into_owned()),
+    })
+    .collect()
+}
+
 impl RegistryName {
     /// Whether the in-memory demo key may sign for this registry (`demo/…`).
     pub fn is_demo(&self) -> bool {
@@ -234,6 +272,36 @@ mod tests {
         }
         for bad in ["", "v1", "1/2", "..", "1 ", "1_0", &"1".repeat(65)] {
             assert!(bad.parse::<Version>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_in_the_order_of_people() {
+        let order = [
+            "0.9",
+            "1",
+            "1.0",
+            "1.0.0-a",
+            "1.0.0-alpha.2",
+            "1.0.0-rc.2",
+            "1.0.0-rc.10",
+            "1.0.0",
+            "1.0.0+r2",
+            "1.0.0+r10",
+            "1.0.1",
+            "1.0.2rc1",
+            "1.2",
+            "1.10",
+            "2",
+            "2026.8.31",
+            "2026.08.32",
+            "20260101",
+        ];
+        for (at, one) in order.iter().enumerate() {
+            for (other_at, other) in order.iter().enumerate() {
+                let (one, other) = (Version(one.to_string()), Version(other.to_string()));
+                assert_eq!(one.precedence(&other), at.cmp(&other_at), "{one} and {other}");
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! The first event of its kind is always a committed row before anybody is answered. An
 //! identical repeat within the window is only counted, and written as one row with `count`
 //! when the window closes: a crash may lose that count and nothing else. Identical means the
-//! same kind, outcome, release, caller and reason; path, pid, bytes and durations may differ.
+//! same kind, outcome, release, head, caller and reason; path, pid, bytes and durations may differ.
 //!
 //! A launch or a first access is a row of its own, always, and so is what an administrator
 //! does. Repeats of a kind that a process can vary at will (its name, a reason) would still
@@ -91,6 +91,7 @@ enum Key {
         kind: EventKind,
         outcome: Option<Code>,
         release: Option<Arc<ReleaseRef>>,
+        head: Option<u64>,
         caller: Caller,
         reason: Option<String>,
     },
@@ -190,6 +191,7 @@ impl Folding {
             kind: event.kind,
             outcome: event.outcome,
             release: event.release.clone(),
+            head: event.head_version,
             caller: Caller { pid: None, pid_start_us: None, ..event.caller.clone() },
             reason: event.reason.clone(),
         });

@@ -11,6 +11,7 @@ use mcpfs_trust::error::{Code, VerifyError};
 use mcpfs_trust::name::{Platform, ServerName, Version};
 use mcpfs_trust::release::{Artefact, Release};
 use mcpfs_trust::root::TrustRoot;
+use mcpfs_trust::time::Timestamp;
 use mcpfs_trust::verify::{self, Verified};
 
 use super::state::Known;
@@ -80,9 +81,10 @@ pub(super) fn decide(entry: &Entry, before: &[Version], rules: &Rules<'_>) -> De
     decision.selected = match select(entry, rules) {
         Ok((chosen, by_catalogue)) => {
             let version = chosen.release.version.clone();
-            let issued = chosen.release.issued;
-            let older =
-                rules.known.selected.as_ref().filter(|(last, seen)| by_catalogue && *last != version && issued < *seen);
+            let age = |(last, seen): &&(Version, Timestamp)| {
+                chosen.release.issued.cmp(seen).then_with(|| version.precedence(last))
+            };
+            let older = rules.known.selected.as_ref().filter(|last| by_catalogue && age(last).is_lt());
             decision.downgrade = older.map(|(last, _)| last.clone());
             match (&decision.downgrade, rules.policy.downgrade) {
                 (Some(last), DowngradePolicy::PinOnly) => Err(Refusal::new(

@@ -167,6 +167,12 @@ fn the_selection_matrix() {
             "ReleaseChanged",
         ),
         ("went back", &|case| case.known.selected = Some((version("3"), time(3))), "2 back from 3"),
+        (
+            "went back to one of the same second",
+            &|case| case.known.selected = Some((version("3"), time(2))),
+            "2 back from 3",
+        ),
+        ("went on to one of the same second", &|case| case.known.selected = Some((version("1"), time(2))), "2"),
         ("went on", &|case| case.known.selected = Some((version("1"), time(1))), "2"),
         (
             "went back where only a pin may",
