@@ -1,6 +1,7 @@
 //! What eviction never takes: the pinned releases, and the trees by which a mount is read on.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use mcpfs_tests::disk::Disk;
 use mcpfs_tests::fixture;
@@ -126,26 +127,38 @@ fn trees_in_use(reads: Reads) {
     for index in 0..4 {
         std::fs::read(at(&host, "bulk", index)).unwrap();
     }
-    // Others take all of the disk, and again whatever is evicted, until no more of it may go.
-    let is_full =
-        |index| std::fs::read(at(&host, "bulk", index)).is_err_and(|error| error.raw_os_error() == Some(libc::ENOSPC));
-    wait_for("the disk to be full", || {
-        disk.fill("others");
-        (0..10).any(is_full).then_some(())
-    });
-    site.stop();
     // By the tree in memory, and then by the one on the disk.
     for turn in 0..3 {
+        // Others take all of the disk, and again whatever is evicted, until no more of it may go.
+        let is_full = |index| {
+            std::fs::read(at(&host, "bulk", index)).is_err_and(|error| error.raw_os_error() == Some(libc::ENOSPC))
+        };
+        wait_for("the disk to be full", || {
+            disk.fill("others");
+            (0..10).any(is_full).then_some(())
+        });
+        site.stop();
         let names = std::fs::read_dir(host.at("bulk/1.0.0/tree")).map(Iterator::count);
         assert_eq!(names.unwrap_or_else(|error| panic!("turn {turn}: {error}\n{}", mount.log())), 10);
-        if reads == Reads::Cached && turn > 0 {
-            // The kernel holds no file of the cache open for whoever has one open.
-            mount.kill_worker();
-            continue;
-        }
+        // What is open stays; for whoever has it open, and for others.
         let read = std::fs::read(at(&host, "kept", 0));
         assert!(read.unwrap_or_else(|error| panic!("turn {turn}: {error}\n{}", mount.log())) == content(100));
+        let mut again = vec![0; SIZE];
+        held.read_exact_at(&mut again, 0).unwrap_or_else(|error| panic!("turn {turn}: {error}\n{}", mount.log()));
+        assert!(again == content(100));
+        site.restart(&[]);
         mount.kill_worker();
     }
+    // Nobody has it open any more, and it goes.
     drop(held);
+    wait_for("what nobody has open to go", || {
+        for index in 0..10 {
+            drop(std::fs::read(at(&host, "bulk", index)));
+        }
+        disk.fill("others");
+        site.stop();
+        let read = std::fs::read(at(&host, "kept", 0));
+        site.restart(&[]);
+        read.is_err().then_some(())
+    });
 }

@@ -263,8 +263,10 @@ fn many_takeovers_leave_nothing(reads: Reads) {
     }
     let after = anonymous(mount.pid());
     assert!(after <= memory + 512, "{memory} KiB before, {after} KiB after");
-    drop(held);
     let open = || world.host.mcpfs(["--json", "status"]).ok().json()["open_handles"].as_u64().unwrap();
+    // Of which its worker knows by its predecessors alone.
+    wait_for("the end of all handles but one", || (open() == 1).then_some(()));
+    drop(held);
     wait_for("the end of all handles", || (open() == 0).then_some(()));
 }
 

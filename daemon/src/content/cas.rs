@@ -27,7 +27,7 @@
 mod draft;
 pub(super) mod room;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -192,6 +192,12 @@ impl Cas {
     pub(super) fn ready(&self, name: Name, size: u64) -> Option<File> {
         let key = self.index.verified(name).filter(|key| key.size == size)?;
         self.unchanged(name, key, self.open_file(name))
+    }
+
+    /// Files that an earlier process of this boot verified, by inode number.
+    pub(super) fn verified_before(&self, inodes: &HashSet<u64>, most: usize) -> HashMap<u64, Arc<File>> {
+        let known = self.index.earlier(inodes).into_iter();
+        known.filter_map(|(name, key)| Some((key.ino, Arc::new(self.ready(name, key.size)?)))).take(most).collect()
     }
 
     /// The same for whoever may wait for an eviction to end. `None` also if it is not verified.

@@ -98,6 +98,13 @@ impl Index {
         state.verified.get(&name).or_else(|| state.earlier.get(&name.1)).copied()
     }
 
+    /// Those of these files that an earlier process of this boot verified.
+    pub(super) fn earlier(&self, inodes: &HashSet<u64>) -> Vec<(Name, FileKey)> {
+        let state = self.lock();
+        let found = state.earlier.iter().filter(|(_, key)| inodes.contains(&key.ino));
+        found.map(|(sha256, key)| ((Area::Files, *sha256), *key)).collect()
+    }
+
     /// How many files are known to be verified, one that is known twice counted twice.
     pub(super) fn known(&self) -> usize {
         let state = self.lock();

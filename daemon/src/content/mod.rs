@@ -41,7 +41,7 @@ mod release;
 mod tests;
 mod verified;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -345,6 +345,12 @@ impl Content {
     /// know inodes by them.
     pub fn inherit(&self) {
         self.0.cas.inherit();
+    }
+
+    /// Those of these files of the cache, by their inode numbers there, that an earlier process of this boot
+    /// verified; `most` at most. Opened, so that they are not evicted.
+    pub fn verified_before(&self, inodes: &HashSet<u64>, most: usize) -> HashMap<u64, Arc<File>> {
+        self.0.cas.verified_before(inodes, most)
     }
 
     /// Starts the transfer of chunks that a release is known to want, while its tree and

@@ -118,7 +118,7 @@ impl Filesystem for Mounted {
             match &*inner.handle(Ino(ino.0), handle).await? {
                 Handle::Text(text) => Ok(text_at(text, offset, size).to_vec()),
                 Handle::Cached(file) => read(file, offset, size),
-                Handle::Listing(_) => Err(FsError::BadHandle),
+                Handle::Listing(_) | Handle::Kept { .. } => Err(FsError::BadHandle),
             }
         };
         self.answer("read", reply, work, |_, reply, data| match data {

@@ -14,12 +14,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use fuser::{Errno, FileHandle, FopenFlags, RequestId};
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Handle as Runtime;
 use tracing::Instrument;
 
-use super::backings::{Backings, Request, Source};
+use super::backings::{Backings, Source};
 use super::handle::{Handle, Handles};
 use super::ino::Ino;
+use super::notes::Request;
 use super::open::Opened;
 use super::pulse::Pulse;
 use super::vfs::{Listing, Vfs};
@@ -130,7 +132,13 @@ impl Inner {
         match opened {
             Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
             Opened::File(file) => match self.backing.reads() {
-                Reads::Cached => reply.opened(FileHandle(self.handles.insert(Handle::Cached(file))), cached),
+                Reads::Cached => match self.hand_out(unique, file) {
+                    Ok(handle) => reply.opened(handle, cached),
+                    Err(error) => {
+                        let error = FsError::Internal(format!("it cannot be noted that the file is open: {error}"));
+                        reply.error(report("open", &error));
+                    }
+                },
                 Reads::Passthrough => match self.back(ino, unique, &file) {
                     Ok((id, handle)) => reply_backed(reply, &id, handle),
                     // Not read through us instead: an inode must never have two ways of reading.
@@ -141,6 +149,12 @@ impl Inner {
                 },
             },
         }
+    }
+
+    fn hand_out(&self, unique: u64, file: std::fs::File) -> std::io::Result<FileHandle> {
+        let on = file.metadata()?.ino();
+        let note = |slot, request: Request| self.backing.note_open(slot, request.handle, request.unique, on);
+        self.handles.open(unique, file, note).map(FileHandle)
     }
 
     fn back(&self, ino: Ino, unique: u64, file: &std::fs::File) -> std::io::Result<(Arc<Backed>, FileHandle)> {
@@ -179,12 +193,23 @@ impl Inner {
         let number = unique.0 & !AGAIN;
         if number != unique.0 {
             self.backings.comes_again(number);
+            if let Some(handle) = self.handles.of_request(number) {
+                self.close(FileHandle(handle));
+            }
         }
         number
     }
 
-    /// Takes up the backing ids that a predecessor made. Before the first request is served.
+    /// Takes up what a predecessor had open: before the first request is served, and before anything is
+    /// evicted.
     pub(super) fn inherit(&self) -> std::io::Result<()> {
+        let left = self.backing.left_open()?;
+        // Who noted them need not have meant well, and this process wants to open something, too.
+        let most = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| (most / 2) as usize);
+        let files = self.vfs.content.verified_before(&left.iter().map(|(.., on)| *on).collect(), most);
+        for (slot, handle, unique, on) in left {
+            self.handles.keep(slot, Request { handle, unique }, files.get(&on).cloned());
+        }
         for Inherited { backed, source, handles } in self.backing.inherited()? {
             let request = |(slot, handle, unique)| (slot, Request { handle, unique });
             let handles: Vec<_> = handles.into_iter().map(request).collect();
@@ -197,7 +222,7 @@ impl Inner {
     /// process ends in between.
     pub(super) fn close(&self, handle: FileHandle) {
         if !self.backings.close(handle.0) {
-            drop(self.handles.remove(handle.0));
+            self.handles.close(handle.0, |slot| self.backing.note_close(slot));
         }
     }
 
@@ -209,7 +234,8 @@ impl Inner {
     /// What a handle stands for. One that a predecessor gave out is opened again: who has a file
     /// open was admitted, and is not asked a second time.
     pub(super) async fn handle(&self, ino: Ino, handle: FileHandle) -> Result<Arc<Handle>, FsError> {
-        match self.handles.get(handle.0) {
+        let known = self.handles.get(handle.0).filter(|known| !matches!(**known, Handle::Kept { .. }));
+        match known {
             Some(known) => Ok(known),
             None if self.handles.is_inherited(handle.0) => {
                 let again = Arc::new(match self.vfs.reopen(ino).await? {
@@ -229,7 +255,7 @@ impl Inner {
         let parent = self.vfs.parent(ino).await?;
         match self.handles.get(handle.0).as_deref() {
             Some(Handle::Listing(items)) => Ok((Listing::Items(Arc::clone(items)), parent)),
-            Some(Handle::Text(_) | Handle::Cached(_)) => Err(FsError::BadHandle),
+            Some(Handle::Text(_) | Handle::Cached(_) | Handle::Kept { .. }) => Err(FsError::BadHandle),
             None => Ok((self.vfs.listing(ino).await?.0, parent)),
         }
     }

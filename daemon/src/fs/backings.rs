@@ -1,6 +1,6 @@
 //! The backing ids that the kernel reads from, and the handles that are open on them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::ino::Ino;
+use super::notes::{Notes, Request};
 use crate::metrics::COUNTS;
 use crate::mount::Backed;
 
@@ -36,14 +37,6 @@ impl Noted for Backed {
     }
 }
 
-/// A request to open, and the number of the handle that answers it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Request {
-    pub(super) handle: u64,
-    /// The kernel's number for it, without the mark of one that is sent again.
-    pub(super) unique: u64,
-}
-
 /// One backing id per inode for as long as it is open anywhere: the kernel refuses a second
 /// one. Generic over the id, so that it can be tried without a kernel.
 ///
@@ -51,9 +44,6 @@ pub(super) struct Request {
 /// altered and put aside, the content is fetched anew and lies in another file: an idle id of the
 /// old one is dropped. While somebody still has the old one open, it is the one that is opened, if
 /// it has been found to hold the same bytes ([`Self::is_twin`]); else the open fails.
-///
-/// Every handle is noted before its open is answered, and its end before its close is: see
-/// [`crate::supervisor::opens`].
 #[derive(Debug)]
 pub(super) struct Backings<T>(Mutex<Ids<T>>);
 
@@ -66,10 +56,7 @@ struct Ids<T> {
     open: HashMap<Ino, (Kept<T>, u64)>,
     /// Those without a handle, the least recently used first to go.
     idle: LruCache<Ino, Kept<T>>,
-    handles: HashMap<u64, Held>,
-    /// Handles that a predecessor noted, by the request's number.
-    noted: HashMap<u64, u64>,
-    slots: Slots,
+    handles: Notes<Ino>,
 }
 
 #[derive(Debug)]
@@ -86,46 +73,9 @@ impl<T> Kept<T> {
     }
 }
 
-/// A handle on an id.
-#[derive(Debug)]
-struct Held {
-    ino: Ino,
-    slot: u32,
-    unique: u64,
-}
-
-/// Places for notes, the lowest first.
-#[derive(Debug, Default)]
-struct Slots {
-    used: u32,
-    free: BTreeSet<u32>,
-}
-
-impl Slots {
-    fn next(&self) -> u32 {
-        self.free.first().copied().unwrap_or(self.used)
-    }
-
-    fn take(&mut self, slot: u32) {
-        self.free.remove(&slot);
-        self.free.extend(self.used..slot);
-        self.used = self.used.max(slot + 1);
-    }
-
-    fn give_back(&mut self, slot: u32) {
-        self.free.insert(slot);
-    }
-}
-
 impl<T> Default for Backings<T> {
     fn default() -> Self {
-        Self(Mutex::new(Ids {
-            open: HashMap::new(),
-            idle: LruCache::new(IDLE),
-            handles: HashMap::new(),
-            noted: HashMap::new(),
-            slots: Slots::default(),
-        }))
+        Self(Mutex::new(Ids { open: HashMap::new(), idle: LruCache::new(IDLE), handles: Notes::default() }))
     }
 }
 
@@ -137,10 +87,8 @@ impl<T: Noted> Backings<T> {
     /// An id that a predecessor made, with the handles on it and where they are noted.
     pub(super) fn inherit(&self, ino: Ino, source: Source, id: T, handles: &[(u32, Request)]) {
         let mut ids = self.lock();
-        for (slot, Request { handle, unique }) in handles {
-            ids.slots.take(*slot);
-            ids.handles.insert(*handle, Held { ino, slot: *slot, unique: *unique });
-            ids.noted.insert(*unique, *handle);
+        for (slot, request) in handles {
+            ids.handles.inherit(*slot, *request, ino);
             COUNTS.opened();
         }
         let kept = Kept::new(id, source);
@@ -163,29 +111,27 @@ impl<T: Noted> Backings<T> {
         make: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<Arc<T>> {
         let mut ids = self.lock();
-        let slot = ids.slots.next();
-        let id = if let Some((kept, handles)) = ids.open.get_mut(&ino) {
+        let Ids { open, idle, handles } = &mut *ids;
+        let id = if let Some((kept, count)) = open.get_mut(&ino) {
             if kept.source != source && kept.twin != Some(source) {
                 let why = "the cached file was altered while it is open; close it everywhere, then open it again";
                 return Err(io::Error::new(io::ErrorKind::StaleNetworkFileHandle, why));
             }
-            kept.id.note(slot, request)?;
-            *handles += 1;
+            handles.open(request, ino, |slot| kept.id.note(slot, request))?;
+            *count += 1;
             Arc::clone(&kept.id)
         } else {
             // One of another file is given back before a new one is made: an inode has one id.
-            let idle = ids.idle.pop(&ino).filter(|kept| kept.source == source);
+            let idle = idle.pop(&ino).filter(|kept| kept.source == source);
             let kept = match idle {
                 Some(kept) => kept,
                 None => Kept::new(make()?, source),
             };
-            kept.id.note(slot, request)?;
+            handles.open(request, ino, |slot| kept.id.note(slot, request))?;
             let id = Arc::clone(&kept.id);
-            ids.open.insert(ino, (kept, 1));
+            open.insert(ino, (kept, 1));
             id
         };
-        ids.slots.take(slot);
-        ids.handles.insert(request.handle, Held { ino, slot, unique: request.unique });
         COUNTS.opened();
         Ok(id)
     }
@@ -211,7 +157,7 @@ impl<T: Noted> Backings<T> {
 
     /// A request to open comes again: what a predecessor noted for it was never answered.
     pub(super) fn comes_again(&self, unique: u64) {
-        let handle = self.lock().noted.get(&unique).copied();
+        let handle = self.lock().handles.of_request(unique);
         if let Some(handle) = handle {
             self.close(handle);
         }
@@ -220,20 +166,17 @@ impl<T: Noted> Backings<T> {
     /// A handle was closed. Whether it was one on an id, or is none any more.
     pub(super) fn close(&self, handle: u64) -> bool {
         let mut ids = self.lock();
-        let Some(Held { ino, slot, unique }) = ids.handles.remove(&handle) else { return false };
+        let Ids { open, idle, handles } = &mut *ids;
+        let clear = |ino: &Ino, slot| open.get(ino).map_or(Ok(()), |(kept, _)| kept.id.clear(slot));
+        let Some(ino) = handles.close(handle, clear) else { return false };
         COUNTS.closed();
-        if ids.noted.get(&unique) == Some(&handle) {
-            ids.noted.remove(&unique);
-        }
-        let Some((kept, handles)) = ids.open.get_mut(&ino) else { return true };
-        *handles -= 1;
-        let (unused, cleared) = (*handles == 0, kept.id.clear(slot));
-        match cleared {
-            Ok(()) => ids.slots.give_back(slot),
-            Err(error) => tracing::warn!(%error, "a close was not noted; a successor will keep this file open"),
-        }
-        if unused && let Some((kept, _)) = ids.open.remove(&ino) {
-            ids.idle.put(ino, kept);
+        if let Some((_, count)) = open.get_mut(&ino) {
+            *count -= 1;
+            if *count == 0
+                && let Some((kept, _)) = open.remove(&ino)
+            {
+                idle.put(ino, kept);
+            }
         }
         true
     }

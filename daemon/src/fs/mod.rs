@@ -28,6 +28,7 @@ mod handle;
 pub mod ino;
 mod invalidate;
 mod node;
+mod notes;
 mod open;
 mod pulse;
 mod rights;

@@ -73,7 +73,7 @@ impl Backed {
     /// # Errors
     /// If it cannot be noted; then nobody may be told of the handle.
     pub fn note_open(&self, slot: u32, number: u64, unique: u64) -> io::Result<()> {
-        self.link.mounted()?.opens().note(&Open { slot, number, unique, cell: self.cell })
+        self.link.mounted()?.opens().note(&Open { slot, number, unique, on: self.cell.into() })
     }
 
     /// Notes that it is closed.
@@ -191,13 +191,13 @@ impl Backing {
     pub fn inherited(&self) -> io::Result<Vec<Inherited>> {
         let Some(link) = self.link.as_ref().filter(|_| self.reads() == Reads::Passthrough) else { return Ok(vec![]) };
         let device = link.mounted()?;
-        let mut handles: HashMap<u32, Vec<(u32, u64, u64)>> = HashMap::new();
-        for Open { slot, number, unique, cell } in device.opens().all()? {
-            handles.entry(cell).or_default().push((slot, number, unique));
+        let mut handles: HashMap<u64, Vec<(u32, u64, u64)>> = HashMap::new();
+        for Open { slot, number, unique, on } in device.opens().all()? {
+            handles.entry(on).or_default().push((slot, number, unique));
         }
         let inherited = |record: Record| Inherited {
             source: record.source,
-            handles: handles.remove(&record.cell).unwrap_or_default(),
+            handles: handles.remove(&record.cell.into()).unwrap_or_default(),
             backed: Backed { ino: record.ino, id: record.id, cell: record.cell, link: Arc::clone(link) },
         };
         let found = device.backings()?.into_iter().map(inherited).collect();
@@ -206,6 +206,40 @@ impl Backing {
             device.opens().clear(slot)?;
         }
         Ok(found)
+    }
+}
+
+/// Notes for a successor which files this process has open where it reads them itself. Without a
+/// supervisor there is none.
+impl Backing {
+    /// Notes that a handle is open on the file with inode number `on` in the cache; `unique` is the
+    /// request that opens it.
+    ///
+    /// # Errors
+    /// If it cannot be noted; then nobody may be told of the handle.
+    pub fn note_open(&self, slot: u32, number: u64, unique: u64, on: u64) -> io::Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        link.mounted()?.opens().note(&Open { slot, number, unique, on })
+    }
+
+    /// Notes that it is closed.
+    ///
+    /// # Errors
+    /// If it cannot be noted; then a successor keeps the file open.
+    pub fn note_close(&self, slot: u32) -> io::Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        link.mounted()?.opens().clear(slot)
+    }
+
+    /// What a predecessor had open and read itself: the slot of each handle, its number, its request's
+    /// and the file's inode number in the cache.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn left_open(&self) -> io::Result<Vec<(u32, u64, u64, u64)>> {
+        let Some(link) = self.link.as_ref().filter(|_| self.reads() == Reads::Cached) else { return Ok(vec![]) };
+        let left = link.mounted()?.opens().all()?;
+        Ok(left.into_iter().map(|Open { slot, number, unique, on }| (slot, number, unique, on)).collect())
     }
 }
 

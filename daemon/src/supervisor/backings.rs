@@ -8,7 +8,7 @@
 //!
 //! An id belongs to the connection and outlives every process. The kernel insists on one id per
 //! inode while it is open anywhere, so a successor has to know them all: they are kept in a memory
-//! file that systemd can keep for us too. Which handles are open on them is the worker's to note, in
+//! file that systemd can keep for us too. Which handles are open is the worker's to note, in
 //! a second memory file ([`Opens`]), so that it survives the worker.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(read(&File::from(table.try_clone().unwrap())).unwrap(), [one, two]);
         assert!(rustix::io::write(&table, b"x").is_err(), "the worker only reads it");
         rustix::fs::fcntl_setfl(&shared, OFlags::APPEND).unwrap();
-        let open = Open { slot: 3, number: 7, unique: 2, cell: 5 };
+        let open = Open { slot: 3, number: 7, unique: 2, on: 5 };
         let opens = Opens::of(again.opens.try_clone().unwrap().into());
         opens.note(&open).unwrap();
         assert_eq!(opens.all().unwrap(), [open], "another opening's flags");

@@ -1,10 +1,12 @@
-//! Which handles are open on the files that the kernel reads itself, kept where a dead worker leaves it.
+//! Which handles are open on files, kept where a dead worker leaves it.
 //!
-//! The kernel insists on one backing id per inode while it is open anywhere, and an id keeps its file
-//! from being evicted. So a successor must know exactly which of them are open: one too few, and the
-//! next open of a file in use fails; one too many, and a file fills the cache for as long as the
-//! mount lives. A number of handles per inode cannot be exact, for a worker may die between counting
-//! and answering, and then nobody knows what it had counted. Handles with names can be:
+//! Where the kernel reads the files itself it insists on one backing id per inode while it is open
+//! anywhere, and an id keeps its file from being evicted. So a successor must know exactly which of
+//! them are open: one too few, and the next open of a file in use fails; one too many, and a file
+//! fills the cache for as long as the mount lives. Where the worker reads them, its death closes
+//! them all, and nothing but this says which ones its successor must not evict. A number of handles
+//! per inode cannot be exact, for a worker may die between counting and answering, and then nobody
+//! knows what it had counted. Handles with names can be:
 //!
 //! * An open is noted with its handle's number and the request's before it is answered. If the worker
 //!   dies in between, the kernel sends the request again with the same number and a mark, and the
@@ -21,22 +23,23 @@ use std::os::unix::fs::FileExt;
 
 /// Handles at most.
 const SLOTS: u32 = 1 << 19;
-/// Bytes of one: its number, the request's, the backing id's cell, and four to spare.
+/// Bytes of one: its number, the request's, and what it is on.
 const OPEN: u64 = 24;
 /// The first slot's place; before it stands how many slots were ever used.
 const FIRST: u64 = 8;
 
-/// An open handle on a backing id.
+/// An open handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Open {
-    /// Its place here.
+    /// Where it stands here.
     pub(crate) slot: u32,
     /// What the kernel calls it; not 0.
     pub(crate) number: u64,
     /// The number of the request that opened it.
     pub(crate) unique: u64,
-    /// The backing id's place in its own table.
-    pub(crate) cell: u32,
+    /// What it is on: where the kernel reads, the backing id's cell in its own table; where the worker
+    /// does, the inode number of the cache's file.
+    pub(crate) on: u64,
 }
 
 /// The table of open handles, which the worker writes and its successor reads.
@@ -65,7 +68,7 @@ impl Opens {
             slot,
             number: eight(&bytes[..8]),
             unique: eight(&bytes[8..16]),
-            cell: eight(&bytes[16..]) as u32,
+            on: eight(&bytes[16..]),
         });
         Ok(opens.filter(|open| open.number != 0).collect())
     }
@@ -80,7 +83,7 @@ impl Opens {
         if open.slot >= self.used()? {
             self.0.write_all_at(&u64::from(open.slot + 1).to_le_bytes(), 0)?;
         }
-        let fields = [open.number, open.unique, u64::from(open.cell)].map(u64::to_le_bytes);
+        let fields = [open.number, open.unique, open.on].map(u64::to_le_bytes);
         self.0.write_all_at(fields.as_flattened(), place(open.slot))
     }
 
@@ -117,8 +120,8 @@ mod tests {
     fn what_is_noted_is_found() {
         let opens = table();
         assert_eq!(opens.all().unwrap(), []);
-        let one = Open { slot: 0, number: u64::MAX, unique: 4, cell: u32::MAX };
-        let two = Open { slot: SLOTS - 1, number: 2, unique: 6, cell: 0 };
+        let one = Open { slot: 0, number: u64::MAX, unique: 4, on: u64::MAX };
+        let two = Open { slot: SLOTS - 1, number: 2, unique: 6, on: 0 };
         opens.note(&one).unwrap();
         opens.note(&two).unwrap();
         assert_eq!(opens.all().unwrap(), [one, two]);

@@ -53,7 +53,7 @@ impl Device {
         self.fuse.as_fd()
     }
 
-    /// The handles that are open on backing ids.
+    /// The handles that are open on files.
     pub(crate) fn opens(&self) -> &Opens {
         &self.opens
     }
