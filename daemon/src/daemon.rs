@@ -166,7 +166,8 @@ pub fn trust(
 /// `TrustRootUnsafe` if others could have written it, or it cannot be read.
 pub fn read_trust(path: &Path) -> Result<Vec<u8>, Refusal> {
     owned::read(path, limits::TRUST_ROOT_BYTES).map_err(|error| {
-        let advice = "trust.json comes from your own configuration management, owned by root";
+        let advice = "trust.json comes from your own configuration management and never from the site, and nobody \
+                      writes it but root and whoever mounts";
         unsafe_root(format!("{}; {advice}", with_cause(&error)))
     })
 }

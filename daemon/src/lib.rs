@@ -52,6 +52,7 @@ mod lock;
 mod memory;
 mod metrics;
 pub mod mount;
+mod open_files;
 pub mod owned;
 pub mod refusal;
 pub mod registry;

@@ -49,6 +49,7 @@ use crate::launched::Launches;
 use crate::memory;
 use crate::metrics;
 use crate::mount::{Mountpoint, Seat, Session, Stopped};
+use crate::open_files;
 use crate::refusal::{Exit, Refusal, with_cause};
 use crate::registry::state::State;
 use crate::registry::{Parts, Pinned, Registry, now};
@@ -110,6 +111,7 @@ impl From<Refusal> for Failure {
 /// Mounts, and serves or leaves a process behind that does.
 pub fn mount(global: &Global, args: &MountArgs) -> Exit {
     memory::keep_little();
+    open_files::raise();
     let loaded = Source::read(global, args).and_then(|source| Ok((source.config(args)?, source)));
     let as_json = args.foreground && loaded.as_ref().is_ok_and(|(config, _)| config.log.format == LogFormat::Json);
     let outcome = loaded.and_then(|(config, source)| match source {

@@ -51,6 +51,7 @@ mod keepers;
 mod keeping;
 mod kept;
 mod keys;
+mod killed;
 mod kinds;
 mod kms;
 mod launch;
@@ -62,6 +63,7 @@ mod monitoring;
 mod network;
 mod oci;
 mod outside;
+mod own;
 mod packages;
 mod pages;
 mod parts;
@@ -105,6 +107,10 @@ mod world;
 mod zoo;
 
 fn main() -> ExitCode {
+    mcpfs_tests::guard::run(tests)
+}
+
+fn tests() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
     let mut suite = Suite::new();
     packages::register(&mut suite);
@@ -119,6 +125,7 @@ fn main() -> ExitCode {
     keys::register(&mut suite);
     kms::register(&mut suite);
     outside::register(&mut suite);
+    own::register(&mut suite);
     lifecycle::register(&mut suite);
     deploy::register(&mut suite);
     withdrawal::register(&mut suite);
@@ -177,6 +184,7 @@ fn main() -> ExitCode {
     told::register(&mut suite);
     tuf::register(&mut suite);
     tls::register(&mut suite);
+    killed::register(&mut suite);
     kinds::register(&mut suite);
     store::register(&mut suite);
     words::register(&mut suite);

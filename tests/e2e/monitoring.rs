@@ -56,7 +56,7 @@ fn parsed(page: &str) -> BTreeMap<String, f64> {
 }
 
 fn metrics_by_both_ways() {
-    let mut world = World::new(Reads::Passthrough);
+    let mut world = World::new(Reads::usual());
     let port = Port::reserve();
     let file = world.host.path("metrics/mcpfs.prom");
     world
@@ -66,8 +66,8 @@ fn metrics_by_both_ways() {
     let mount = Mount::start(&world.host);
     let before = parsed(&page(number));
     assert_eq!(before["mcpfs_servers_admitted"], 2.0, "{before:?}");
-    let named = "mcpfs_build_info|reads=passthrough|registry=mcp.example.com/test|version=";
-    assert!(before.keys().any(|key| key.starts_with(named) || !is_root()), "{before:?}");
+    let named = format!("mcpfs_build_info|reads={}|registry=mcp.example.com/test|version=", Reads::usual().word());
+    assert!(before.keys().any(|key| key.starts_with(&named)), "{before:?}");
     assert_eq!(
         (before["mcpfs_stale"], before["mcpfs_audit_failing"], before["mcpfs_takeovers_total"]),
         (0.0, 0.0, 0.0)

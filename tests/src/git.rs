@@ -127,8 +127,8 @@ impl Drop for GitHost {
     fn drop(&mut self) {
         for child in &mut self.running {
             let pid = rustix::process::Pid::from_child(child);
-            // It may have ended by itself.
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            // It may have ended by itself. The group: fcgiwrap leaves its children alone.
+            let _gone = rustix::process::kill_process_group(pid, rustix::process::Signal::TERM);
             if exit_within(child, PATIENCE).is_none() {
                 let _gone = child.kill();
                 let _reaped = child.wait();
@@ -239,6 +239,7 @@ impl Default for SigningKey {
 
 fn start(mut command: Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().to_string_lossy()))
 }
 

@@ -19,6 +19,11 @@ pub enum Reads {
 }
 
 impl Reads {
+    /// How this user's mounts are read where nothing says otherwise.
+    pub fn usual() -> Self {
+        if scratch::is_root() { Self::Passthrough } else { Self::Cached }
+    }
+
     /// The word that `mcpfs status` uses.
     pub fn word(self) -> &'static str {
         match self {

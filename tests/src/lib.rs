@@ -32,6 +32,7 @@ pub mod fixture;
 pub mod forge;
 pub mod gate;
 pub mod git;
+pub mod guard;
 pub mod history;
 pub mod host;
 pub mod hsm;

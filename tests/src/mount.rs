@@ -4,7 +4,7 @@
 //! makes such a call wait for ever. /proc/self/mountinfo and the control socket tell.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -234,10 +234,22 @@ pub fn is_mounted(path: &Path) -> bool {
 
 /// Detaches whatever is mounted at `path`: the last resort.
 pub fn unmount(path: &Path) {
+    detach(path).unwrap_or_else(|problem| panic!("cannot unmount {}: {problem}", path.display()));
+}
+
+/// The same for somebody who goes on if it fails.
+pub(crate) fn detach(path: &Path) -> Result<(), String> {
     if crate::scratch::is_root() {
         let done = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
-        done.unwrap_or_else(|error| panic!("cannot unmount {}: {error}", path.display()));
-    } else {
-        crate::command::Run::new(crate::scratch::need("fusermount3", "fuse3")).arg("-uz").arg(path).ok();
+        return done.map_err(|error| error.to_string());
     }
+    let ran = crate::command::Run::new(crate::scratch::need("fusermount3", "fuse3")).arg("-uz").arg(path).run();
+    if ran.code == 0 { Ok(()) } else { Err(ran.to_string()) }
+}
+
+/// Where something is mounted in or below `dir`, in the order in which it was.
+pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    places.filter(|place| place.starts_with(dir)).collect()
 }

@@ -48,7 +48,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 fn make(base: &Path) -> tempfile::TempDir {
     let mut builder = tempfile::Builder::new();
     builder
-        .prefix("mf-")
+        .prefix(&crate::guard::prefix())
         .permissions(open_to_the_worker())
         .tempdir_in(base)
         .expect("cannot make a directory for this test")

@@ -147,7 +147,6 @@ impl Suite {
         let whole =
             mounted && arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
         let conclusion = libtest_mimic::run(&arguments, self.trials);
-        end_children();
         Registry::drop_shared();
         let ran = RAN.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let words: Vec<&str> = ran.iter().map(|mode| mode.word()).collect();
@@ -161,7 +160,7 @@ impl Suite {
 }
 
 /// Runs a test in a thread of its own. One that hangs fails, and the others go on: its thread stays
-/// behind, and what it started is ended with the run.
+/// behind, and the run's guard ends what it started.
 ///
 /// # Errors
 /// That it did not end within `limit`.
@@ -178,17 +177,6 @@ fn within(limit: Duration, test: impl FnOnce() + Send + 'static) -> Result<(), F
             Err(format!("it hangs: it did not end within {} minutes and was left behind", limit.as_secs() / 60).into())
         }
         Err(RecvTimeoutError::Disconnected) => Err("its thread ended without a word".into()),
-    }
-}
-
-/// Ends what tests that hang have left: their daemons unmount, their servers stop listening.
-fn end_children() {
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for pid in children.split_whitespace().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
-            // It may have ended by itself.
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
     }
 }
 

@@ -256,3 +256,14 @@ fn groups_are_looked_up_for_whoever_decides_by_them() {
     assert!(error.contains("conf.d/20-access.toml:2: this host has no group no-such-group"), "{error}");
     assert!(Config::load(&main).is_ok(), "who only asks the daemon need not know");
 }
+
+#[test]
+fn a_runtime_directory_is_ones_own() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let uid = dir.path().metadata().unwrap().uid();
+    let found = |dir: PathBuf, uid| value::runtime_dir(Some(dir.clone()), uid) == Some(dir);
+    assert!(found(dir.path().into(), uid));
+    assert!(!found(dir.path().into(), uid + 1), "after su it is another user's");
+    assert!(!found(dir.path().join("gone"), uid), "after the last logout");
+}

@@ -246,10 +246,20 @@ impl Places {
             config: base("XDG_CONFIG_HOME", ".config").join("mcpfs.toml"),
             state: base("XDG_STATE_HOME", ".local/state"),
             cache: base("XDG_CACHE_HOME", ".cache"),
-            rundir: base("XDG_RUNTIME_DIR", ".local/run"),
+            rundir: runtime_dir(absolute("XDG_RUNTIME_DIR"), rustix::process::geteuid().as_raw())
+                .unwrap_or_else(|| home.join(".local/run"))
+                .join("mcpfs"),
             at: home.join("mcp"),
         }
     }
+}
+
+/// Where this user's sockets lie, whoever asks: a command from cron or over ssh does not have the variable that
+/// a desktop sets, and one after `su` has that of another user.
+pub(super) fn runtime_dir(named: Option<PathBuf>, uid: u32) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let own = |dir: &PathBuf| dir.metadata().is_ok_and(|found| found.is_dir() && found.uid() == uid);
+    named.into_iter().chain([format!("/run/user/{uid}").into()]).find(own)
 }
 
 /// The runtimes found in the usual directories, if root alone can change what is there.

@@ -15,6 +15,9 @@ const PAGES: usize = 256;
 pub(super) fn look(subject: &Subject) -> Vec<Finding> {
     let access = &subject.config.access;
     let hidden = walls::hidepid(&subject.mounts).state == State::Wrong;
+    if access.is_open() && !subject.is_roots() {
+        return vec![Finding::ok(Check::Access, "whoever sees this user's mount may use every server that is shown")];
+    }
     vec![judge(access, &look_up(access.groups()), hidden, servers(subject).as_deref())]
 }
 

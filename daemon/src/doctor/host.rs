@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 
 use super::finding::{Check, Finding};
+use super::orders::Orders;
 
 /// The first kernel with passthrough, resend and all that hot takeover rests on.
 const FULL: (u32, u32) = (6, 9);
@@ -66,7 +67,9 @@ fn fuse() -> Finding {
     match fs::File::options().read(true).write(true).open(device) {
         Ok(_) if super::is_root() => Finding::ok(Check::Fuse, "/dev/fuse can be opened"),
         Ok(_) => {
-            let found = ["/usr/bin/fusermount3", "/bin/fusermount3"].iter().any(|path| Path::new(path).exists());
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let usual = ["/usr/bin", "/bin"].map(PathBuf::from);
+            let found = std::env::split_paths(&path).chain(usual).any(|dir| dir.join("fusermount3").is_file());
             match found {
                 true => Finding::ok(Check::Fuse, "/dev/fuse can be opened, and fusermount3 is there"),
                 false => Finding::wrong(Check::Fuse, "fusermount3 is missing, by which users mount", "install fuse3"),
@@ -234,12 +237,12 @@ fn trial(bubblewrap: &Path) -> io::Result<()> {
 }
 
 /// Of the daemon, as it says; none if that is not limited.
-pub(super) fn open_files(limit: Option<u64>) -> Finding {
+pub(super) fn open_files(limit: Option<u64>, orders: &Orders) -> Finding {
     match limit {
         Some(limit) if limit < DESCRIPTORS => Finding::wrong(
             Check::OpenFiles,
             format!("at most {limit} files can be open at once, and every open file of a server is one"),
-            "LimitNOFILE=65536 in the unit (systemctl edit mcpfs), or ulimit -n in the shell that starts it",
+            orders.open_files,
         ),
         Some(limit) => Finding::ok(Check::OpenFiles, format!("up to {limit} files can be open")),
         None => Finding::ok(Check::OpenFiles, "any number of files can be open"),

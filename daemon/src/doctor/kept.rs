@@ -6,6 +6,7 @@ use mcpfs_trust::time::Timestamp;
 
 use super::Subject;
 use super::finding::{Check, Finding};
+use super::orders::Orders;
 use crate::audit::AuditError;
 use crate::audit::query::{Extent, Reader};
 use crate::audit::verify::moment;
@@ -39,13 +40,13 @@ pub(super) fn look(subject: &Subject) -> Vec<Finding> {
     };
     let keep = subject.config.retention.audit;
     vec![match Reader::open(&path).and_then(|reader| reader.extent()) {
-        Ok(extent) => judge(keep, &extent, crate::registry::now(), keeper),
+        Ok(extent) => judge(keep, &extent, crate::registry::now(), keeper, subject.orders()),
         Err(AuditError::Missing { .. }) => Finding::ok(Check::Retention, format!("rows will be kept: {keep}")),
         Err(error) => Finding::unknown(Check::Retention, with_cause(&error), "see `audit` here; run this as root"),
     }]
 }
 
-pub(super) fn judge(keep: Keep, extent: &Extent, now: Timestamp, keeper: Keeper<'_>) -> Finding {
+pub(super) fn judge(keep: Keep, extent: &Extent, now: Timestamp, keeper: Keeper<'_>, orders: &Orders) -> Finding {
     let oldest =
         extent.oldest_us.map_or_else(|| "there are none".to_owned(), |at| format!("the oldest is of {}", moment(at)));
     let cut = extent
@@ -66,17 +67,17 @@ pub(super) fn judge(keep: Keep, extent: &Extent, now: Timestamp, keeper: Keeper<
         (Keeper::Keeps(other), keep) if !other.is_empty() && other != keep.to_string() => Finding::note(
             Check::Retention,
             format!("{found}; the daemon goes by {other}"),
-            "systemctl reload mcpfs takes over what the configuration says",
+            format!("{} takes over what the configuration says", orders.reload),
         ),
         (Keeper::Keeps(_), Keep::For(span)) if late(span) => Finding::wrong(
             Check::Retention,
             format!("{found}: older ones should be gone"),
-            "the log says what keeps them (journalctl -u mcpfs)",
+            format!("the log says what keeps them ({})", orders.log),
         ),
         (Keeper::None, Keep::For(span)) if late(span) => Finding::note(
             Check::Retention,
             format!("{found}; a daemon would remove older ones, and none runs"),
-            "systemctl start mcpfs, or mcpfs mount",
+            orders.start,
         ),
         _ => Finding::ok(Check::Retention, found),
     }

@@ -16,6 +16,7 @@ mod credentials;
 mod finding;
 mod host;
 mod kept;
+mod orders;
 mod places;
 mod registry;
 mod running;
@@ -58,6 +59,11 @@ impl Subject {
         self.mount_of(path).is_none_or(|mount| !walls::is_far(&mount.kind.to_string_lossy()))
     }
 
+    /// What to type about it.
+    fn orders(&self) -> &'static orders::Orders {
+        if self.is_roots() { &orders::SERVICE } else { &orders::OWN }
+    }
+
     /// Whether root's daemon, with a worker of its own user, is meant: whose is the configuration?
     pub(crate) fn is_roots(&self) -> bool {
         use std::os::unix::fs::MetadataExt as _;
@@ -88,7 +94,11 @@ pub fn examine(file: &Path) -> Vec<Finding> {
             Some(config)
         }
         Ok(Err(error)) => {
-            findings.push(Finding::wrong(Check::Config, with_cause(&error), "correct that line; `mcpfs config check`"));
+            findings.push(Finding::wrong(
+                Check::Config,
+                with_cause(&error),
+                "correct that; `mcpfs config check` tells when it is good",
+            ));
             None
         }
         Err(late) => {
@@ -167,12 +177,12 @@ fn late(check: Check) -> Finding {
     Finding::wrong(check, found, "look at dmesg and at what the configured paths lie on (findmnt -T PATH)")
 }
 
-/// The main configuration file that is meant: this user's own, else the system's.
+/// The main configuration file that is meant: this user's own, else the system's, else the one that is to be written.
 pub fn file(given: Option<&Path>) -> PathBuf {
     let own = crate::config::default_file();
     match given {
         Some(file) => file.to_owned(),
-        None if own.exists() => own,
+        None if own.exists() || !Path::new(crate::commands::SYSTEM_FILE).exists() => own,
         None => PathBuf::from(crate::commands::SYSTEM_FILE),
     }
 }

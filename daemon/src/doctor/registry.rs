@@ -19,8 +19,8 @@ pub(super) fn look(subject: &Subject) -> Vec<Finding> {
     let root = match crate::daemon::trust(&config.trust, |_| Ok(None)) {
         Ok((root, _)) => root,
         Err(refusal) => {
-            let fix =
-                format!("put the trust root of your registry at {}, owned by root, mode 644", config.trust.display());
+            let owner = if subject.is_roots() { "owned by root, " } else { "" };
+            let fix = format!("put the trust root of your registry at {}, {owner}mode 644", config.trust.display());
             return vec![Finding::wrong(Check::TrustRoot, refusal.to_string(), fix)];
         }
     };

@@ -26,14 +26,17 @@ pub(super) fn mount(subject: &Subject) -> Vec<Finding> {
     let at = &subject.config.mount.at;
     let here = subject.mounts.iter().rfind(|entry| entry.at == *at);
     let own = match (here, &subject.status) {
-        (None, Err(_)) => unmounted(at),
+        (None, Err(_)) => unmounted(at, subject.orders().start),
         // Links may lead to the place: the daemon knows which it is.
         (None, Ok(status)) => match subject.mounts.iter().any(|entry| entry.at == status.mount && entry.kind == KIND) {
             true => Finding::ok(Check::Mount, format!("served at {}", status.mount.display())),
             false => Finding::wrong(
                 Check::Mount,
                 format!("a daemon runs, and nothing is mounted at {}", at.display()),
-                "systemctl restart mcpfs; if it is there for others, this shell has a mount namespace of its own",
+                format!(
+                    "{}; if it is there for others, this shell has a mount namespace of its own",
+                    subject.orders().restart
+                ),
             ),
         },
         (Some(entry), _) if entry.kind != KIND => Finding::wrong(
@@ -53,14 +56,14 @@ pub(super) fn mount(subject: &Subject) -> Vec<Finding> {
                 "{} is mounted and no daemon answers for it: a stale mount, on which programs fail or wait",
                 at.display()
             ),
-            "mcpfs unmount, then systemctl restart mcpfs or mcpfs mount; a new start also clears it",
+            format!("mcpfs unmount, then {}; a new start also clears it", subject.orders().anew),
         ),
     };
     vec![own, others(subject)]
 }
 
 /// Nothing is mounted there: whether something could be.
-fn unmounted(at: &Path) -> Finding {
+fn unmounted(at: &Path, start: &str) -> Finding {
     let wrong = |what: &str, fix: String| Finding::wrong(Check::Mount, format!("{} {what}", at.display()), fix);
     match std::fs::read_dir(at).map(|mut entries| entries.next().is_some()) {
         Ok(true) => wrong(
@@ -73,11 +76,9 @@ fn unmounted(at: &Path) -> Finding {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             wrong("is no directory", "mount elsewhere ([mount] at)".to_owned())
         }
-        Ok(false) | Err(_) => Finding::note(
-            Check::Mount,
-            format!("nothing is mounted at {}, and no daemon runs", at.display()),
-            "systemctl start mcpfs, or mcpfs mount",
-        ),
+        Ok(false) | Err(_) => {
+            Finding::note(Check::Mount, format!("nothing is mounted at {}, and no daemon runs", at.display()), start)
+        }
     }
 }
 
@@ -105,8 +106,8 @@ pub(super) fn daemon(subject: &Subject) -> Vec<Finding> {
         Ok(status) => status,
         Err(error @ ClientError::NoDaemon { .. }) => {
             return vec![match subject.mounts.iter().any(|entry| entry.at == *at && entry.kind == KIND) {
-                true => Finding::wrong(Check::Daemon, with_cause(error), "systemctl restart mcpfs, or mcpfs mount"),
-                false => Finding::note(Check::Daemon, "no daemon runs", "systemctl start mcpfs, or mcpfs mount"),
+                true => Finding::wrong(Check::Daemon, with_cause(error), subject.orders().anew),
+                false => Finding::note(Check::Daemon, "no daemon runs", subject.orders().start),
             }];
         }
         Err(error) => return vec![Finding::wrong(Check::Daemon, with_cause(error), error.advice())],
@@ -136,11 +137,15 @@ pub(super) fn daemon(subject: &Subject) -> Vec<Finding> {
     });
     findings.push(match status.takeover {
         true => Finding::ok(Check::Takeover, "a worker that dies is replaced on the same mount"),
+        false if !subject.is_roots() => Finding::note(
+            Check::Takeover,
+            "if this daemon dies, the mount does: a user's own is one process; `mcpfs mount` then mounts anew",
+            "mount as root, on Linux 6.9 or later, where servers must outlive a crash",
+        ),
         false => Finding::note(
             Check::Takeover,
-            "if what serves the mount dies, the mount does: a user's own daemon is one process, and Linux before 6.9 cannot \
-             send again what a worker had taken",
-            "mount as root, on Linux 6.9 or later, where servers must outlive a crash",
+            "if what serves the mount dies, the mount does: Linux before 6.9 cannot send again what a worker had taken",
+            "Linux 6.9 or later, where servers must outlive a crash",
         ),
     });
     findings
@@ -149,8 +154,8 @@ pub(super) fn daemon(subject: &Subject) -> Vec<Finding> {
 /// How many files the daemon may have open; before it runs, only this process can say something.
 pub(super) fn open_files(subject: &Subject) -> Vec<Finding> {
     vec![match &subject.status {
-        Ok(status) => host::open_files(status.open_files),
-        Err(_) => match host::open_files(getrlimit(Resource::Nofile).maximum) {
+        Ok(status) => host::open_files(status.open_files, subject.orders()),
+        Err(_) => match host::open_files(getrlimit(Resource::Nofile).maximum, subject.orders()) {
             Finding { found, fix: Some(fix), .. } => {
                 Finding::note(Check::OpenFiles, format!("if it were started from here: {found}"), fix)
             }

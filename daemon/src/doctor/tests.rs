@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use mcpfs_trust::error::Code;
 
 use super::finding::{Check, Finding, State};
-use super::{access, host, kept, mount_of, places, registry, running, walls};
+use super::{access, host, kept, mount_of, orders, places, registry, running, walls};
 use crate::config::{Config, NoNumber};
 use crate::mount::parse_mountinfo;
 use crate::refusal::Refusal;
@@ -56,9 +56,9 @@ fn user_namespaces() {
 
 #[test]
 fn limits_and_seccomp() {
-    is(&host::open_files(Some(1024)), State::Wrong, "LimitNOFILE");
-    is(&host::open_files(Some(65536)), State::Ok, "65536");
-    is(&host::open_files(None), State::Ok, "");
+    is(&host::open_files(Some(1024), &orders::SERVICE), State::Wrong, "LimitNOFILE");
+    is(&host::open_files(Some(65536), &orders::SERVICE), State::Ok, "65536");
+    is(&host::open_files(None, &orders::OWN), State::Ok, "");
     is(&host::seccomp(Some("Name:\tx\nSeccomp:\t0\n")), State::Ok, "");
     is(&host::seccomp(Some("Name:\tx\n")), State::Wrong, "CONFIG_SECCOMP_FILTER");
 }
@@ -205,12 +205,16 @@ fn rows_that_should_be_gone() {
     let now: mcpfs_trust::time::Timestamp = "2027-06-15T12:00:00Z".parse().unwrap();
     let extent = |days: i64| Extent { oldest_us: Some((now.unix() - days * 86_400) * 1_000_000), ..Extent::default() };
     let keep: Keep = "30d".parse().unwrap();
-    let look = |days, keeper| judge(keep, &extent(days), now, keeper);
+    let look = |days, keeper| judge(keep, &extent(days), now, keeper, &orders::OWN);
     is(&look(30, Keeper::Keeps("30d")), State::Ok, "rows are kept: 30d; the oldest is of 2027-05-16T12:00:00Z");
     is(&look(34, Keeper::Keeps("30d")), State::Wrong, "should be gone");
     is(&look(34, Keeper::None), State::Note, "none runs");
     is(&look(34, Keeper::Stuck("no signed head")), State::Wrong, "older ones stay: no signed head");
     is(&look(3, Keeper::Keeps("400d")), State::Note, "the daemon goes by 400d");
-    is(&judge(Keep::Forever, &extent(4000), now, Keeper::Keeps("forever")), State::Ok, "kept: forever");
-    is(&judge(keep, &Extent::default(), now, Keeper::None), State::Ok, "there are none, none were removed yet; 0 B");
+    is(&judge(Keep::Forever, &extent(4000), now, Keeper::Keeps("forever"), &orders::OWN), State::Ok, "kept: forever");
+    is(
+        &judge(keep, &Extent::default(), now, Keeper::None, &orders::OWN),
+        State::Ok,
+        "there are none, none were removed yet; 0 B",
+    );
 }

@@ -57,7 +57,7 @@ pub enum MountError {
     #[error("the mount point {} is not empty, and mounting would hide what is in it; empty it or choose another", .0.display())]
     NotEmpty(PathBuf),
     /// A live mount of ours.
-    #[error("mcpfs is already mounted at {} and answers; stop that daemon first", .0.display())]
+    #[error("mcpfs is already mounted at {} and answers; `mcpfs unmount` ends that daemon", .0.display())]
     AlreadyServed(PathBuf),
     /// A mount of ours that neither answers nor fails.
     #[error("mcpfs is mounted at {} but does not answer; if no daemon is about to take it over, clear it: umount -l {}", .0.display(), .0.display())]

@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use mcpfs_tests::command::Run;
@@ -21,15 +22,19 @@ use mcpfs_tests::mount::{self, Mount};
 use mcpfs_tests::registry::{RELEASE_KEY, Registry, UNKNOWN_KEY, files_below};
 use mcpfs_tests::scratch::{self, need};
 use mcpfs_tests::site::Site;
-use mcpfs_tests::{audit, forge};
+use mcpfs_tests::{audit, forge, guard};
 use serde_json::json;
 
-fn main() {
+fn main() -> ExitCode {
+    guard::run(demo)
+}
+
+fn demo() -> ExitCode {
     scratch::usual_umask();
     let dir = std::env::args_os().nth(1).map(PathBuf::from);
     if dir.as_ref().is_some_and(|dir| dir.as_os_str().as_encoded_bytes().starts_with(b"-")) {
         eprintln!("usage: mcpfs-demo [FOLDER]    (it is made anew; target/demo without one)");
-        std::process::exit(2);
+        return ExitCode::from(2);
     }
     let dir = dir.unwrap_or_else(|| scratch::repository().join("target/demo"));
     // What an interrupted demo left behind.
@@ -45,7 +50,7 @@ fn main() {
         let is_empty = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
         if !is_empty && !dir.join("host").is_dir() {
             eprintln!("{} is no folder of an earlier demo: name an empty one", dir.display());
-            std::process::exit(2);
+            return ExitCode::from(2);
         }
         fs::remove_dir_all(&dir).expect("target/demo is ours");
     }
@@ -55,6 +60,7 @@ fn main() {
     // Programs such as nginx live where an ordinary user's PATH does not look: `need` knows.
     let story = Story { dir, started: Instant::now() };
     story.tell();
+    ExitCode::SUCCESS
 }
 
 /// Where the story can be told: `dir` itself, or a directory below /tmp with a link from `dir` to
@@ -92,7 +98,7 @@ impl Story {
     fn tell(&self) {
         let registry = self.publish();
         let site = Site::serve(&registry.site());
-        let reads = if scratch::is_root() { Reads::Passthrough } else { Reads::Cached };
+        let reads = Reads::usual();
         let host = Host::new(&registry.trust(), &site.url(), reads);
         let mount = Mount::start(&host);
         self.line(

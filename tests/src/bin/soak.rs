@@ -8,6 +8,10 @@ use mcpfs_tests::chaos::{Plan, run};
 use mcpfs_tests::host::Reads;
 
 fn main() -> ExitCode {
+    mcpfs_tests::guard::run(soak)
+}
+
+fn soak() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
     let minutes: f64 = std::env::var("MINUTES").map_or(10.0, |text| text.parse().expect("MINUTES is a number"));
     let mut good = true;

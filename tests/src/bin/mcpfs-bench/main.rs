@@ -13,6 +13,7 @@ mod takeover;
 mod withdrawal;
 
 use std::cell::LazyCell;
+use std::process::ExitCode;
 
 use mcpfs_tests::bench::Figure;
 use mcpfs_tests::registry::Registry;
@@ -22,7 +23,11 @@ use mounted::Bench;
 /// One part of the table.
 type Part<'a> = Box<dyn Fn() -> Vec<Figure> + 'a>;
 
-fn main() {
+fn main() -> ExitCode {
+    mcpfs_tests::guard::run(bench)
+}
+
+fn bench() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     // Only what is mounted needs it.
@@ -50,4 +55,5 @@ fn main() {
         }
     }
     Registry::drop_shared();
+    ExitCode::SUCCESS
 }
