@@ -20,6 +20,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Handles at most.
 const SLOTS: u32 = 1 << 19;
@@ -44,14 +45,18 @@ pub(crate) struct Open {
 
 /// The table of open handles, which the worker writes and its successor reads.
 #[derive(Debug)]
-pub(crate) struct Opens(File);
+pub(crate) struct Opens {
+    table: File,
+    /// How many slots were ever used, as far as this process has noted or read.
+    used: AtomicU32,
+}
 
 impl Opens {
     /// The size of the table, for ever. What was never written takes no memory.
     pub(super) const BYTES: u64 = FIRST + OPEN * SLOTS as u64;
 
-    pub(crate) fn of(file: File) -> Self {
-        Self(file)
+    pub(crate) fn of(table: File) -> Self {
+        Self { table, used: AtomicU32::new(0) }
     }
 
     /// Every open handle.
@@ -61,7 +66,7 @@ impl Opens {
     pub(crate) fn all(&self) -> io::Result<Vec<Open>> {
         let used = self.used()?;
         let mut bytes = vec![0; usize::try_from(OPEN * u64::from(used)).unwrap_or(0)];
-        self.0.read_exact_at(&mut bytes, FIRST)?;
+        self.table.read_exact_at(&mut bytes, FIRST)?;
         let eight = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
         let slots = (0..used).zip(bytes.chunks_exact(OPEN as usize));
         let opens = slots.map(|(slot, bytes)| Open {
@@ -80,24 +85,28 @@ impl Opens {
         if open.slot >= SLOTS {
             return Err(rustix::io::Errno::NFILE.into());
         }
-        if open.slot >= self.used()? {
-            self.0.write_all_at(&u64::from(open.slot + 1).to_le_bytes(), 0)?;
+        // One worker at a time writes, so what it wrote or read holds for as long as it lives.
+        if open.slot >= self.used.load(Ordering::Relaxed) && open.slot >= self.used()? {
+            self.table.write_all_at(&u64::from(open.slot + 1).to_le_bytes(), 0)?;
+            self.used.store(open.slot + 1, Ordering::Relaxed);
         }
         let fields = [open.number, open.unique, open.on].map(u64::to_le_bytes);
-        self.0.write_all_at(fields.as_flattened(), place(open.slot))
+        self.table.write_all_at(fields.as_flattened(), place(open.slot))
     }
 
     /// # Errors
     /// What memory says.
     pub(crate) fn clear(&self, slot: u32) -> io::Result<()> {
-        self.0.write_all_at(&[0; 8], place(slot))
+        self.table.write_all_at(&[0; 8], place(slot))
     }
 
     fn used(&self) -> io::Result<u32> {
         let mut bytes = [0; FIRST as usize];
-        self.0.read_exact_at(&mut bytes, 0)?;
+        self.table.read_exact_at(&mut bytes, 0)?;
         // A worker wrote it, and it need not be one that means well.
-        Ok(u64::from_le_bytes(bytes).min(SLOTS.into()) as u32)
+        let used = u64::from_le_bytes(bytes).min(SLOTS.into()) as u32;
+        self.used.store(used, Ordering::Relaxed);
+        Ok(used)
     }
 }
 
@@ -133,7 +142,7 @@ mod tests {
     #[test]
     fn nonsense_is_bounded() {
         let opens = table();
-        opens.0.write_all_at(&u64::MAX.to_le_bytes(), 0).unwrap();
+        opens.table.write_all_at(&u64::MAX.to_le_bytes(), 0).unwrap();
         assert_eq!(opens.all().unwrap(), []);
     }
 }

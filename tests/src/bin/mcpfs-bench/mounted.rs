@@ -201,7 +201,7 @@ pub(super) fn cold(bench: &Bench) -> Vec<Figure> {
         let run = host.at("everything/run");
         // The daemon knows its entries before anybody launches; that is measured apart.
         let ready = from_nothing.elapsed();
-        let (cpu, before) = (cpu_seconds(mount.pid()), Instant::now());
+        let (cpu, before) = (cpu_seconds(mount.server()), Instant::now());
         let log = site.requests().len();
         let took = initialize(&run);
         with_mount.push(ready + took);
@@ -212,7 +212,7 @@ pub(super) fn cold(bench: &Bench) -> Vec<Figure> {
         objects.sort();
         objects.dedup();
         asked = (all, objects.len(), host.cached_files().len());
-        load = (cpu_seconds(mount.pid()) - cpu, before.elapsed().as_secs_f64());
+        load = (cpu_seconds(mount.server()) - cpu, before.elapsed().as_secs_f64());
         carried.0 = link.carried();
         mount.stop();
         hosts.push(host);
@@ -249,9 +249,9 @@ fn transfer_load(bench: &Bench, port: u16) -> Figure {
     let link = Link::to(port, MEGABITS, ROUND_TRIP);
     let host = bench.host(&link.url());
     let mount = Mount::start(&host);
-    let (cpu, started) = (cpu_seconds(mount.pid()), Instant::now());
+    let (cpu, started) = (cpu_seconds(mount.server()), Instant::now());
     drop(File::open(host.at("large/1.0.0/tree/data")).expect("readable"));
-    let (spent, wall) = (cpu_seconds(mount.pid()) - cpu, started.elapsed().as_secs_f64());
+    let (spent, wall) = (cpu_seconds(mount.server()) - cpu, started.elapsed().as_secs_f64());
     let rate = link.carried() as f64 / 1e6 / wall;
     mount.stop();
     Figure::plain(
@@ -312,7 +312,7 @@ pub(super) fn memory(bench: &Bench) -> Vec<Figure> {
     let read = Run::new("sh").arg("-c").arg(format!("cat {}/d1/* > /dev/null", tree.display()));
     read.ok();
     let pair = interleave(ROUNDS, || walk(&tree), || walk(&many));
-    let resident = resident_mib(mount.pid());
+    let resident = resident_mib(mount.server());
     mount.stop();
     vec![
         Figure::plain("resident memory, 50,000 files visible", format!("{resident:.1} MiB"), "< 64 MiB"),
