@@ -58,6 +58,8 @@ pub mod refusal;
 pub mod registry;
 mod retention;
 pub mod run;
+#[cfg(test)]
+mod scratch;
 pub mod site;
 pub mod supervisor;
 pub mod words;

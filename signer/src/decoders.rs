@@ -28,6 +28,7 @@ use crate::launch::{self, Derived};
 use crate::pack;
 use crate::policy::Gate;
 use crate::recipe::Recipe;
+use crate::scratch;
 use crate::unpack::{self, Archive, Spool, Unpacked, UnpackedKind, mcpb, oci};
 
 /// What takes the bytes, and says whether anything was accepted.
@@ -49,7 +50,7 @@ pub const ALL: [(&str, Decoder); 11] = [
 ];
 
 /// Where spools and layers lie.
-static SCRATCH: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
+static SCRATCH: LazyLock<tempfile::TempDir> = LazyLock::new(scratch::in_memory);
 
 /// Of a release that needs nothing more than an artefact.
 static RECIPE: LazyLock<Recipe> = LazyLock::new(|| {

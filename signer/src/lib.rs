@@ -50,6 +50,8 @@ pub mod rebuild;
 pub mod recipe;
 pub mod release;
 pub mod revoke;
+#[cfg(any(test, fuzzing))]
+mod scratch;
 pub mod secret;
 pub mod serve;
 pub mod sign;

@@ -108,6 +108,8 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str, mode: u32) {
+        // Its owner may not write to a file that is only to be read.
+        let _ = std::fs::remove_file(path);
         std::fs::write(path, text).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }

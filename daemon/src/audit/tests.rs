@@ -16,6 +16,7 @@ use super::query::{AccessRow, Filter, Reader};
 use super::verify::{Anchor, verify};
 use super::*;
 use crate::caller::Caller;
+use crate::scratch;
 
 mod asking;
 mod chain;
@@ -28,7 +29,7 @@ pub(super) struct Dir(tempfile::TempDir);
 impl Dir {
     /// In memory if it can be: what a store says does not depend on the disk, and each commit would wait for it.
     pub(super) fn new() -> Self {
-        Self::private(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+        Self::private(scratch::in_memory())
     }
 
     /// Where a commit takes as long as it does.

@@ -6,7 +6,7 @@ use super::*;
 
 /// A configuration directory of this test alone; `files` are (name, text).
 fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch::in_memory();
     for (name, text) in files {
         let path = dir.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

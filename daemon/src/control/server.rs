@@ -152,7 +152,7 @@ where
             Some(seat) => {
                 let handler = handler.clone();
                 connections.spawn(async move {
-                    converse(stream, peer, handler).await;
+                    converse(stream, peer, handler, PATIENCE).await;
                     drop(seat);
                 });
             }
@@ -165,19 +165,19 @@ where
     }
 }
 
-/// One connection: lines in, lines out, until it ends, stalls or talks nonsense.
-async fn converse<H, F>(mut stream: UnixStream, peer: Peer, handler: H)
+/// One connection: lines in, lines out, until it ends, stalls for so long or talks nonsense.
+async fn converse<H, F>(mut stream: UnixStream, peer: Peer, handler: H, patience: Duration)
 where
     H: Fn(Peer, OwnedFd, Request) -> F,
     F: Future<Output = Result<Reply, Refused>>,
 {
     let mut buffer = Vec::new();
     loop {
-        let line = match timeout(PATIENCE, read_line(&mut stream, &mut buffer)).await {
+        let line = match timeout(patience, read_line(&mut stream, &mut buffer)).await {
             Ok(Ok(Some(line))) => Ok(line),
             Ok(Ok(None) | Err(_)) => return,
             Err(_) if buffer.is_empty() => return,
-            Err(_) => Err(format!("no whole line within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("no whole line within {} s", patience.as_secs())),
         };
         // A line without an end is over: nobody knows where the next one would begin.
         let last = !line.as_ref().is_ok_and(|line| line.len() <= REQUEST_BYTES);
@@ -193,7 +193,7 @@ where
             Ok(Reply { value, with }) => (Ok(value), with),
             Err(refused) => (Err(refused), Vec::new()),
         };
-        let written = timeout(PATIENCE, write(&mut stream, &answer_line(answer), with)).await;
+        let written = timeout(patience, write(&mut stream, &answer_line(answer), with)).await;
         if last || !matches!(written, Ok(Ok(()))) {
             return;
         }
@@ -303,21 +303,22 @@ mod tests {
     }
 
     /// Answers `status` with the caller, and nothing else.
+    async fn answer(peer: Peer, connection: OwnedFd, request: Request) -> Result<Reply, Refused> {
+        match request {
+            Request::Status {} => Ok(serde_json::json!([peer.pid, peer.uid, peer.gid]).into()),
+            // Two descriptors, and an answer that does not fit into the socket in one go.
+            Request::Refresh {} => {
+                let with = vec![connection, std::fs::File::open("/dev/null").unwrap().into()];
+                Ok(Reply { value: "x".repeat(900_000).into(), with })
+            }
+            other => Err(Refused::fault(Fault::NotFound, &format!("{other:?}"), "")),
+        }
+    }
+
     fn running() -> Running {
         let dir = tempfile::tempdir().unwrap();
         let listener = listen(dir.path()).unwrap();
-        let handler = |peer: Peer, connection: OwnedFd, request| async move {
-            match request {
-                Request::Status {} => Ok(serde_json::json!([peer.pid, peer.uid, peer.gid]).into()),
-                // Two descriptors, and an answer that does not fit into the socket in one go.
-                Request::Refresh {} => {
-                    let with = vec![connection, std::fs::File::open("/dev/null").unwrap().into()];
-                    Ok(Reply { value: "x".repeat(900_000).into(), with })
-                }
-                other => Err(Refused::fault(Fault::NotFound, &format!("{other:?}"), "")),
-            }
-        };
-        Running { task: tokio::spawn(serve(listener, handler)), dir }
+        Running { task: tokio::spawn(serve(listener, answer)), dir }
     }
 
     impl Running {
@@ -399,10 +400,17 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_line_and_then_silence() {
-        let running = running();
-        // Nothing but the server's patience ends this.
-        let line = timeout(PATIENCE * 24, running.answer(b"{\"v\":1,")).await.expect("it gives up");
-        assert!(parse_answer::<Value>(line.as_bytes()).unwrap_err().message.contains("no whole line"));
+        for (sent, told) in [(&b"{\"v\":1,"[..], true), (b"", false)] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(sent).await.unwrap();
+            // Nothing but the server's patience ends this.
+            let peer = Peer::of(&theirs).unwrap();
+            converse(theirs, peer, answer, Duration::from_millis(50)).await;
+            let mut line = String::new();
+            BufReader::new(ours).read_line(&mut line).await.unwrap();
+            let refused = |line: &str| parse_answer::<Value>(line.as_bytes()).unwrap_err().message;
+            assert!(if told { refused(&line).contains("no whole line") } else { line.is_empty() }, "{line}");
+        }
     }
 
     #[tokio::test]

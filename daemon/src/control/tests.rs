@@ -30,6 +30,7 @@ use crate::mount::Reads;
 use crate::registry::state::State;
 use crate::registry::tests::{key, root, sign};
 use crate::registry::{Parts, Registry, now};
+use crate::scratch;
 use crate::site::Secrets;
 
 const REGISTRY: &str = "demo/control";
@@ -106,7 +107,7 @@ fn publish(site: &Path) -> Digest {
 
 impl Host {
     async fn start(policy: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch::in_memory();
         let statement = publish(&dir.path().join("site"));
         let at = dir.path().display();
         let file = dir.path().join("mcpfs.toml");
@@ -116,8 +117,9 @@ impl Host {
         )
         .unwrap();
         let config = Arc::new(Config::load(&file).unwrap());
-        let audit = Audit::open(&AuditOptions::at(dir.path().join("audit.db"))).unwrap();
-        let (state, _) = State::open(&dir.path().join("state")).unwrap();
+        let audit =
+            Audit::open(&AuditOptions { reserve_bytes: 0, ..AuditOptions::at(dir.path().join("audit.db")) }).unwrap();
+        let (state, _) = State::open_with(&dir.path().join("state"), 0).unwrap();
         let trust = root(REGISTRY, (1, 1, 1), &key(1), &key(2));
         std::fs::write(&config.trust, trust.encode()).unwrap();
         let trust = daemon::trust(&config.trust, |_| Ok(None)).unwrap();

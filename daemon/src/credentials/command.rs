@@ -138,42 +138,47 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    fn shell(script: &str, timeout: u64) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    /// For what ends by itself.
+    const LONG: Duration = Duration::from_secs(60);
+    /// For what does not.
+    const SHORT: Duration = Duration::from_millis(200);
+
+    fn shell(script: &str, timeout: Duration) -> Result<Zeroizing<Vec<u8>>, CommandError> {
         let args = ["-c".to_owned(), script.to_owned()];
-        output(Path::new("/bin/sh"), &args, None, Duration::from_secs(timeout))
+        output(Path::new("/bin/sh"), &args, None, timeout)
     }
 
     #[test]
     fn what_it_says_is_the_value() {
-        assert_eq!(shell("echo hunter2; echo no >&2", 60).unwrap().as_slice(), b"hunter2\n");
+        assert_eq!(shell("echo hunter2; echo no >&2", LONG).unwrap().as_slice(), b"hunter2\n");
         // No variable of ours, no input, and a place of its own.
-        let said = shell("env -i /bin/true; cat; echo \"${HOME-none} $PWD\"", 60).unwrap();
+        let said = shell("env -i /bin/true; cat; echo \"${HOME-none} $PWD\"", LONG).unwrap();
         assert_eq!(said.as_slice(), b"none /\n");
-        assert_eq!(shell("head -c 65536 /dev/zero", 60).unwrap().len(), VALUE_BYTES);
+        assert_eq!(shell("head -c 65536 /dev/zero", LONG).unwrap().len(), VALUE_BYTES);
         // Endless: it is not waited for.
-        assert_eq!(shell("cat /dev/zero", 60).unwrap().len(), VALUE_BYTES + 1);
-        assert!(shell("exec true", 60).unwrap().is_empty());
+        assert_eq!(shell("cat /dev/zero", LONG).unwrap().len(), VALUE_BYTES + 1);
+        assert!(shell("exec true", LONG).unwrap().is_empty());
     }
 
     #[test]
     fn whoever_holds_its_output_open_is_not_waited_for() {
-        assert_eq!(shell("sleep 3600 & echo x", 60).unwrap().as_slice(), b"x\n");
+        assert_eq!(shell("sleep 3600 & echo x", LONG).unwrap().as_slice(), b"x\n");
     }
 
     #[test]
     fn failures() {
-        let error = shell("echo secret; echo secret >&2; exit 3", 60).unwrap_err();
+        let error = shell("echo secret; echo secret >&2; exit 3", LONG).unwrap_err();
         assert!(matches!(&error, CommandError::Failed { status, .. } if status.code() == Some(3)), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
-        assert!(matches!(shell("kill -9 $$", 60).unwrap_err(), CommandError::Failed { .. }));
+        assert!(matches!(shell("kill -9 $$", LONG).unwrap_err(), CommandError::Failed { .. }));
         // With what it has started.
-        let error = shell("sleep 3600 | sleep 3600", 1).unwrap_err();
+        let error = shell("sleep 3600 | sleep 3600", SHORT).unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
         // One that closes its output is followed to its end all the same.
-        assert!(matches!(shell("exec >&-; sleep 3600", 1).unwrap_err(), CommandError::TimedOut { .. }));
-        let missing = output(Path::new("/bin/no-such-program"), &[], None, Duration::from_secs(60));
+        assert!(matches!(shell("exec >&-; sleep 3600", SHORT).unwrap_err(), CommandError::TimedOut { .. }));
+        let missing = output(Path::new("/bin/no-such-program"), &[], None, LONG);
         assert!(matches!(missing, Err(CommandError::Program(_))));
-        let nobody = output(Path::new("/bin/true"), &[], Some("no-such-user"), Duration::from_secs(60));
+        let nobody = output(Path::new("/bin/true"), &[], Some("no-such-user"), LONG);
         assert!(matches!(nobody, Err(CommandError::Account(_))));
     }
 
@@ -182,7 +187,7 @@ mod tests {
     fn one_that_leaves_its_group_ends_in_time() {
         let text = "setpgrp(0, getpgrp(getppid())) or exit 3; sleep 3600";
         let args = ["-e".to_owned(), text.to_owned()];
-        let error = output(Path::new("/usr/bin/perl"), &args, None, Duration::from_secs(1));
+        let error = output(Path::new("/usr/bin/perl"), &args, None, SHORT);
         assert!(matches!(error, Err(CommandError::TimedOut { .. })), "{error:?}");
     }
 
@@ -192,7 +197,7 @@ mod tests {
             return;
         }
         let args = ["-c".to_owned(), "id -u; id -G".to_owned()];
-        let said = output(Path::new("/bin/sh"), &args, Some("nobody"), Duration::from_secs(60)).unwrap();
+        let said = output(Path::new("/bin/sh"), &args, Some("nobody"), LONG).unwrap();
         let user = account("nobody").unwrap();
         assert_eq!(String::from_utf8(said.to_vec()).unwrap(), format!("{}\n{}\n", user.uid, user.gid));
     }

@@ -113,7 +113,7 @@ fn memory(value: &[u8], uid: u32) -> io::Result<File> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::io::Read as _;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -136,6 +136,7 @@ mod tests {
         let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
         File::open(&path).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hunter2");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(std::fs::write(&path, "other").unwrap_err().raw_os_error(), Some(libc::EPERM), "sealed");
     }
 

@@ -29,6 +29,7 @@ use crate::launched::Launches;
 use crate::registry::state::State;
 use crate::registry::tests::{key, root, sign};
 use crate::registry::{Parts, Registry, now};
+use crate::scratch;
 
 const REGISTRY: &str = "demo/fs";
 const HELLO: &[u8] = b"#!/bin/sh\necho hello\n";
@@ -122,15 +123,16 @@ fn me() -> Asker {
 
 impl Host {
     async fn start(policy: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch::in_memory();
         let head = publish(&dir.path().join("site"), 7, None, Status::Active);
         let at = dir.path().display();
         let file = dir.path().join("mcpfs.toml");
         let text = format!("state = \"{at}/state\"\n[registry]\nurl = \"file://{at}/site\"\n[policy]\n{policy}\n");
         std::fs::write(&file, text).unwrap();
         let config = Arc::new(Config::load(&file).unwrap());
-        let audit = Audit::open(&AuditOptions::at(dir.path().join("audit.db"))).unwrap();
-        let (state, _) = State::open(&dir.path().join("state")).unwrap();
+        let audit =
+            Audit::open(&AuditOptions { reserve_bytes: 0, ..AuditOptions::at(dir.path().join("audit.db")) }).unwrap();
+        let (state, _) = State::open_with(&dir.path().join("state"), 0).unwrap();
         let trust = root(REGISTRY, (1, 1, 1), &key(1), &key(2));
         let seen = SeenTrust { version: 1, epoch: 1, sha256: Digest::of(b"root") };
         let site = crate::daemon::site(&config, &Handle::current(), &crate::site::Secrets::Own).unwrap();

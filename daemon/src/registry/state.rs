@@ -158,6 +158,14 @@ impl State {
     /// # Errors
     /// If it cannot be used. A damaged file is not an error: it is moved aside.
     pub fn open(directory: &Path) -> Result<(Self, Opened), StateError> {
+        Self::open_with(directory, room::BYTES)
+    }
+
+    /// The same with so many bytes of the disk for itself behind each file that grows; none with 0.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_with(directory: &Path, room: u64) -> Result<(Self, Opened), StateError> {
         let path = directory.join("state.db");
         let io = |source| StateError::Io { path: path.clone(), source };
         use std::os::unix::fs::DirBuilderExt;
@@ -165,11 +173,11 @@ impl State {
         match connect(&path) {
             // An empty file is a valid database to SQLite, and a lost state to us.
             Ok((connection, made)) => {
-                Ok((Self::with_room(connection, &path), if made { Opened::Created } else { Opened::Kept }))
+                Ok((Self::with_room(connection, &path, room), if made { Opened::Created } else { Opened::Kept }))
             }
             Err(StateError::Sqlite(error)) if is_damage(&error) => {
                 let aside = move_aside(directory)?;
-                Ok((Self::with_room(connect(&path)?.0, &path), Opened::Damaged(aside)))
+                Ok((Self::with_room(connect(&path)?.0, &path, room), Opened::Damaged(aside)))
             }
             Err(error) => Err(error),
         }
@@ -195,8 +203,8 @@ impl State {
         }
     }
 
-    fn with_room(connection: Connection, path: &Path) -> Self {
-        Self { connection: Mutex::new(connection), room: Room::of(path) }
+    fn with_room(connection: Connection, path: &Path, room: u64) -> Self {
+        Self { connection: Mutex::new(connection), room: Room::of(path, room) }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

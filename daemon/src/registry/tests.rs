@@ -26,6 +26,7 @@ use super::{Parts, Registry, now};
 use crate::audit::{Audit, AuditOptions};
 use crate::config::Config;
 use crate::content::{Content, ContentSettings};
+use crate::scratch;
 
 mod closed;
 mod following;
@@ -115,7 +116,7 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn new() -> Self {
-        let live = Self { dir: tempfile::tempdir().unwrap(), head: 0.into(), previous: None.into() };
+        let live = Self { dir: scratch::in_memory(), head: 0.into(), previous: None.into() };
         let at = live.dir.path().display();
         live.write("mcpfs.toml", format!("[registry]\nurl = \"file://{at}/site\"\n").as_bytes());
         live.write("trust.json", &root("demo/cases", (1, 1, 1), &key(1), &key(2)).encode());
@@ -168,8 +169,10 @@ impl Live {
     /// The same by another clock.
     async fn host_by(&self, clock: Clock) -> (Registry, Audit) {
         let config = Arc::new(Config::load(&self.dir.path().join("mcpfs.toml")).unwrap());
-        let audit = Audit::open(&AuditOptions::at(self.dir.path().join("audit.db"))).unwrap();
-        let (state, _) = State::open(&self.dir.path().join("state")).unwrap();
+        let audit =
+            Audit::open(&AuditOptions { reserve_bytes: 0, ..AuditOptions::at(self.dir.path().join("audit.db")) })
+                .unwrap();
+        let (state, _) = State::open_with(&self.dir.path().join("state"), 0).unwrap();
         let trust = crate::daemon::trust(&config.trust, |root| Ok(state.trust(&root.registry)?)).unwrap();
         let site = crate::daemon::site(&config, &Handle::current(), &crate::site::Secrets::Own).unwrap();
         let (events, _) = tokio::sync::mpsc::channel(1);

@@ -5,6 +5,7 @@ mod rules;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
+use crate::scratch;
 use crate::staging::StagingError;
 
 pub(crate) fn now() -> Timestamp {
@@ -18,7 +19,15 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::made(scratch::in_memory())
+    }
+
+    /// For programs that are started, and for what is large.
+    pub(crate) fn on_disk() -> Self {
+        Self::made(tempfile::tempdir().unwrap())
+    }
+
+    fn made(folder: tempfile::TempDir) -> Self {
         fs::create_dir_all(folder.path().join("servers")).unwrap();
         fs::create_dir_all(folder.path().join("files/hello/bin")).unwrap();
         let place = Self { folder };

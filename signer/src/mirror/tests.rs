@@ -30,7 +30,7 @@ fn commit(folder: &Path, file: &str, text: &str) -> String {
 
 #[test]
 fn what_a_branch_holds_and_how_it_came_there() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch::in_memory();
     let (work, bare) = (dir.path().join("work"), dir.path().join("mirror"));
     std::fs::create_dir(&work).unwrap();
     git(&work, &["init", "--quiet", "-b", "main"]);
@@ -102,7 +102,7 @@ fn whoever_wrote_a_commit_with_others() {
 
 #[test]
 fn a_hostile_remote_runs_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch::in_memory();
     let planted = dir.path().join("planted");
     for url in [
         format!("ext::sh -c 'touch {}'", planted.display()),

@@ -9,12 +9,12 @@ use super::*;
 /// Bytes that look random and are the same everywhere.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
+    let mut bytes = vec![0; len.next_multiple_of(8)];
+    for eight in bytes.chunks_exact_mut(8) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
+        eight.copy_from_slice(&state.to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -57,7 +57,7 @@ fn make(files: &Files) -> Made {
 /// Every file's bytes, put together again as a host does.
 fn unmake(made: &Made) -> Files {
     let bytes = |chunks: &[Chunk]| -> Vec<u8> {
-        chunks.iter().flat_map(|chunk| made.plain[&chunk.plain_sha256].clone()).collect()
+        chunks.iter().map(|chunk| made.plain[&chunk.plain_sha256].as_slice()).collect::<Vec<_>>().concat()
     };
     let listed = &made.packed.listed;
     let tree = Tree::decode(&bytes(&listed.tree), &made.tree.summary()).unwrap();
@@ -178,8 +178,8 @@ fn a_change_moves_only_what_is_near_it() {
 #[test]
 fn a_launch_wants_its_command_first() {
     let mut files = Files::new();
-    for index in 0..80_u64 {
-        files.insert(format!("data/{index:03}"), noise(index, (2 << 20) + index as usize));
+    for index in 0..=limits::FIRST_CHUNKS as u64 {
+        files.insert(format!("data/{index:03}"), noise(index, LARGE_BYTES as usize + 1 + index as usize));
     }
     files.insert("zz/server".to_owned(), noise(999, 3 << 20));
     let made = make(&files);

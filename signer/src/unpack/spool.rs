@@ -17,6 +17,8 @@ pub struct Spool {
     file: File,
     end: u64,
     contents: HashMap<Digest, (u64, u64)>,
+    /// What [`Self::add`] reads into: most contents are much smaller.
+    buffer: Vec<u8>,
 }
 
 /// Reads one content of a spool.
@@ -33,7 +35,8 @@ impl Spool {
     /// # Errors
     /// If no file can be made there.
     pub fn new(scratch: &Path) -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile_in(scratch)?, end: 0, contents: HashMap::new() })
+        let file = tempfile::tempfile_in(scratch)?;
+        Ok(Self { file, end: 0, contents: HashMap::new(), buffer: vec![0; 128 << 10] })
     }
 
     /// Takes everything that `reader` yields; a content that is there already takes no room.
@@ -42,17 +45,16 @@ impl Spool {
     /// Those of `reader` as the inner result, those of the spool as the outer one.
     pub(crate) fn add(&mut self, mut reader: impl Read) -> io::Result<io::Result<(Digest, u64)>> {
         let mut hasher = Hasher::new();
-        let mut buffer = vec![0; 128 << 10];
         let mut at = self.end;
         loop {
-            let read = match reader.read(&mut buffer) {
+            let read = match reader.read(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Ok(Err(error)),
             };
-            hasher.write_all(&buffer[..read])?;
-            self.file.write_all_at(&buffer[..read], at)?;
+            hasher.write_all(&self.buffer[..read])?;
+            self.file.write_all_at(&self.buffer[..read], at)?;
             at += read as u64;
         }
         let (digest, size) = (hasher.finish(), at - self.end);

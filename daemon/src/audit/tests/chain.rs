@@ -23,12 +23,18 @@ fn the_chain_goes_on_after_a_restart_of_the_daemon() {
     assert_eq!(verify(&dir.db(), &[]).unwrap().rows, 3);
 }
 
+/// There is one writer, and whoever begins anew is one too.
 #[test]
 fn a_restart_names_the_old_seal() {
     let dir = Dir::new();
     let audit = Audit::open(&dir.options()).unwrap();
     audit.record_blocking(launch()).unwrap();
-    assert!(matches!(restart(&dir.db(), alice(), "damaged"), Err(AuditError::Locked { .. })));
+    let refused = std::thread::scope(|scope| {
+        let other = scope.spawn(|| Audit::open(&dir.options()).map(drop));
+        let anew = restart(&dir.db(), alice(), "damaged").map(drop);
+        [other.join().unwrap(), anew]
+    });
+    assert!(refused.iter().all(|one| matches!(one, Err(AuditError::Locked { .. }))), "{refused:?}");
     audit.close();
     let old = Anchor { time: None, ..verify(&dir.db(), &[]).unwrap().last.unwrap() }.to_string();
     let done = restart(&dir.db(), alice(), "damaged by a disk fault").unwrap();

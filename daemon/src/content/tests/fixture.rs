@@ -99,14 +99,14 @@ impl Room {
         Self::on(server, mirrors, files, most, change)
     }
 
-    /// With a site that is given up after a second of silence.
+    /// With a site that is given up after a moment of silence.
     pub(super) async fn hasty(
         files: &[(String, Vec<u8>)],
         most: usize,
         change: impl FnOnce(&mut ContentSettings),
     ) -> Self {
         let mut stopped = Self::with(files, most, change).await.stopped().await;
-        stopped.home.stall = Duration::from_secs(1);
+        stopped.home.stall = Duration::from_millis(200);
         stopped.started("boot")
     }
 
@@ -117,7 +117,7 @@ impl Room {
         most: usize,
         change: impl FnOnce(&mut ContentSettings),
     ) -> Self {
-        let directory = TempDir::new().unwrap();
+        let directory = crate::scratch::in_memory();
         let (tree, layout, objects) = pack(files, most);
         for (sha256, stored) in objects {
             server.put(&mcpfs_trust::site::object(&sha256), stored);

@@ -220,7 +220,7 @@ mod tests {
 
     /// An image's tree with these directories and files.
     fn tree(directories: &[&str], files: &[&str]) -> tempfile::TempDir {
-        let tree = tempfile::tempdir().unwrap();
+        let tree = crate::scratch::in_memory();
         directories.iter().for_each(|path| fs::create_dir_all(tree.path().join(path)).unwrap());
         files.iter().for_each(|path| fs::write(tree.path().join(path), "").unwrap());
         tree

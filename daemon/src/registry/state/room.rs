@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 
 /// Bytes behind each of the files. SQLite begins its log anew at 4 MiB.
-const ROOM: u64 = 8 << 20;
+pub(super) const BYTES: u64 = 8 << 20;
 
 /// The room of one `state.db`.
 #[derive(Debug)]
@@ -20,35 +20,40 @@ pub(super) struct Room {
     /// Never closed before the database: with any descriptor of it go all locks that this process has there.
     database: File,
     log: PathBuf,
+    /// Behind each of them.
+    bytes: u64,
 }
 
 impl Room {
     /// For the database at `path`, which is open already; nothing if it cannot be written.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(super) fn of(path: &Path, bytes: u64) -> Option<Self> {
+        if bytes == 0 {
+            return None;
+        }
         let database = OpenOptions::new().write(true).open(path).ok()?;
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        let room = Self { database, log: log.into() };
+        let room = Self { database, log: log.into(), bytes };
         room.take();
         Some(room)
     }
 
     /// Takes what has been used since.
     pub(super) fn take(&self) {
-        take(&self.database);
+        take(&self.database, self.bytes);
         if let Ok(log) = OpenOptions::new().write(true).open(&self.log) {
-            take(&log);
+            take(&log, self.bytes);
         }
     }
 }
 
 /// As much as there is: without it the state can do as long as nobody fills the disk.
-fn take(file: &File) {
+fn take(file: &File, bytes: u64) {
     let Ok(found) = file.metadata() else { return };
-    if found.blocks().saturating_mul(512) >= found.size().saturating_add(ROOM / 2) {
+    if found.blocks().saturating_mul(512) >= found.size().saturating_add(bytes / 2) {
         return;
     }
-    if let Err(error) = fallocate(file, FallocateFlags::KEEP_SIZE, found.size(), ROOM) {
+    if let Err(error) = fallocate(file, FallocateFlags::KEEP_SIZE, found.size(), bytes) {
         tracing::debug!(%error, "no room behind a file of the state");
     }
 }

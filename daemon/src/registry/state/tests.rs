@@ -28,10 +28,15 @@ fn everything() -> Writes {
     }
 }
 
+/// Without room of its own, which these tests do not need.
+fn open(directory: &Path) -> Result<(State, Opened), StateError> {
+    State::open_with(directory, 0)
+}
+
 #[test]
 fn what_was_stored_is_there_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (state, opened) = State::open(dir.path()).unwrap();
+    let dir = crate::scratch::in_memory();
+    let (state, opened) = open(dir.path()).unwrap();
     assert_eq!(opened, Opened::Created);
     assert_eq!(state.head().unwrap(), (Seen::default(), None));
     let slots = state.commit(&everything()).unwrap();
@@ -42,7 +47,7 @@ fn what_was_stored_is_there_again() {
     state.accept_head(&seen, b"head", &[], &[]).unwrap();
     drop(state);
 
-    let (state, opened) = State::open(dir.path()).unwrap();
+    let (state, opened) = open(dir.path()).unwrap();
     assert_eq!(opened, Opened::Kept);
     assert_eq!(state.head().unwrap(), (seen, Some(b"head".to_vec())));
     let known = state.known(&name("a")).unwrap();
@@ -63,8 +68,8 @@ fn what_was_stored_is_there_again() {
 
 #[test]
 fn a_published_statement_is_never_replaced() {
-    let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path()).unwrap();
+    let dir = crate::scratch::in_memory();
+    let (state, _) = open(dir.path()).unwrap();
     state.commit(&everything()).unwrap();
     let other = Writes {
         published: vec![(name("a"), version("1"), Digest::of(b"other"))],
@@ -78,8 +83,8 @@ fn a_published_statement_is_never_replaced() {
 
 #[test]
 fn revocations_are_final_until_the_epoch_rises() {
-    let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path()).unwrap();
+    let dir = crate::scratch::in_memory();
+    let (state, _) = open(dir.path()).unwrap();
     let set = |registry: &str, version, epoch| {
         let root = root(registry, version, epoch);
         let seen = SeenTrust { version, epoch, sha256: Digest::of(&root.encode()) };
@@ -108,8 +113,8 @@ fn root(registry: &str, version: u64, epoch: u64) -> TrustRoot {
 
 #[test]
 fn documents_are_collected() {
-    let dir = tempfile::tempdir().unwrap();
-    let (state, _) = State::open(dir.path()).unwrap();
+    let dir = crate::scratch::in_memory();
+    let (state, _) = open(dir.path()).unwrap();
     let documents = ["a", "b"].map(|path| (path.to_owned(), Vec::new())).to_vec();
     state.commit(&Writes { documents, ..Writes::default() }).unwrap();
     state.keep_documents(&HashSet::from(["b".to_owned()])).unwrap();
@@ -119,29 +124,29 @@ fn documents_are_collected() {
 
 #[test]
 fn a_lost_a_damaged_and_a_newer_file() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(State::open(dir.path()).unwrap());
+    let dir = crate::scratch::in_memory();
+    drop(open(dir.path()).unwrap());
     std::fs::remove_file(dir.path().join("state.db")).unwrap();
-    assert_eq!(State::open(dir.path()).unwrap().1, Opened::Created);
+    assert_eq!(open(dir.path()).unwrap().1, Opened::Created);
     std::fs::write(dir.path().join("state.db"), vec![b'x'; 8192]).unwrap();
-    let (state, opened) = State::open(dir.path()).unwrap();
+    let (state, opened) = open(dir.path()).unwrap();
     let Opened::Damaged(aside) = opened else { panic!("{opened:?}") };
     assert_eq!(std::fs::read(aside).unwrap().len(), 8192);
     state.connection().pragma_update(None, "user_version", 99).unwrap();
     drop(state);
-    assert!(matches!(State::open(dir.path()), Err(StateError::Newer { found: 99, .. })));
+    assert!(matches!(open(dir.path()), Err(StateError::Newer { found: 99, .. })));
 }
 
 #[test]
 fn the_database_of_another_program_is_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::scratch::in_memory();
     let path = dir.path().join("state.db");
     for sql in ["CREATE TABLE theirs (x)", "PRAGMA application_id = 77", "PRAGMA user_version = 1; CREATE TABLE t (x)"]
     {
         drop(std::fs::remove_file(&path));
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         let before = std::fs::read(&path).unwrap();
-        let error = State::open(dir.path()).unwrap_err();
+        let error = open(dir.path()).unwrap_err();
         assert!(matches!(error, StateError::Foreign { .. }), "{sql}: {error:?}");
         assert!(error.to_string().contains("move it away"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before, "{sql}: not a byte of it is changed");
@@ -150,11 +155,11 @@ fn the_database_of_another_program_is_left_alone() {
 
 #[test]
 fn a_table_of_slots_has_a_name_of_its_own() {
-    let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let open = |dir: &tempfile::TempDir| State::open(dir.path()).unwrap().0.slots().unwrap();
-    let name = open(&dir);
-    assert_eq!(open(&dir), name, "it is kept");
-    assert_ne!(open(&other), name);
+    let [dir, other] = [(); 2].map(|()| crate::scratch::in_memory());
+    let slots = |dir: &tempfile::TempDir| open(dir.path()).unwrap().0.slots().unwrap();
+    let name = slots(&dir);
+    assert_eq!(slots(&dir), name, "it is kept");
+    assert_ne!(slots(&other), name);
     std::fs::write(dir.path().join("state.db"), "damage".repeat(4096)).unwrap();
-    assert_ne!(open(&dir), name, "begun anew");
+    assert_ne!(slots(&dir), name, "begun anew");
 }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 
 mod lockfiles;
 
@@ -103,7 +104,7 @@ fn what_cannot_be_read_is_never_an_empty_list() {
             "{said:?}"
         );
     }
-    let place = Place::new();
+    let place = Place::on_disk();
     place.write("hello/node_modules/hidden/package.json", b"{}", 0o644);
     place.write("hello/x.dist-info/METADATA", b"\n\nName: x\n", 0o644);
     let large = format!("{{\"packages\": {{}}, \"x\": \"{}\"}}", "y".repeat(17 << 20));
@@ -191,8 +192,8 @@ fn lockfiles_of_other_languages() {
 #[test]
 fn a_program_that_cannot_be_read_is_told() {
     let place = Place::new();
-    let mut broken = fs::read(std::env::current_exe().unwrap()).unwrap();
-    broken.truncate(4_096);
+    let mut broken = Vec::new();
+    File::open(std::env::current_exe().unwrap()).unwrap().take(4_096).read_to_end(&mut broken).unwrap();
     place.write("hello/bin/server", &broken, 0o755);
     let said = said(&place, "");
     assert_eq!(said.len(), 3, "{said:?}");

@@ -25,7 +25,7 @@ const HELLO: &str = r#"echo '{"protocol":1,"program":"mcpfs-yara 0","engine":"no
 /// no observation.
 #[test]
 fn an_engine_that_does_not_do_its_work_is_an_error() {
-    let place = Place::new();
+    let place = Place::on_disk();
     let long = Duration::from_secs(60);
     for (script, limit, want) in [
         ("exit 0", long, "ended early (it closed its output, exit status: 0 )"),

@@ -17,6 +17,7 @@ use crate::pack::KnownChunks;
 use crate::progress::Progress;
 use crate::release::{self, ReleaseError, Released};
 use crate::revoke;
+use crate::scratch;
 use crate::sign::SignError;
 use crate::source::Origin;
 use crate::trust_cmd::{self, NewRoot};
@@ -43,7 +44,7 @@ fn keys(names: &[&str]) -> Vec<Box<dyn SigningKey>> {
 
 impl Signer {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch::in_memory();
         let site = Site::folder(&folder.path().join("site"));
         let new = NewRoot {
             registry: "demo/test".parse().unwrap(),
@@ -131,7 +132,7 @@ impl Signer {
             gate: Default::default(),
             lookups: Default::default(),
         };
-        let staged = tempfile::tempdir().unwrap();
+        let staged = scratch::in_memory();
         let staging = release::ingest(recipe, staged.path(), &options)?;
         let keys = keys(release_keys);
         self.publisher(second, head_key, stop, |publisher| {

@@ -29,7 +29,8 @@ const PACKAGES: [&str; 13] = [
 ];
 
 fn with(files: &[(&str, &str)]) -> Place {
-    let place = Place::new();
+    let large = files.iter().any(|(_, text)| text.len() > 1 << 20);
+    let place = if large { Place::on_disk() } else { Place::new() };
     for (path, text) in files {
         place.write(&format!("hello/{path}"), text.as_bytes(), 0o644);
     }
