@@ -1,11 +1,15 @@
-//! What a dead worker had open takes room in the cache for as long as it is open, and no longer. Root only.
+//! What is open takes room for as long as it is open, and no longer: of the cache, also after the death of the worker that
+//! opened it, and of the descriptors that the daemon may have.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mcpfs_tests::binaries::bin;
+use mcpfs_tests::command::Run;
 use mcpfs_tests::fixture;
 use mcpfs_tests::host::{Host, Reads};
-use mcpfs_tests::mount::Mount;
+use mcpfs_tests::mount::{Mount, is_mounted, unmount};
 use mcpfs_tests::quick::Quick;
 use mcpfs_tests::scratch::{Until, is_root, wait_for};
 use mcpfs_tests::site::Site;
@@ -14,6 +18,7 @@ use mcpfs_tests::suite::Suite;
 use crate::world::errno;
 
 pub(crate) fn register(suite: &mut Suite) {
+    suite.mounted("pinned::whoever_opens_much_leaves_the_daemon_its_own", whoever_opens_much_leaves_the_daemon_its_own);
     if is_root() {
         suite.mounted("pinned::what_is_closed_takes_no_room", what_is_closed_takes_no_room);
         suite.mounted("pinned::what_is_open_keeps_its_room", what_is_open_keeps_its_room);
@@ -92,10 +97,8 @@ fn what_is_open_keeps_its_room(reads: Reads) {
         let held: Vec<File> = (0..2).map(|index| open(host, index).unwrap()).collect();
         for _ in 0..2 {
             mount.kill_worker();
-            if reads == Reads::Passthrough {
-                assert_eq!(open_handles(host), 2);
-                assert_eq!(errno(open(host, 9)), libc::ENOSPC, "two files are open, and there is room for two");
-            }
+            assert_eq!(open_handles(host), 2);
+            assert_eq!(errno(open(host, 9)), libc::ENOSPC, "two files are open, and there is room for two");
             // One that is open is opened again, and closed; it stays open.
             drop(open(host, 0).unwrap());
         }
@@ -103,4 +106,66 @@ fn what_is_open_keeps_its_room(reads: Reads) {
         wait_for("every close to be heard of", || (open_handles(host) == 0).then_some(()));
         all_is_readable(host, &mount);
     });
+}
+
+/// A daemon with few descriptors, which ends with this value.
+struct Small<'h>(&'h Host);
+
+impl<'h> Small<'h> {
+    fn start(host: &'h Host) -> Self {
+        let limited = Run::new("sh").args(["-euc", "ulimit -n 400; exec \"$@\"", "sh"]).arg(bin("mcpfs"));
+        limited.arg("--config").arg(host.config()).arg("mount").ok();
+        Self(host)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let ended = self.0.mcpfs(["unmount"]).run();
+        if is_mounted(&self.0.mcp()) {
+            unmount(&self.0.mcp());
+        }
+        if !std::thread::panicking() {
+            assert_eq!(ended.code, 0, "{ended}");
+        }
+    }
+}
+
+/// One user's files, of which there may be more than the daemon may have open.
+fn whoever_opens_much_leaves_the_daemon_its_own(reads: Reads) {
+    let quick = Quick::new();
+    let files: Vec<(String, Vec<u8>)> = (0..300_u64).map(|at| (at.to_string(), fixture::bytes(at + 1, 100))).collect();
+    let named: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    quick.release(&quick.recipe("small", "1.0.0", &named), &quick.site()).ok();
+    let site = Site::serve(&quick.path("site"));
+    let host = Host::new(&quick.trust(), &site.url(), reads);
+    let _daemon = Small::start(&host);
+    let at = |index: usize| -> PathBuf { host.at(&format!("small/1.0.0/tree/{}", files[index].0)) };
+    let all_else_goes_on = |open: u64| {
+        assert_eq!(open_handles(&host), open);
+        host.refresh();
+    };
+    // One file, oftener than that.
+    let often: Vec<File> = (0..600).map(|_| File::open(at(0)).unwrap()).collect();
+    all_else_goes_on(600);
+    assert!(std::fs::read(at(1)).unwrap() == files[1].1);
+    drop(often);
+    wait_for("every close to be heard of", || (open_handles(&host) == 0).then_some(()));
+    // More files than that.
+    let many: Vec<File> = (0..300).map_while(|index| File::open(at(index)).ok()).collect();
+    match reads {
+        Reads::Passthrough => assert_eq!(many.len(), 300),
+        Reads::Cached => {
+            assert_eq!(many.len(), 200, "half of what it may have open");
+            assert_eq!(errno(File::open(at(250))), libc::EIO);
+        }
+    }
+    all_else_goes_on(many.len() as u64);
+    // What is open is opened again, and read.
+    for (index, (_, bytes)) in files.iter().enumerate().take(200) {
+        assert!(std::fs::read(at(index)).unwrap() == *bytes);
+    }
+    drop(many);
+    wait_for("every close to be heard of", || (open_handles(&host) == 0).then_some(()));
+    assert!(std::fs::read(at(250)).unwrap() == files[250].1);
 }

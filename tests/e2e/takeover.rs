@@ -182,6 +182,8 @@ fn a_stopped_worker_is_replaced(reads: Reads) {
     let version = &McpClient::start(&world.run("hello")).initialize()["serverInfo"]["version"];
     assert_eq!(version, "1.1.0");
     assert_ne!(mount.server(), stopped);
+    // Nobody serves beside another: it was not only passed over.
+    assert!(!Path::new(&format!("/proc/{stopped}")).exists());
     assert!(mount.log().contains("has said nothing"), "{}", mount.log());
     mcpfs_tests::proof::note("another serves");
 }

@@ -241,7 +241,9 @@ pub(super) fn open_files(limit: Option<u64>, orders: &Orders) -> Finding {
     match limit {
         Some(limit) if limit < DESCRIPTORS => Finding::wrong(
             Check::OpenFiles,
-            format!("at most {limit} files can be open at once, and every open file of a server is one"),
+            format!(
+                "at most {limit} files can be open at once, and where reads are cached every open file of a server is one"
+            ),
             orders.open_files,
         ),
         Some(limit) => Finding::ok(Check::OpenFiles, format!("up to {limit} files can be open")),

@@ -14,12 +14,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use fuser::{Errno, FileHandle, FopenFlags, RequestId};
-use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Handle as Runtime;
 use tracing::Instrument;
 
 use super::backings::{Backings, Source};
-use super::handle::{Handle, Handles};
+use super::handle::{Handle, Handles, most_files};
 use super::ino::Ino;
 use super::notes::Request;
 use super::open::Opened;
@@ -135,7 +134,7 @@ impl Inner {
                 Reads::Cached => match self.hand_out(unique, file) {
                     Ok(handle) => reply.opened(handle, cached),
                     Err(error) => {
-                        let error = FsError::Internal(format!("it cannot be noted that the file is open: {error}"));
+                        let error = FsError::Internal(format!("the file cannot be kept open: {error}"));
                         reply.error(report("open", &error));
                     }
                 },
@@ -152,6 +151,7 @@ impl Inner {
     }
 
     fn hand_out(&self, unique: u64, file: std::fs::File) -> std::io::Result<FileHandle> {
+        let file = self.handles.share(Arc::new(file), most_files())?;
         let on = file.metadata()?.ino();
         let note = |slot, request: Request| self.backing.note_open(slot, request.handle, request.unique, on);
         self.handles.open(unique, file, note).map(FileHandle)
@@ -205,8 +205,10 @@ impl Inner {
     pub(super) fn inherit(&self) -> std::io::Result<()> {
         let left = self.backing.left_open()?;
         // Who noted them need not have meant well, and this process wants to open something, too.
-        let most = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| (most / 2) as usize);
-        let files = self.vfs.content.verified_before(&left.iter().map(|(.., on)| *on).collect(), most);
+        let files = self.vfs.content.verified_before(&left.iter().map(|(.., on)| *on).collect(), most_files());
+        for file in files.values() {
+            self.handles.share(Arc::clone(file), usize::MAX)?;
+        }
         for (slot, handle, unique, on) in left {
             self.handles.keep(slot, Request { handle, unique }, files.get(&on).cloned());
         }
@@ -240,13 +242,19 @@ impl Inner {
             None if self.handles.is_inherited(handle.0) => {
                 let again = Arc::new(match self.vfs.reopen(ino).await? {
                     Opened::Text(text) => Handle::Text(text),
-                    Opened::File(file) => Handle::Cached(file),
+                    Opened::File(file) => Handle::Cached(self.share(file)?),
                 });
                 self.handles.inherit(handle.0, Arc::clone(&again));
                 Ok(again)
             }
             None => Err(FsError::BadHandle),
         }
+    }
+
+    /// For who has it open already, however many others are.
+    fn share(&self, file: std::fs::File) -> Result<Arc<std::fs::File>, FsError> {
+        let shared = self.handles.share(Arc::new(file), usize::MAX);
+        shared.map_err(|error| FsError::Internal(format!("the file cannot be kept open: {error}")))
     }
 
     /// The listing that a directory's handle stands for: the one taken when it was opened, so

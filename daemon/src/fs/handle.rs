@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use rustix::process::{Resource, getrlimit};
 
 use super::node::Item;
 use super::notes::{Notes, Request};
@@ -16,10 +19,10 @@ pub(super) enum Handle {
     /// Something synthetic.
     Text(Arc<[u8]>),
     /// A verified file, read by us.
-    Cached(File),
+    Cached(Arc<File>),
     /// One that a predecessor had open, kept so that it is not evicted. What is read is not what a
     /// predecessor noted, but what the inode says.
-    Kept { _file: Option<Arc<File>> },
+    Kept { file: Option<Arc<File>> },
     /// A directory that can change, as it was when it was opened.
     Listing(Arc<[Item]>),
 }
@@ -27,6 +30,14 @@ pub(super) enum Handle {
 impl Handle {
     fn is_file(&self) -> bool {
         !matches!(self, Self::Listing(_))
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        match self {
+            Self::Cached(file) => Some(file),
+            Self::Kept { file } => file.as_ref(),
+            Self::Text(_) | Self::Listing(_) => None,
+        }
     }
 }
 
@@ -42,6 +53,14 @@ pub(super) struct Handles {
     open: RwLock<HashMap<u64, Arc<Handle>>>,
     /// Of those on verified files.
     notes: Mutex<Notes<()>>,
+    /// The files behind them, by device and inode number: who opens one a thousand times costs one descriptor.
+    files: Mutex<HashMap<(u64, u64), Weak<File>>>,
+}
+
+/// How many files may be open at once for others: half of what this process may open. The rest is for what it
+/// does itself, such as to answer `mcpfs status`.
+pub(super) fn most_files() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| usize::try_from(most / 2).unwrap_or(usize::MAX))
 }
 
 /// Above these bits of a number stands the generation.
@@ -51,7 +70,13 @@ impl Handles {
     /// For the worker of this generation; 0 if there is no other.
     pub(super) fn new(generation: u64) -> Self {
         let first = (generation << GENERATION_BITS) + 1;
-        Self { generation, next: AtomicU64::new(first), open: RwLock::default(), notes: Mutex::default() }
+        Self {
+            generation,
+            next: AtomicU64::new(first),
+            open: RwLock::default(),
+            notes: Mutex::default(),
+            files: Mutex::default(),
+        }
     }
 
     /// Whether a predecessor gave this number out.
@@ -77,7 +102,7 @@ impl Handles {
     pub(super) fn open(
         &self,
         unique: u64,
-        file: File,
+        file: Arc<File>,
         note: impl FnOnce(u32, Request) -> io::Result<()>,
     ) -> io::Result<u64> {
         let request = Request { handle: self.number(), unique };
@@ -89,7 +114,7 @@ impl Handles {
     /// A handle on a file that a predecessor noted; `file` is there if the cache still has it.
     pub(super) fn keep(&self, slot: u32, request: Request, file: Option<Arc<File>>) {
         self.notes().inherit(slot, request, ());
-        self.put(request.handle, Arc::new(Handle::Kept { _file: file }));
+        self.put(request.handle, Arc::new(Handle::Kept { file }));
     }
 
     /// The handle of a predecessor that was to answer this request and has not.
@@ -100,7 +125,47 @@ impl Handles {
     /// Ends a handle on a file; `clear` empties the slot in which it is noted.
     pub(super) fn close(&self, number: u64, clear: impl FnOnce(u32) -> io::Result<()>) {
         self.notes().close(number, |(), slot| clear(slot));
-        drop(self.remove(number));
+        if let Some(handle) = self.remove(number) {
+            self.let_go(handle);
+        }
+    }
+
+    /// The descriptor by which this file is open already, or this one, if fewer than `most` files are.
+    ///
+    /// # Errors
+    /// That there are as many, and what the disk says.
+    pub(super) fn share(&self, file: Arc<File>, most: usize) -> io::Result<Arc<File>> {
+        let on = place(&file)?;
+        let mut files = self.files();
+        if let Some(open) = files.get(&on).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        if files.len() >= most {
+            files.retain(|_, file| file.strong_count() > 0);
+        }
+        if files.len() >= most {
+            let why = format!("{most} others are open, half of what the daemon may have open (LimitNOFILE)");
+            return Err(io::Error::other(why));
+        }
+        files.insert(on, Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Forgets a file of which this was the last handle.
+    fn let_go(&self, handle: Arc<Handle>) {
+        let file = handle.file().cloned();
+        drop(handle);
+        let Some(file) = file else { return };
+        let mut files = self.files();
+        if Arc::strong_count(&file) == 1
+            && let Ok(on) = place(&file)
+        {
+            files.remove(&on);
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<(u64, u64), Weak<File>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes<()>> {
@@ -133,6 +198,10 @@ impl Handles {
     }
 }
 
+fn place(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|found| (found.dev(), found.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -157,8 +226,8 @@ mod tests {
         let (handles, file) = (Handles::new(7), Arc::new(tempfile::tempfile().unwrap()));
         let request = Request { handle: 3, unique: 8 };
         handles.keep(0, request, Some(Arc::clone(&file)));
-        assert!(matches!(&*handles.get(3).unwrap(), Handle::Kept { _file: Some(_) }));
-        let given = handles.open(9, tempfile::tempfile().unwrap(), |slot, request| {
+        assert!(matches!(&*handles.get(3).unwrap(), Handle::Kept { file: Some(_) }));
+        let given = handles.open(9, Arc::new(tempfile::tempfile().unwrap()), |slot, request| {
             assert_eq!((slot, request.unique), (1, 9));
             Ok(())
         });
@@ -172,6 +241,30 @@ mod tests {
         assert_eq!((cleared, Arc::strong_count(&file)), (Some(0), 1));
         assert!(handles.get(3).is_none() && handles.of_request(8).is_none());
         // Who cannot be noted is given nothing.
-        assert!(handles.open(10, tempfile::tempfile().unwrap(), |_, _| Err(io::Error::other("no"))).is_err());
+        assert!(handles.open(10, file, |_, _| Err(io::Error::other("no"))).is_err());
+    }
+
+    #[test]
+    fn a_file_has_one_descriptor_and_there_are_so_many() {
+        let (handles, folder) = (Handles::new(7), tempfile::tempdir().unwrap());
+        let share = |number: u64, most: usize| {
+            let path = folder.path().join(number.to_string());
+            handles.share(Arc::new(File::options().create(true).append(true).open(path).unwrap()), most)
+        };
+        let hold = |number: u64| {
+            let file = share(number, 100).unwrap();
+            handles.keep(u32::try_from(number).unwrap(), Request { handle: number + 1, unique: number }, Some(file));
+        };
+        (0..100).for_each(hold);
+        assert!(Arc::ptr_eq(&share(0, 100).unwrap(), &share(0, 100).unwrap()), "it is open");
+        let refused = share(100, 100).unwrap_err();
+        assert!(refused.to_string().contains("LimitNOFILE"), "{refused}");
+        handles.close(7, |_| Ok(()));
+        assert_eq!(handles.files().len(), 99);
+        hold(100);
+        // Also what nobody has closed goes, once there are too many.
+        (1..=101).for_each(|number| drop(handles.remove(number)));
+        assert_eq!(handles.files().len(), 100);
+        assert!(share(101, 100).is_ok());
     }
 }
