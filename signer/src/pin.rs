@@ -147,7 +147,8 @@ mod tests {
         write(&folder.path().join("mcpfs-pin.tok"), "own", 0o400);
         assert_eq!(get(&pins), "own");
         // An exposed credential is an error, not a reason to try the next source.
-        write(&folder.path().join("mcpfs-pin.tok"), "own", 0o444);
+        let exposed = std::fs::Permissions::from_mode(0o444);
+        std::fs::set_permissions(folder.path().join("mcpfs-pin.tok"), exposed).unwrap();
         assert!(matches!(pins.get("tok"), Err(PinError::Exposed { .. })));
         assert!(matches!(Pins::default().get("t"), Err(PinError::NoSource { .. })));
     }

@@ -53,10 +53,10 @@ impl Dir {
 
 fn alice() -> Caller {
     Caller {
-        user_id: Some(1001),
+        user_id: Some(71001),
         user_name: Some("alice".to_owned()),
-        login_uid: Some(1001),
-        request_uid: Some(1001),
+        login_uid: Some(71001),
+        request_uid: Some(71001),
         group_id: Some(100),
         process: Some("/usr/bin/node".to_owned()),
         host_app: Some("claude".to_owned()),

@@ -137,6 +137,8 @@ mod tests {
         File::open(&path).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hunter2");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        // Its owner may open it up, and still writes nothing.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(std::fs::write(&path, "other").unwrap_err().raw_os_error(), Some(libc::EPERM), "sealed");
     }
 

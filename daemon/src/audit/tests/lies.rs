@@ -199,7 +199,7 @@ fn rows_that_name_what_was_altered_stay() {
 fn what_still_runs_is_not_told_in_a_forged_name() {
     let dir = Dir::new();
     let path = dir.db();
-    let own = Caller { user_name: Some("alice".to_owned()), ..Caller::of(std::process::id(), 1001, 100) };
+    let own = Caller { user_name: Some("alice".to_owned()), ..Caller::of(std::process::id(), 71001, 100) };
     let mut open = store(&path);
     for caller in [alice(), own] {
         open.append(&[&AuditEvent { caller, ..launch() }]).unwrap();

@@ -203,7 +203,7 @@ fn what_does_not_fit_its_seal_stays() {
 fn what_still_runs_is_still_known() {
     let dir = Dir::new();
     let path = dir.db();
-    let own = Caller::of(std::process::id(), 1001, 100);
+    let own = Caller::of(std::process::id(), 71001, 100);
     let mut open = store(&path);
     open.append(&[&AuditEvent { caller: own.clone(), ..launch() }, &launch(), &by(1)]).unwrap();
     drop(open);

@@ -10,7 +10,7 @@ fn a_row_is_there_when_its_sender_is_answered() {
     let found = rows(&dir.db());
     assert_eq!((seq, found.len()), (1, 1));
     let text = |column| found[0].text(column).unwrap();
-    assert_eq!(text("user_id"), "1001");
+    assert_eq!(text("user_id"), "71001");
     assert_eq!(text("server_name"), "internal-postgres");
     assert_eq!(text("version"), "1.2.0");
     assert_eq!(text("verification_outcome"), "ok");
@@ -138,7 +138,7 @@ fn one_user_cannot_flood() {
     let refused = (0..50).filter(|_| matches!(audit.record_blocking(launch()), Err(AuditError::Budget))).count();
     assert_eq!(refused, 45);
     // Somebody else is not held back, nor is the administrator's act, by whomever.
-    let bob = Caller { user_id: Some(1002), login_uid: Some(1002), user_name: Some("bob".to_owned()), ..alice() };
+    let bob = Caller { user_id: Some(71002), login_uid: Some(71002), user_name: Some("bob".to_owned()), ..alice() };
     audit.record_blocking(AuditEvent { caller: bob, ..launch() }).unwrap();
     audit.record_blocking(AuditEvent::new(EventKind::Config, alice())).unwrap();
     // Nor the daemon's own work, which meets every release of a registry at once.
