@@ -17,6 +17,7 @@
 //! Rejected: racing two mirrors (doubles everybody's load for the sake of the worst second),
 //! and Range requests (chunks are small enough, and plain objects pass through every cache).
 
+mod client;
 mod courtesy;
 mod mirror;
 mod settings;
@@ -25,32 +26,27 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod toxic;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use mcpfs_trust::error::{Code, VerifyError, bounded};
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
-use reqwest::redirect::{Action, Attempt, Policy};
-use reqwest::{Certificate, Client, Identity, Proxy};
+use reqwest::Client;
+use reqwest::header::HeaderValue;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use url::Url;
 
 use crate::metrics::COUNTS;
-use crate::owned::{self, OwnedError};
+use crate::owned::OwnedError;
 use crate::refusal::{Refusal, with_cause};
 use crate::supervisor::wire::Secret;
-use crate::worker::Link;
+pub use client::Secrets;
+use client::{client, unusable};
 use courtesy::Kept;
 pub(crate) use mirror::BY_THE_CLOCK;
 use mirror::{Fault, Mirror, Pace, Want};
 pub use settings::SiteSettings;
 
-/// Redirects followed within one host.
-const REDIRECTS: usize = 4;
-/// Bytes of a file that the settings name; a bundle of all certificate authorities is a quarter of it.
-const SETTING_BYTES: u64 = 1 << 20;
 /// How long a bearer token is used before its file is read again.
 const TOKEN_AGE: Duration = Duration::from_secs(60);
 
@@ -120,29 +116,6 @@ struct Shared {
     /// The token and when it was read. Never held across an await.
     token: Mutex<Option<(Instant, HeaderValue)>>,
     secrets: Secrets,
-}
-
-/// Who opens the files that nobody else may read.
-#[derive(Debug, Clone, Default)]
-pub enum Secrets {
-    /// This process: they are its user's.
-    #[default]
-    Own,
-    /// The supervisor: they are root's.
-    Roots(Arc<Link>),
-}
-
-impl Secrets {
-    fn read(&self, secret: Secret, path: &Path) -> Result<Vec<u8>, OwnedError> {
-        match self {
-            Self::Own => owned::read_secret(path, SETTING_BYTES),
-            Self::Roots(link) => {
-                let file = link.secret(secret);
-                let file = file.map_err(|source| OwnedError::Unreadable { path: path.to_owned(), source })?;
-                owned::read_open(path, file, SETTING_BYTES)
-            }
-        }
-    }
 }
 
 impl Site {
@@ -432,65 +405,4 @@ impl Faults {
 fn is_site_path(path: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
     path.bytes().all(plain) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
-}
-
-fn client(settings: &SiteSettings, tls: bool, secrets: &Secrets) -> Result<Client, SiteError> {
-    static PROVIDER: Once = Once::new();
-    // An error means that the process already has a provider, which is as good.
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-
-    let wrong = |what| move |source: reqwest::Error| SiteError::Client { what, source: source.without_url() };
-    let mut builder = Client::builder()
-        .user_agent(concat!("mcpfs/", env!("CARGO_PKG_VERSION")))
-        .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
-        .connect_timeout(settings.connect_timeout)
-        .pool_idle_timeout(Duration::from_secs(90))
-        .tcp_keepalive(Duration::from_secs(15))
-        .http2_initial_stream_window_size(4 << 20)
-        .http2_initial_connection_window_size(16 << 20)
-        .redirect(Policy::custom(redirect))
-        .no_proxy();
-    if let Some(proxy) = &settings.proxy {
-        builder = builder.proxy(Proxy::all(proxy).map_err(wrong("proxy"))?);
-    }
-    if let Some(path) = &settings.ca_file {
-        let pem = read_setting("CA file", path)?;
-        let authorities = Certificate::from_pem_bundle(&pem).map_err(wrong("CA file"))?;
-        if authorities.is_empty() {
-            return Err(SiteError::NoCertificate { path: path.clone() });
-        }
-        builder = builder.tls_certs_only(authorities);
-    } else if !tls {
-        // A host without any certificate authority can still read a plain site.
-        builder = builder.tls_certs_only([]);
-    }
-    if let Some(path) = &settings.client_certificate {
-        let what = "client certificate (it holds a key)";
-        let pem = secrets.read(Secret::ClientCertificate, path).map_err(|error| unusable(what, error))?;
-        builder = builder.identity(Identity::from_pem(&pem).map_err(wrong("client certificate"))?);
-    }
-    builder.build().map_err(wrong("TLS settings of this host"))
-}
-
-fn redirect(attempt: Attempt<'_>) -> Action {
-    let follow = attempt.previous().last().is_some_and(|from| stays(from, attempt.url()));
-    if follow && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
-}
-
-/// The same server, or the same host's step up to TLS.
-fn stays(from: &Url, to: &Url) -> bool {
-    let same = from.scheme() == to.scheme() && from.port_or_known_default() == to.port_or_known_default();
-    let up = from.scheme() == "http" && to.scheme() == "https";
-    from.host_str().is_some() && from.host_str() == to.host_str() && (same || up)
-}
-
-fn read_setting(what: &'static str, path: &Path) -> Result<Vec<u8>, SiteError> {
-    owned::read(path, SETTING_BYTES).map_err(|error| unusable(what, error))
-}
-
-fn unusable(what: &'static str, error: OwnedError) -> SiteError {
-    match error {
-        OwnedError::Unreadable { path, source } => SiteError::Unreadable { what, path, source },
-        source => SiteError::Unsafe { what, source },
-    }
 }

@@ -1,10 +1,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::path::Path;
+
 use mcpfs_trust::chunk;
 use mcpfs_trust::digest::Digest;
-
 use tokio::time::{sleep, timeout};
+use url::Url;
 
+use super::client::{REDIRECTS, stays};
 use super::toxic::{Toxic, Trouble};
 use super::*;
 
