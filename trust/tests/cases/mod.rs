@@ -15,6 +15,7 @@ mod content;
 mod forms;
 mod metadata;
 mod p256;
+mod releases;
 
 /// One frozen input with its outcome: `ok` or the name of the error.
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -114,7 +115,7 @@ pub(crate) fn all() -> BTreeMap<String, Vector> {
     };
     metadata::trust_roots(&mut add);
     metadata::heads(&mut add);
-    metadata::releases(&mut add);
+    releases::releases(&mut add);
     forms::all(&mut add);
     p256::all(&mut add);
     content::trees(&mut add);
