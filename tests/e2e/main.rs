@@ -112,6 +112,7 @@ fn main() -> ExitCode {
 
 fn tests() -> ExitCode {
     mcpfs_tests::scratch::usual_umask();
+    mcpfs_tests::scratch::many_open_files();
     let mut suite = Suite::new();
     packages::register(&mut suite);
     pages::register(&mut suite);

@@ -146,6 +146,17 @@ pub fn usual_umask() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }
 
+/// Lets this process have some thousand files open: a login gives it 1,024, and tests open hundreds side by side.
+pub fn many_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(4096, |most| most.min(4096));
+    if current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+            .expect("up to the hard limit anybody may");
+    }
+}
+
 /// The first directory on the way to `path` in which somebody else could exchange what lies there.
 pub fn open_to_others(path: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
