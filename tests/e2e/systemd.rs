@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use mcpfs_tests::host::Reads;
 use mcpfs_tests::machine::Machine;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::scratch::{is_root, repository, wait_for};
@@ -14,7 +15,7 @@ use mcpfs_tests::suite::Suite;
 use rustix::process::Signal;
 
 pub(crate) use installed::{Installed, UNIT, configure, install, kill, programs, serve_site, under_load, write};
-use installed::{TOKEN, UNITS};
+use installed::{TOKEN, UNITS, under_load_with};
 
 pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {
@@ -22,7 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
     }
     suite.plain("systemd::a_machine_changes_nothing_outside", a_machine_changes_nothing_outside);
     suite.plain("systemd::it_starts_reloads_and_stops", it_starts_reloads_and_stops);
-    suite.plain("systemd::nobody_notices_what_happens_to_it", nobody_notices_what_happens_to_it);
+    suite.mounted("systemd::nobody_notices_what_happens_to_it", nobody_notices_what_happens_to_it);
     suite.plain("systemd::a_mistake_takes_nobodys_mount", a_mistake_takes_nobodys_mount);
     suite.plain("systemd::what_a_lost_store_leaves_is_cleared", what_a_lost_store_leaves_is_cleared);
     suite.plain("systemd::trust_credentials_and_registries", trust_credentials_and_registries);
@@ -114,8 +115,11 @@ fn it_starts_reloads_and_stops() {
     on.session();
 }
 
-fn nobody_notices_what_happens_to_it() {
+fn nobody_notices_what_happens_to_it(reads: Reads) {
     let on = Installed::new();
+    if reads == Reads::Cached {
+        write(&on.machine.path("/etc/mcpfs/conf.d/50-reads.toml"), "[mount]\nreads = \"cached\"\n");
+    }
     let soon = "[Service]\nWatchdogSec=4s\n";
     write(&on.machine.path("/etc/systemd/system/mcpfs.service.d/watchdog.conf"), soon);
     on.machine.systemctl(["daemon-reload"]);
@@ -123,7 +127,8 @@ fn nobody_notices_what_happens_to_it() {
     let worker_gone = |worker: u32| {
         wait_for("another worker", || (on.processes().0 != worker).then_some(()));
     };
-    under_load(
+    under_load_with(
+        reads,
         &on,
         &[
             ("kill the worker", &|| {

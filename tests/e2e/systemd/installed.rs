@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::Run;
+use mcpfs_tests::host::Reads;
 use mcpfs_tests::machine::Machine;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::registry::{Registry, files_below};
@@ -154,6 +155,10 @@ pub(crate) fn kill(pid: u32, signal: Signal) {
 
 /// Does things to the service, one after the other, while others read, launch and talk: none of them may fail.
 pub(crate) fn under_load(on: &Installed, things: &[(&str, &dyn Fn())]) {
+    under_load_with(Reads::Passthrough, on, things);
+}
+
+pub(super) fn under_load_with(reads: Reads, on: &Installed, things: &[(&str, &dyn Fn())]) {
     let (tree, source) = (on.machine.path("/mcp/hello/1.1.0/tree"), on.registry.artefacts().join("hello-1.1.0"));
     let files = files_below(&source);
     let mut session = on.session();
@@ -192,6 +197,6 @@ pub(crate) fn under_load(on: &Installed, things: &[(&str, &dyn Fn())]) {
     });
     assert!(compared > 0);
     drop(held);
-    on.mcpfs(["status"]).ok().says("passthrough");
+    on.mcpfs(["status"]).ok().says(&format!("reads {}", reads.word()));
     on.mcpfs(["audit", "verify"]).ok();
 }
