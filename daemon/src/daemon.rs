@@ -109,7 +109,9 @@ impl Daemon {
             kept.push("network.object, as the longest wait of an open,");
         }
         for key in kept {
-            tracing::warn!("{key} changed; it takes effect when mcpfs is restarted");
+            // A restart under systemd goes on with the same mount.
+            let when = if key == "mount.reads" { "stopped and started" } else { "restarted" };
+            tracing::warn!("{key} changed; it takes effect when mcpfs is {when}");
         }
         let site = site(&config, &self.runtime, &self.secrets)?;
         let running = self.registry.trust();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 
 use mcpfs_tests::host::Reads;
@@ -19,6 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
         return;
     }
     suite.mounted("kept::a_session_is_taken_over", a_session_is_taken_over);
+    suite.mounted("kept::reads_hold_as_long_as_the_mount", reads_hold_as_long_as_the_mount);
     suite.plain("kept::what_is_no_device_is_not_written_to", what_is_no_device_is_not_written_to);
     suite.plain("kept::another_mounts_device_is_left_alone", another_mounts_device_is_left_alone);
     suite.plain("kept::a_dead_device_is_given_up", a_dead_device_is_given_up);
@@ -43,7 +45,10 @@ fn number(world: &World) -> String {
 
 /// A supervisor that was killed, and what systemd would have of it.
 fn killed(world: &World) -> Kept {
-    let mount = Mount::start(&world.host);
+    kill(world, Mount::start(&world.host))
+}
+
+fn kill(world: &World, mount: Mount<'_>) -> Kept {
     let (supervisor, worker) = (mount.pid(), mount.server());
     let kept = Kept::of(supervisor, &world.host.rundir());
     mount.kill();
@@ -67,6 +72,47 @@ fn a_session_is_taken_over(reads: Reads) {
     drop(kept);
     mount.kill_worker();
     read(&world);
+}
+
+/// Another setting waits on the disk, and the supervisor dies.
+fn reads_hold_as_long_as_the_mount(reads: Reads) {
+    let world = World::new(reads);
+    let (other, written) = match reads {
+        Reads::Cached => (Reads::Passthrough, "auto"),
+        Reads::Passthrough => (Reads::Cached, "cached"),
+    };
+    let large = std::fs::read(world.source("files").join("large")).unwrap();
+    let mut mount = Mount::start(&world.host);
+    let before = number(&world);
+    let open = File::open(world.host.at("files/1.0.0/tree/large")).unwrap();
+    let reads_on = || {
+        let mut bytes = vec![0; 4096];
+        open.read_exact_at(&mut bytes, 1 << 16).unwrap();
+        assert!(bytes == large[1 << 16..(1 << 16) + 4096]);
+        assert!(std::fs::read(world.host.at("files/1.0.0/tree/large")).unwrap() == large);
+        read(&world);
+    };
+    world.host.drop_in("50-reads", &format!("[mount]\nreads = {written:?}\n"));
+    // The second one began with the other setting.
+    for _ in 0..2 {
+        let kept = kill(&world, mount);
+        let asked = world.host.at("hello/1.0.0/tree/bin/VERSION");
+        let waits = std::thread::spawn(move || std::fs::read(asked));
+        mount = Mount::start_with(&world.host, &kept);
+        assert!(waits.join().unwrap().is_ok());
+        let log = mount.log();
+        assert!(log.contains(&format!("reads: {}, as since this was mounted", reads.word())), "{log}");
+        assert_eq!(number(&world), before);
+        reads_on();
+        drop(kept);
+        mount.kill_worker();
+        reads_on();
+    }
+    drop(open);
+    mount.stop();
+    let anew = Mount::start_as(&world.host, other);
+    read(&world);
+    assert!(!anew.log().contains("as since this was mounted"), "{}", anew.log());
 }
 
 /// Starts with `kept`, which is not believed: whoever waited for the old mount gets an error, and the new one serves.

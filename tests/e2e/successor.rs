@@ -169,7 +169,8 @@ fn where_things_are_holds_until_a_restart(reads: Reads) {
     ] {
         world.host.drop_in("50-moved", &toml);
         reload(&mount, &world.host);
-        assert!(mount.log().contains(&format!("{key} changed; it takes effect when mcpfs is restarted")), "{key}");
+        let when = if key == "mount.reads" { "stopped and started" } else { "restarted" };
+        assert!(mount.log().contains(&format!("{key} changed; it takes effect when mcpfs is {when}")), "{key}");
         for _ in 0..2 {
             mount.kill_worker();
             assert_eq!(twin(&world.host).unwrap(), b"deep\n", "{key}: {}", mount.log());

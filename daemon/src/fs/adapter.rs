@@ -32,7 +32,7 @@ fn unsupported(operation: &'static str) -> Errno {
 
 impl Filesystem for Mounted {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.0.backing.negotiate(config);
+        self.0.backing.negotiate(config)?;
         let wanted = [
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_DO_READDIRPLUS,

@@ -118,19 +118,33 @@ impl Backing {
         self.reads.get().copied().unwrap_or(Reads::Cached)
     }
 
-    /// Asks for passthrough in the INIT exchange. A kernel that does not offer it is no error.
+    /// Asks for passthrough in the INIT exchange, or not, as the first worker of this mount did: the setting may be
+    /// another one since. A kernel that does not offer it is no error.
     ///
     /// Stack depth 1: backing files lie on a plain file system. Depth 2 would allow a cache on
     /// overlayfs, and forbid everybody to lay an overlay over this mount.
-    pub fn negotiate(&self, config: &mut KernelConfig) {
-        if self.link.is_some() && !self.forced_cached && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
-            // Depths 0 to 2 are accepted, so this cannot fail.
-            let _ = config.set_max_stack_depth(1);
+    ///
+    /// # Errors
+    /// If the supervisor does not hand the mount out.
+    pub fn negotiate(&self, config: &mut KernelConfig) -> io::Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let asked = link.mounted()?.passthrough();
+        if asked.unwrap_or(!self.forced_cached) {
+            if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+                // Depths 0 to 2 are accepted, so this cannot fail.
+                let _ = config.set_max_stack_depth(1);
+            }
+        } else if !self.forced_cached && config.capabilities().contains(InitFlags::FUSE_PASSTHROUGH) {
+            tracing::warn!(
+                "reads: cached, as since this was mounted; `reads = \"auto\"` counts from the next mount on"
+            );
         }
+        Ok(())
     }
 
     /// Tries to back with a file on the file system of `cache`, and decides for this mount. What a
-    /// predecessor found holds: the kernel reads an inode in one way for as long as it is open.
+    /// predecessor found holds, whatever the setting says by now: the kernel reads an inode in one way for as long as
+    /// it is open.
     ///
     /// # Errors
     /// If this process cannot serve the session as its predecessors did.
@@ -140,13 +154,19 @@ impl Backing {
             return Ok(*self.reads.get_or_init(|| Reads::Cached));
         };
         let stand = |passthrough| link.stand_on(Ground { passthrough, slots: self.slots });
-        let passthrough = match (stand(None)?.passthrough, self.forced_cached) {
-            (Some(false), _) => false,
-            (_, true) => {
+        let before = stand(None)?.passthrough;
+        if before == Some(true) && self.forced_cached {
+            tracing::warn!(
+                "reads: passthrough, as since this was mounted; `reads = \"cached\"` counts from the next mount on"
+            );
+        }
+        let passthrough = match before {
+            Some(false) => false,
+            None if self.forced_cached => {
                 tracing::info!("reads: cached, as configured");
                 false
             }
-            (before, false) => match try_backing(link, cache) {
+            _ => match try_backing(link, cache) {
                 Ok(()) => true,
                 // A disk that is full or read-only has no say in what was found out before.
                 Err(Tried::NoFile(error)) if before == Some(true) => {

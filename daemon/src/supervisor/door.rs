@@ -28,7 +28,10 @@ impl Supervisor {
                 session.and_then(|session| {
                     let (table, opens) = self.backings.shared().map_err(|_| Errno::IO)?;
                     let (fuse, _) = session.descriptors();
-                    let message = Message::Mounted(session.init().to_vec());
+                    let message = Message::Mounted {
+                        init: session.init().to_vec(),
+                        passthrough: session.asked_for_passthrough(),
+                    };
                     worker.answer(&message, &[fuse, table.as_fd(), opens.as_fd()]).map_err(|_| Errno::IO)
                 })
             }

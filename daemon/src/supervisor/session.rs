@@ -40,6 +40,8 @@ const REQUEST: usize = (16 << 20) + 4096;
 
 /// fuse_in_header: length, operation and number stand at its beginning.
 const HEADER: usize = 40;
+/// Where the upper half of the flags stands in an answer to INIT: behind fuse_out_header and 32 bytes of fuse_init_out.
+const FLAGS2: usize = 16 + 32;
 /// Operations without an answer: FORGET, INTERRUPT, BATCH_FORGET of <linux/fuse.h>.
 const UNANSWERED: [u32; 3] = [2, 36, 42];
 /// FUSE_NOTIFY_RESEND of <linux/fuse.h>.
@@ -112,6 +114,14 @@ impl Session {
     /// Whether a worker has agreed with the kernel on how it is served.
     pub(super) fn is_agreed(&self) -> bool {
         self.reply.is_some()
+    }
+
+    /// Whether the first answer to the kernel's INIT has FUSE_PASSTHROUGH of <linux/fuse.h>, a flag of the upper
+    /// half; every other answer must have it then, or none.
+    pub(super) fn asked_for_passthrough(&self) -> Option<bool> {
+        const PASSTHROUGH: u32 = 1 << 5;
+        let flags: [u8; 4] = self.reply?.get(FLAGS2..)?.first_chunk().copied()?;
+        Some(u32::from_ne_bytes(flags) & PASSTHROUGH != 0)
     }
 
     /// The kernel's INIT, for a worker.

@@ -48,18 +48,25 @@ pub(crate) struct Ground {
 impl Ground {
     /// As it is written: 0 for what is not known.
     pub(crate) fn numbers(self) -> (u64, u64) {
-        (self.passthrough.map_or(0, |yes| if yes { 1 } else { 2 }), self.slots)
+        (number(self.passthrough), self.slots)
     }
 
     /// From what is written.
     pub(crate) fn of((passthrough, slots): (u64, u64)) -> Option<Self> {
-        let passthrough = match passthrough {
-            0 => None,
-            1 => Some(true),
-            2 => Some(false),
-            _ => return None,
-        };
-        Some(Self { passthrough, slots })
+        Some(Self { passthrough: known(passthrough)?, slots })
+    }
+}
+
+fn number(known: Option<bool>) -> u64 {
+    known.map_or(0, |yes| if yes { 1 } else { 2 })
+}
+
+fn known(number: u64) -> Option<Option<bool>> {
+    match number {
+        0 => Some(None),
+        1 => Some(Some(true)),
+        2 => Some(Some(false)),
+        _ => None,
     }
 }
 
@@ -96,8 +103,13 @@ pub(crate) enum Message {
     },
     /// Door, a question: mount, if it is not mounted yet.
     Mount,
-    /// Door, an answer: the kernel's INIT; with the device, the tables of backing ids and of open handles.
-    Mounted(Vec<u8>),
+    /// Door, an answer: it is mounted; with the device, the tables of backing ids and of open handles.
+    Mounted {
+        /// The kernel's INIT.
+        init: Vec<u8>,
+        /// Whether the first answer to it asked for passthrough; nothing as long as nobody has answered.
+        passthrough: Option<bool>,
+    },
     /// Door, a question: this is how I would answer the kernel's INIT.
     Init([u8; INIT_REPLY]),
     /// Door, a question: this is what I stand on. And its answer: this is what the session stands on.
@@ -173,7 +185,7 @@ impl Message {
             Self::Again { ino } => (20, (*ino, 0), &[]),
             Self::Ground(ground) => (23, ground.numbers(), &[]),
             Self::Mount => (16, (0, 0), &[]),
-            Self::Mounted(init) => (17, (0, 0), init.get(..TEXT).unwrap_or(init)),
+            Self::Mounted { init, passthrough } => (17, (number(*passthrough), 0), init.get(..TEXT).unwrap_or(init)),
             Self::Configuration => (21, (0, 0), &[]),
             Self::Credential { mark, env, reference } => (24, (*mark, u64::from(*env)), cut(reference)),
             Self::Judged { config, trust } => (22, (u64::from(*config), u64::from(*trust)), &[]),
@@ -213,7 +225,7 @@ impl Message {
             14 => Self::Path(text.to_vec()),
             15 => Self::No(i32::try_from(first).ok()?),
             16 => Self::Mount,
-            17 => Self::Mounted(text.to_vec()),
+            17 => Self::Mounted { init: text.to_vec(), passthrough: known(first)? },
             18 if first == Secret::Token as u64 => Self::Secret(Secret::Token),
             18 if first == Secret::ClientCertificate as u64 => Self::Secret(Secret::ClientCertificate),
             19 => Self::Opened,
@@ -338,7 +350,8 @@ mod tests {
             Message::Credential { mark: 0, env: false, reference: String::new() },
             Message::Opened,
             Message::Mount,
-            Message::Mounted(vec![1; 104]),
+            Message::Mounted { init: vec![1; 104], passthrough: None },
+            Message::Mounted { init: vec![1; 104], passthrough: Some(false) },
             Message::Init([7; INIT_REPLY]),
             Message::Ground(Ground { passthrough: None, slots: u64::MAX }),
             Message::Ground(Ground { passthrough: Some(true), slots: 1 }),

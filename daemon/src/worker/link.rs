@@ -37,6 +37,7 @@ pub struct Link {
 #[derive(Debug)]
 pub(crate) struct Device {
     init: Vec<u8>,
+    passthrough: Option<bool>,
     fuse: OwnedFd,
     table: File,
     opens: Opens,
@@ -46,6 +47,11 @@ impl Device {
     /// The kernel's INIT.
     pub(crate) fn init(&self) -> &[u8] {
         &self.init
+    }
+
+    /// Whether the first worker answered it with a request for passthrough; nothing if this is the first.
+    pub(crate) fn passthrough(&self) -> Option<bool> {
+        self.passthrough
     }
 
     /// `/dev/fuse` of the mount.
@@ -144,12 +150,12 @@ impl Link {
             return Ok(device);
         }
         let (answer, mut with) = self.ask_for(&Message::Mount, &[])?;
-        let (Message::Mounted(init), Some(opens), Some(table), Some(fuse)) =
+        let (Message::Mounted { init, passthrough }, Some(opens), Some(table), Some(fuse)) =
             (answer, with.pop(), with.pop(), with.pop())
         else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        let device = Device { init, fuse, table: table.into(), opens: Opens::of(opens.into()) };
+        let device = Device { init, passthrough, fuse, table: table.into(), opens: Opens::of(opens.into()) };
         Ok(self.mounted.get_or_init(|| device))
     }
 
