@@ -54,6 +54,9 @@ pub enum FsError {
         /// The program's name.
         scanner: String,
     },
+    /// Somebody who has as many files open as are left for all others.
+    #[error("too many open files: {0}")]
+    TooManyOpen(String),
     /// Work that took longer than any of it may.
     #[error("{what} took longer than {seconds} s")]
     Deadline {
@@ -104,6 +107,7 @@ impl FsError {
             Self::Unsupported => answer!(ENOSYS, TRACE),
             Self::Refused(refusal) => answer_for(refusal.code),
             Self::ScannerWouldFetch { .. } => answer!(EHOSTUNREACH, DEBUG),
+            Self::TooManyOpen(_) => answer!(EMFILE, DEBUG),
             Self::Deadline { .. } => answer!(ETIMEDOUT, WARN),
             Self::Unrecorded(_) => answer!(EIO, ERROR),
             Self::Internal(_) => answer!(EIO, ERROR),
@@ -206,6 +210,7 @@ mod tests {
             FsError::ReadOnly,
             FsError::Unsupported,
             FsError::ScannerWouldFetch { scanner: "updatedb".into() },
+            FsError::TooManyOpen("2 are open".into()),
             FsError::Deadline { what: "a lookup", seconds: 1 },
             FsError::Unrecorded("full".into()),
             FsError::Internal("a panic".into()),
@@ -223,6 +228,7 @@ mod tests {
             FsError::Unsupported => "Unsupported",
             FsError::Refused(_) => unreachable!("it is answered by its code"),
             FsError::ScannerWouldFetch { .. } => "ScannerWouldFetch",
+            FsError::TooManyOpen(_) => "TooManyOpen",
             FsError::Deadline { .. } => "Deadline",
             FsError::Unrecorded(_) => "Unrecorded",
             FsError::Internal(_) => "Internal",

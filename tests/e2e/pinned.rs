@@ -156,13 +156,18 @@ fn whoever_opens_much_leaves_the_daemon_its_own(reads: Reads) {
     match reads {
         Reads::Passthrough => assert_eq!(many.len(), 300),
         Reads::Cached => {
-            assert_eq!(many.len(), 200, "half of what it may have open");
-            assert_eq!(errno(File::open(at(250))), libc::EIO);
+            // Half of what it may have open is for others; of a mount for all nobody has more than is left for them.
+            assert_eq!(many.len(), if is_root() { 100 } else { 200 });
+            assert_eq!(errno(File::open(at(250))), libc::EMFILE);
+            if is_root() {
+                let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "cat"];
+                Run::new("setpriv").args(nobody).arg(at(250)).ok();
+            }
         }
     }
     all_else_goes_on(many.len() as u64);
     // What is open is opened again, and read.
-    for (index, (_, bytes)) in files.iter().enumerate().take(200) {
+    for (index, (_, bytes)) in files.iter().enumerate().take(many.len().min(200)) {
         assert!(std::fs::read(at(index)).unwrap() == *bytes);
     }
     drop(many);

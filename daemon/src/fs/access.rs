@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use tokio::sync::OnceCell;
 
+use super::shares::Payer;
+
 /// Threads and processes remembered, each with a release. One that was dropped gets a second
 /// row: too many rather than too few.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
@@ -31,7 +33,7 @@ pub(super) type Recorded = Arc<OnceCell<()>>;
 
 #[derive(Debug)]
 pub(super) struct Accesses {
-    threads: Mutex<LruCache<Key, ()>>,
+    threads: Mutex<LruCache<Key, Payer>>,
     processes: Mutex<LruCache<Key, Recorded>>,
 }
 
@@ -42,14 +44,14 @@ impl Default for Accesses {
 }
 
 impl Accesses {
-    /// Whether this thread has opened something of the release before.
-    pub(super) fn known(&self, thread: Task, slot: u32) -> bool {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).get(&(thread, slot)).is_some()
+    /// Whose this thread is, if it has opened something of the release before.
+    pub(super) fn known(&self, thread: Task, slot: u32) -> Option<Payer> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).get(&(thread, slot)).copied()
     }
 
     /// Remembers a thread whose process has its row.
-    pub(super) fn remember(&self, thread: Task, slot: u32) {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).put((thread, slot), ());
+    pub(super) fn remember(&self, thread: Task, slot: u32, payer: Payer) {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).put((thread, slot), payer);
     }
 
     /// The one cell of a process and a release: whoever comes first records, others wait.
@@ -112,8 +114,11 @@ mod tests {
     fn a_number_used_again_is_somebody_new() {
         let accesses = Accesses::default();
         let (old, new) = (Task { pid: 5, start: 1 }, Task { pid: 5, start: 2 });
-        accesses.remember(old, 7);
-        assert!(accesses.known(old, 7) && !accesses.known(new, 7) && !accesses.known(old, 8));
+        accesses.remember(old, 7, Some(1000));
+        assert_eq!(
+            [accesses.known(old, 7), accesses.known(new, 7), accesses.known(old, 8)],
+            [Some(Some(1000)), None, None]
+        );
         assert!(Arc::ptr_eq(&accesses.of_process(old, 7), &accesses.of_process(old, 7)));
         assert!(!Arc::ptr_eq(&accesses.of_process(old, 7), &accesses.of_process(new, 7)));
     }

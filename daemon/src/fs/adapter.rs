@@ -90,7 +90,7 @@ impl Filesystem for Mounted {
         let (unique, inner) = (self.0.opening(request.unique()), Arc::clone(&self.0));
         let work = async move {
             let opened = vfs.open(ino, asker).await?;
-            if let Opened::File(file) = &opened {
+            if let Opened::File(file, _) = &opened {
                 inner.settle(ino, file).await;
             }
             Ok(opened)

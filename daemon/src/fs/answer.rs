@@ -23,6 +23,7 @@ use super::ino::Ino;
 use super::notes::Request;
 use super::open::Opened;
 use super::pulse::Pulse;
+use super::shares::Shares;
 use super::vfs::{Listing, Vfs};
 use crate::errno::{FsError, report};
 use crate::mount::{Backed, Backing, Inherited, Reads};
@@ -48,6 +49,7 @@ pub(super) struct Inner {
     pub(super) backing: Arc<Backing>,
     pub(super) handles: Handles,
     backings: Backings<Backed>,
+    shares: Shares,
     pulse: Arc<Pulse>,
 }
 
@@ -62,7 +64,8 @@ impl Mounted {
         pulse: Arc<Pulse>,
     ) -> Self {
         let (handles, backings) = (Handles::new(generation), Backings::default());
-        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings, pulse });
+        let shares = Shares::default();
+        let inner = Arc::new(Inner { vfs, runtime, backing, handles, backings, shares, pulse });
         let idle = Arc::downgrade(&inner);
         inner.vfs.content.when_scarce(move || {
             if let Some(inner) = idle.upgrade() {
@@ -130,37 +133,44 @@ impl Inner {
         let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         match opened {
             Opened::Text(text) => reply.opened(FileHandle(self.handles.insert(Handle::Text(text))), cached),
-            Opened::File(file) => match self.backing.reads() {
-                Reads::Cached => match self.hand_out(unique, file) {
-                    Ok(handle) => reply.opened(handle, cached),
+            Opened::File(file, payer) => {
+                let request = Request { handle: self.handles.number(), unique };
+                let handle = FileHandle(request.handle);
+                let given = match self.shares.take(request.handle, payer, self.backing.most_open()) {
+                    Ok(before) => match self.backing.reads() {
+                        Reads::Cached => self.hand_out(request, file, before).map(|()| None),
+                        Reads::Passthrough => self.back(ino, request, &file).map(Some),
+                    },
+                    Err(error) => Err(error),
+                };
+                match given {
+                    Ok(None) => reply.opened(handle, cached),
+                    Ok(Some(id)) => reply_backed(reply, &id, handle),
                     Err(error) => {
-                        let error = FsError::Internal(format!("the file cannot be kept open: {error}"));
+                        self.shares.give_back(request.handle);
                         reply.error(report("open", &error));
                     }
-                },
-                Reads::Passthrough => match self.back(ino, unique, &file) {
-                    Ok((id, handle)) => reply_backed(reply, &id, handle),
-                    // Not read through us instead: an inode must never have two ways of reading.
-                    Err(error) => {
-                        let error = FsError::Internal(format!("the kernel refused a backing file: {error}"));
-                        reply.error(report("open", &error));
-                    }
-                },
-            },
+                }
+            }
         }
     }
 
-    fn hand_out(&self, unique: u64, file: std::fs::File) -> std::io::Result<FileHandle> {
-        let file = self.handles.share(Arc::new(file), most_files())?;
-        let on = file.metadata()?.ino();
-        let note = |slot, request: Request| self.backing.note_open(slot, request.handle, request.unique, on);
-        self.handles.open(unique, file, note).map(FileHandle)
+    /// `before` is how many handles whoever asks has already.
+    fn hand_out(&self, request: Request, file: std::fs::File, before: u64) -> Result<(), FsError> {
+        let failed = |error| FsError::Internal(format!("the file cannot be kept open: {error}"));
+        // Whoever has a mount of their own shares it with nobody.
+        let before = if self.backing.most_open() == u64::MAX { 0 } else { before };
+        let file = self.handles.share(Arc::new(file), most_files(), before)?;
+        let on = file.metadata().map_err(failed)?.ino();
+        let note = |slot| self.backing.note_open(slot, request.handle, request.unique, on);
+        self.handles.open(request, file, note).map_err(failed)
     }
 
-    fn back(&self, ino: Ino, unique: u64, file: &std::fs::File) -> std::io::Result<(Arc<Backed>, FileHandle)> {
-        let request = Request { handle: self.handles.number(), unique };
-        let id = self.backings.open(ino, source(file)?, request, || self.backing.open(ino.0, file))?;
-        Ok((id, FileHandle(request.handle)))
+    /// Not read through us if that fails: an inode must never have two ways of reading.
+    fn back(&self, ino: Ino, request: Request, file: &std::fs::File) -> Result<Arc<Backed>, FsError> {
+        let source =
+            source(file).and_then(|source| self.backings.open(ino, source, request, || self.backing.open(ino.0, file)));
+        source.map_err(|error| FsError::Internal(format!("the kernel refused a backing file: {error}")))
     }
 
     /// Sees to an inode that is open with another file than the cache has now, because that was wiped.
@@ -192,8 +202,8 @@ impl Inner {
     pub(super) fn opening(&self, unique: RequestId) -> u64 {
         let number = unique.0 & !AGAIN;
         if number != unique.0 {
-            self.backings.comes_again(number);
-            if let Some(handle) = self.handles.of_request(number) {
+            let left = self.backings.of_request(number).or_else(|| self.handles.of_request(number));
+            if let Some(handle) = left {
                 self.close(FileHandle(handle));
             }
         }
@@ -207,14 +217,16 @@ impl Inner {
         // Who noted them need not have meant well, and this process wants to open something, too.
         let files = self.vfs.content.verified_before(&left.iter().map(|(.., on)| *on).collect(), most_files());
         for file in files.values() {
-            self.handles.share(Arc::clone(file), usize::MAX)?;
+            self.handles.share(Arc::clone(file), usize::MAX, 0).map_err(std::io::Error::other)?;
         }
         for (slot, handle, unique, on) in left {
             self.handles.keep(slot, Request { handle, unique }, files.get(&on).cloned());
+            self.shares.inherit(handle);
         }
         for Inherited { backed, source, handles } in self.backing.inherited()? {
             let request = |(slot, handle, unique)| (slot, Request { handle, unique });
             let handles: Vec<_> = handles.into_iter().map(request).collect();
+            handles.iter().for_each(|(_, request)| self.shares.inherit(request.handle));
             self.backings.inherit(Ino(backed.ino()), source, backed, &handles);
         }
         Ok(())
@@ -223,6 +235,7 @@ impl Inner {
     /// A file's handle was closed. Said before that is answered, so that it is said once more if this
     /// process ends in between.
     pub(super) fn close(&self, handle: FileHandle) {
+        self.shares.give_back(handle.0);
         if !self.backings.close(handle.0) {
             self.handles.close(handle.0, |slot| self.backing.note_close(slot));
         }
@@ -242,19 +255,14 @@ impl Inner {
             None if self.handles.is_inherited(handle.0) => {
                 let again = Arc::new(match self.vfs.reopen(ino).await? {
                     Opened::Text(text) => Handle::Text(text),
-                    Opened::File(file) => Handle::Cached(self.share(file)?),
+                    // He has it open already, however many others are.
+                    Opened::File(file, _) => Handle::Cached(self.handles.share(Arc::new(file), usize::MAX, 0)?),
                 });
                 self.handles.inherit(handle.0, Arc::clone(&again));
                 Ok(again)
             }
             None => Err(FsError::BadHandle),
         }
-    }
-
-    /// For who has it open already, however many others are.
-    fn share(&self, file: std::fs::File) -> Result<Arc<std::fs::File>, FsError> {
-        let shared = self.handles.share(Arc::new(file), usize::MAX);
-        shared.map_err(|error| FsError::Internal(format!("the file cannot be kept open: {error}")))
     }
 
     /// The listing that a directory's handle stands for: the one taken when it was opened, so

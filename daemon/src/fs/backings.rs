@@ -155,12 +155,9 @@ impl<T: Noted> Backings<T> {
         self.lock().idle.clear();
     }
 
-    /// A request to open comes again: what a predecessor noted for it was never answered.
-    pub(super) fn comes_again(&self, unique: u64) {
-        let handle = self.lock().handles.of_request(unique);
-        if let Some(handle) = handle {
-            self.close(handle);
-        }
+    /// The handle that a predecessor noted for a request to open.
+    pub(super) fn of_request(&self, unique: u64) -> Option<u64> {
+        self.lock().handles.of_request(unique)
     }
 
     /// A handle was closed. Whether it was one on an id, or is none any more.
@@ -225,6 +222,12 @@ mod tests {
             self.backings.open(Ino(ino), source, request, make).map(|id| id.0)
         }
 
+        fn comes_again(&self, unique: u64) {
+            if let Some(handle) = self.backings.of_request(unique) {
+                assert!(self.backings.close(handle));
+            }
+        }
+
         /// Its successor, after it was killed. Inode numbers are those of the ids.
         fn successor(self) -> Self {
             let next = Self { backings: Backings::default(), notes: self.notes };
@@ -265,11 +268,11 @@ mod tests {
         worker.open(9, FILE, 9, 2).unwrap();
         // It died before it answered the second, which comes again, to two more of them.
         let worker = worker.successor();
-        worker.backings.comes_again(2);
+        worker.comes_again(2);
         worker.open(9, FILE, 7, 2).unwrap();
         let worker = worker.successor();
-        worker.backings.comes_again(2);
-        worker.backings.comes_again(77);
+        worker.comes_again(2);
+        worker.comes_again(77);
         worker.open(9, FILE, 7, 2).unwrap();
         assert!(worker.backings.close(1) && worker.backings.close(2));
         assert_eq!(worker.open(9, (1, 2), 7, 3).unwrap(), 7, "nobody has it open");

@@ -11,6 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::node::Item;
 use super::notes::{Notes, Request};
+use crate::errno::FsError;
 use crate::metrics::COUNTS;
 
 /// An open file or directory, by the way in which it is read.
@@ -95,20 +96,19 @@ impl Handles {
         number
     }
 
-    /// Gives a file a number that `note` has noted in a slot.
+    /// Gives a file this number, which `note` notes in a slot.
     ///
     /// # Errors
     /// Those of `note`.
     pub(super) fn open(
         &self,
-        unique: u64,
+        request: Request,
         file: Arc<File>,
-        note: impl FnOnce(u32, Request) -> io::Result<()>,
-    ) -> io::Result<u64> {
-        let request = Request { handle: self.number(), unique };
-        self.notes().open(request, (), |slot| note(slot, request))?;
+        note: impl FnOnce(u32) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.notes().open(request, (), note)?;
         self.put(request.handle, Arc::new(Handle::Cached(file)));
-        Ok(request.handle)
+        Ok(())
     }
 
     /// A handle on a file that a predecessor noted; `file` is there if the cache still has it.
@@ -130,22 +130,29 @@ impl Handles {
         }
     }
 
-    /// The descriptor by which this file is open already, or this one, if fewer than `most` files are.
+    /// The descriptor by which this file is open already, or this one, if of `most` files more are left than
+    /// whoever opens it has open: with `before` handles, no more than those and than there are.
     ///
     /// # Errors
-    /// That there are as many, and what the disk says.
-    pub(super) fn share(&self, file: Arc<File>, most: usize) -> io::Result<Arc<File>> {
-        let on = place(&file)?;
+    /// That too few are left, and what the disk says.
+    pub(super) fn share(&self, file: Arc<File>, most: usize, before: u64) -> Result<Arc<File>, FsError> {
+        let on = place(&file).map_err(|error| FsError::Internal(format!("stat a file of the cache: {error}")))?;
         let mut files = self.files();
         if let Some(open) = files.get(&on).and_then(Weak::upgrade) {
             return Ok(open);
         }
-        if files.len() >= most {
+        let before = usize::try_from(before).unwrap_or(usize::MAX);
+        let taken = |files: usize| files.saturating_add(before.min(files));
+        if taken(files.len()) >= most {
             files.retain(|_, file| file.strong_count() > 0);
         }
-        if files.len() >= most {
-            let why = format!("{most} others are open, half of what the daemon may have open (LimitNOFILE)");
-            return Err(io::Error::other(why));
+        if taken(files.len()) >= most {
+            let (open, all) = (files.len(), most_files());
+            let why = format!(
+                "{open} different ones are open, and of the {all} that the daemon may have open for others (half of its \
+                 LimitNOFILE) too few are left for this user; some have to be closed"
+            );
+            return Err(FsError::TooManyOpen(why));
         }
         files.insert(on, Arc::downgrade(&file));
         Ok(file)
@@ -227,11 +234,13 @@ mod tests {
         let request = Request { handle: 3, unique: 8 };
         handles.keep(0, request, Some(Arc::clone(&file)));
         assert!(matches!(&*handles.get(3).unwrap(), Handle::Kept { file: Some(_) }));
-        let given = handles.open(9, Arc::new(tempfile::tempfile().unwrap()), |slot, request| {
-            assert_eq!((slot, request.unique), (1, 9));
+        let given = Request { handle: handles.number(), unique: 9 };
+        let note = |slot| {
+            assert_eq!(slot, 1);
             Ok(())
-        });
-        assert!(handles.get(given.unwrap()).is_some());
+        };
+        handles.open(given, Arc::new(tempfile::tempfile().unwrap()), note).unwrap();
+        assert!(handles.get(given.handle).is_some());
         assert_eq!(handles.of_request(8), Some(3));
         let mut cleared = None;
         handles.close(3, |slot| {
@@ -241,7 +250,7 @@ mod tests {
         assert_eq!((cleared, Arc::strong_count(&file)), (Some(0), 1));
         assert!(handles.get(3).is_none() && handles.of_request(8).is_none());
         // Who cannot be noted is given nothing.
-        assert!(handles.open(10, file, |_, _| Err(io::Error::other("no"))).is_err());
+        assert!(handles.open(given, file, |_| Err(io::Error::other("no"))).is_err());
     }
 
     #[test]
@@ -249,7 +258,7 @@ mod tests {
         let (handles, folder) = (Handles::new(7), tempfile::tempdir().unwrap());
         let share = |number: u64, most: usize| {
             let path = folder.path().join(number.to_string());
-            handles.share(Arc::new(File::options().create(true).append(true).open(path).unwrap()), most)
+            handles.share(Arc::new(File::options().create(true).append(true).open(path).unwrap()), most, 0)
         };
         let hold = |number: u64| {
             let file = share(number, 100).unwrap();
@@ -261,6 +270,15 @@ mod tests {
         assert!(refused.to_string().contains("LimitNOFILE"), "{refused}");
         handles.close(7, |_| Ok(()));
         assert_eq!(handles.files().len(), 99);
+        let file = || Arc::new(tempfile::tempfile().unwrap());
+        assert!(
+            [(200, 99), (199, 1000), (101, 1)].map(|(most, before)| handles.share(file(), most, before).is_ok())
+                == [true, true, true]
+        );
+        assert!(
+            [(198, 99), (198, 1000), (100, 1)].map(|(most, before)| handles.share(file(), most, before).is_ok())
+                == [false; 3]
+        );
         hold(100);
         // Also what nobody has closed goes, once there are too many.
         (1..=101).for_each(|number| drop(handles.remove(number)));

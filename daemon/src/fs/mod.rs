@@ -32,6 +32,7 @@ mod notes;
 mod open;
 mod pulse;
 mod rights;
+mod shares;
 mod synth;
 mod trees;
 mod vfs;

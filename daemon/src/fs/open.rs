@@ -14,6 +14,7 @@ use mcpfs_trust::tree::{Kind, NodeId};
 use super::access::{self, Task};
 use super::ino::{Ino, ReleasePlace, ServerPlace};
 use super::node::Asker;
+use super::shares::Payer;
 use super::vfs::{Place, STATEMENT, TREE};
 use super::{Vfs, synth};
 use crate::audit::{AuditEvent, EventKind, ReleaseRef};
@@ -29,8 +30,8 @@ use crate::registry::{Admitted, Freshness};
 pub enum Opened {
     /// Bytes that the daemon made.
     Text(Arc<[u8]>),
-    /// A whole, verified file, open for reading only.
-    File(File),
+    /// A whole, verified file, open for reading only; and by whom.
+    File(File, Option<u32>),
 }
 
 /// A tree's file that is being opened.
@@ -101,7 +102,7 @@ impl Vfs {
                     Some(Kind::File { size: 0, .. }) => Ok(Opened::Text(Arc::from([]))),
                     Some(Kind::File { .. }) => {
                         let opened = self.content.file(&content, node).await;
-                        opened.map(|opened| Opened::File(opened.file)).map_err(FsError::Refused)
+                        opened.map(|opened| Opened::File(opened.file, None)).map_err(FsError::Refused)
                     }
                     Some(Kind::Directory) => Err(FsError::IsADirectory),
                     Some(Kind::Link { .. }) => Err(FsError::WrongKind),
@@ -126,10 +127,10 @@ impl Vfs {
             self.record_access(admitted, freshness, &path(), 0, asker).await?;
             return Ok(Opened::Text(Arc::from([])));
         }
-        let known = Task::thread(asker.pid).is_some_and(|thread| self.accesses.known(thread, admitted.slot));
-        let ready = match self.content.ready(&sha256, size) {
-            Some(file) if known => return Ok(Opened::File(file)),
-            other => other,
+        let known = Task::thread(asker.pid).and_then(|thread| self.accesses.known(thread, admitted.slot));
+        let ready = match (self.content.ready(&sha256, size), known) {
+            (Some(file), Some(payer)) => return Ok(Opened::File(file, payer)),
+            (other, _) => other,
         };
         let wanted = Wanted { node, path: path(), size };
         let (file, cost) = match ready {
@@ -145,10 +146,10 @@ impl Vfs {
         if cost.fetched > 0 {
             self.record_fetch(admitted, freshness, &wanted.path, &cost, asker).await?;
         }
-        self.record_access(admitted, freshness, &wanted.path, wanted.size, asker).await?;
+        let payer = self.record_access(admitted, freshness, &wanted.path, wanted.size, asker).await?;
         // What a process opens first is seldom all that it will open.
         self.content.prefetch(&content);
-        Ok(Opened::File(file))
+        Ok(Opened::File(file, payer))
     }
 
     /// Asked at every open. A refusal has its row before anybody hears of it.
@@ -220,11 +221,11 @@ impl Vfs {
         path: &str,
         bytes: u64,
         asker: Asker,
-    ) -> Result<(), FsError> {
+    ) -> Result<Payer, FsError> {
         let slot = admitted.slot;
         let thread = Task::thread(asker.pid);
-        if thread.is_some_and(|thread| self.accesses.known(thread, slot)) {
-            return Ok(());
+        if let Some(payer) = thread.and_then(|thread| self.accesses.known(thread, slot)) {
+            return Ok(payer);
         }
         let mut row = self.event(EventKind::Access, admitted, path, asker).await;
         row.stale = Some(freshness.stale);
@@ -233,13 +234,14 @@ impl Vfs {
             (Some(pid), Some(start)) => Some(Task { pid, start }),
             _ => None,
         };
+        let payer = row.caller.budget_uid();
         let (Some(thread), Some(process)) = (thread, process) else {
             // Nobody we could know again: each open is a first one.
-            return self.record(row).await;
+            return self.record(row).await.map(|()| payer);
         };
         self.accesses.of_process(process, slot).get_or_try_init(|| self.record(row)).await?;
-        self.accesses.remember(thread, slot);
-        Ok(())
+        self.accesses.remember(thread, slot, payer);
+        Ok(payer)
     }
 
     /// A refused version, or something else under a refused name.

@@ -176,7 +176,7 @@ impl Host {
                 assert_eq!(text.len() as u64, attr.size);
                 text.to_vec()
             }
-            Opened::File(file) => {
+            Opened::File(file, _) => {
                 let mut bytes = vec![0; attr.size as usize];
                 file.read_exact_at(&mut bytes, 0).unwrap();
                 bytes

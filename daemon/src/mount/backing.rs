@@ -15,7 +15,7 @@ use fuser::{InitFlags, KernelConfig};
 use rustix::fs::{Mode, OFlags};
 
 use crate::supervisor::backings::Record;
-use crate::supervisor::opens::Open;
+use crate::supervisor::opens::{Open, SLOTS};
 use crate::supervisor::wire::{Ground, Message};
 use crate::worker::Link;
 
@@ -232,6 +232,11 @@ impl Backing {
 /// Notes for a successor which files this process has open where it reads them itself. Without a
 /// supervisor there is none.
 impl Backing {
+    /// How many handles on files there are for all; whoever has a mount of their own shares them with nobody.
+    pub fn most_open(&self) -> u64 {
+        self.link.as_ref().map_or(u64::MAX, |_| SLOTS.into())
+    }
+
     /// Notes that a handle is open on the file with inode number `on` in the cache; `unique` is the
     /// request that opens it.
     ///

@@ -23,7 +23,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Handles at most.
-const SLOTS: u32 = 1 << 19;
+pub(crate) const SLOTS: u32 = 1 << 19;
 /// Bytes of one: its number, the request's, and what it is on.
 const OPEN: u64 = 24;
 /// The first slot's place; before it stands how many slots were ever used.
