@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
@@ -266,4 +267,53 @@ fn a_runtime_directory_is_ones_own() {
     assert!(found(dir.path().into(), uid));
     assert!(!found(dir.path().into(), uid + 1), "after su it is another user's");
     assert!(!found(dir.path().join("gone"), uid), "after the last logout");
+}
+
+const PAGE: &str = include_str!("../../../packaging/mcpfs/mcpfs.toml.5");
+
+/// The keys of each table that the manual page explains: the bold words of its entries.
+fn explained() -> BTreeMap<String, BTreeSet<String>> {
+    let (mut tables, mut table, mut before) = (BTreeMap::<String, BTreeSet<String>>::new(), None, "");
+    for line in PAGE.lines() {
+        if let Some(heading) = line.strip_prefix(".SH ") {
+            let named = heading.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+            table = named.or((heading == "TOP LEVEL").then_some("")).map(str::to_owned);
+        } else if let (Some(table), ".TP", Some((".B" | ".BR", keys))) = (&table, before, line.split_once(' ')) {
+            tables.entry(table.clone()).or_default().extend(keys.split(" \", \" ").map(str::to_owned));
+        }
+        before = line;
+    }
+    tables
+}
+
+#[test]
+fn the_manual_page_explains_every_key_and_no_other() {
+    let explained = explained();
+    let (mut tables, mut seen) = (vec![String::new()], 0);
+    while let Some(table) = tables.pop() {
+        let heading = if table.is_empty() { String::new() } else { format!("[{}]\n", table.replace("\"REF\"", "x")) };
+        let unknown = format!("{heading}qqq = 1\n");
+        let said = load(&[("mcpfs.toml", URL), ("conf.d/10.toml", &unknown)]).unwrap_err().to_string();
+        let known = said.split_once("here can stand: ").unwrap_or_else(|| panic!("[{table}]: {said}")).1;
+        let known: Vec<&str> = known.lines().next().unwrap().split(", ").collect();
+        let keys = explained.get(&table).cloned().unwrap_or_default();
+        for key in &known {
+            let inner = if table.is_empty() { (*key).to_owned() } else { format!("{table}.{key}") };
+            match inner.as_str() {
+                "registry" | "mount" | "cache" | "network" | "policy" | "access" | "metrics" | "log" | "retention" => {
+                    tables.push(inner);
+                }
+                "credentials" => tables.push("credentials.\"REF\"".to_owned()),
+                // Their keys are names of an administrator's choice.
+                "pins" | "stops" | "runtimes" | "access.servers" => {
+                    assert!(PAGE.contains(&format!(".SH [{inner}]")), "man mcpfs.toml has no [{inner}]");
+                }
+                _ => assert!(keys.contains(*key), "man mcpfs.toml does not explain {inner}"),
+            }
+            seen += 1;
+        }
+        let others: Vec<_> = keys.iter().filter(|key| !known.contains(&key.as_str())).collect();
+        assert!(others.is_empty(), "man mcpfs.toml explains what is no key of [{table}]: {others:?}");
+    }
+    assert!(seen > 40, "{seen}");
 }
