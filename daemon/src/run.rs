@@ -78,8 +78,8 @@ pub struct MountArgs {
     /// How the log is written, instead of what the configuration says.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// Leave the mount to systemd's descriptor store when this process ends (for the unit).
-    #[arg(long, requires = "foreground")]
+    /// Leave the mount to systemd's descriptor store when this process ends.
+    #[arg(long, requires = "foreground", help_heading = "For units of systemd")]
     pub keep_mount: bool,
     /// The second start of a detached mount: leave the terminal's session.
     #[arg(long, hide = true, requires = "foreground")]

@@ -28,10 +28,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub at: Option<PathBuf>,
     /// Only if systemd is not going to start this unit again (for its ExecStopPost=); after a start that failed, a pause.
-    #[arg(long, value_name = "UNIT")]
+    #[arg(long, value_name = "UNIT", help_heading = "For units of systemd")]
     pub if_stopped: Option<String>,
     /// Only if systemd has given this unit up, and only what nobody serves (for its OnFailure=).
-    #[arg(long, value_name = "UNIT", conflicts_with = "if_stopped")]
+    #[arg(long, value_name = "UNIT", conflicts_with = "if_stopped", help_heading = "For units of systemd")]
     pub if_failed: Option<String>,
 }
 
