@@ -79,6 +79,15 @@ fn hold_the_same(name: &str, from_rpm: &Path, from_deb: &Path) {
     assert_eq!(of_deb.collect::<BTreeSet<_>>(), places);
 }
 
+/// What bash makes of a command's beginning, by the package's own file.
+fn completed(name: &str, from_deb: &Path, typed: &str) -> String {
+    // As bash itself does it: the function that the file names for the command.
+    let script = "set -e; source \"$1\"; by=$(complete -p \"$2\"); by=${by#* -F }; \
+                  COMP_WORDS=(\"$2\" \"$3\"); COMP_CWORD=1; ${by%% *} \"$2\" \"$3\" \"$2\"; echo \"${COMPREPLY[*]}\"";
+    let file = from_deb.join("usr/share/bash-completion/completions").join(name);
+    Run::new("bash").args(["-c", script, "bash"]).arg(file).args([name, typed]).ok().stdout.trim().to_owned()
+}
+
 fn a_deb_is_installed_upgraded_and_purged() {
     let dir = scratch::dir();
     let first = build("mcpfs", dir.path(), "1", &["deb"]).remove(0);
@@ -151,6 +160,7 @@ fn an_rpm_holds_the_same() {
     let query = |args: &[&str]| Run::new(need("rpm", "rpm")).args(args).arg(&rpm).ok().stdout;
     let (from_rpm, from_deb) = opened(dir.path(), &deb, &rpm);
     hold_the_same("mcpfs", &from_rpm, &from_deb);
+    assert_eq!(completed("mcpfs", &from_deb, "unm"), "unmount");
     assert_eq!(query(&["--query", "--configfiles", "--package"]).trim(), "/etc/mcpfs/mcpfs.toml");
     let owners = query(&["--query", "--package", "--queryformat", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\\n]"]);
     assert_eq!(owners.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["root:root"]));
@@ -200,6 +210,7 @@ fn the_signers_come_and_go() {
     lintian(&deb);
     let (from_rpm, from_deb) = opened(dir.path(), &deb, &rpm);
     hold_the_same("mcpfs-signer", &from_rpm, &from_deb);
+    assert_eq!(completed("mcpfs-signer", &from_deb, "rel"), "release");
     let example = "usr/share/doc/mcpfs-signer/examples";
     for file in ["registry/ci/check.sh", "registry/servers/hello.yaml"] {
         let template = repository().join("signer/templates").join(file);
