@@ -241,7 +241,11 @@ impl Message {
 
 /// A text as one line: it goes to systemd, where the next line would be another statement, and to terminals.
 fn plain(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().map(|one| if one.is_control() { ' ' } else { one }).collect()
+    let mut words: String =
+        String::from_utf8_lossy(text).chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
+    // What stands for a byte that is no text takes three.
+    words.truncate(words.floor_char_boundary(TEXT));
+    words
 }
 
 /// Closes what nobody asked for, in a thread of its own: closing a file of somebody's FUSE mount
