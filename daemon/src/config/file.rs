@@ -213,9 +213,12 @@ fn has_password(address: &str) -> bool {
     url::Url::parse(address).is_ok_and(|url| url.password().is_some())
 }
 
-/// serde's message for a person: an unknown key with the nearest known one.
+/// serde's message for a person: an unknown key with the nearest known one, an unknown word with those that there are.
 fn explain(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if let (true, [unknown, known @ ..]) = (message.starts_with("unknown variant"), quoted.as_slice()) {
+        return format!("{unknown:?} cannot stand here; it is one of: {}", known.join(", "));
+    }
     let ("unknown field", [unknown, known @ ..]) = (message.get(..13).unwrap_or_default(), quoted.as_slice()) else {
         return message.to_owned();
     };

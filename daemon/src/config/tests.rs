@@ -118,6 +118,11 @@ fn a_bad_file_names_itself_its_line_and_a_way_out() {
         ("[registry]\nurl = \"https://a\"\n\n[polcy]\n", 4, "did you mean \"policy\""),
         ("[registry]\nurll = \"https://a\"\n", 2, "did you mean \"url\""),
         ("[registry]\nzzz = 1\n", 2, "max_stale"),
+        (
+            "[registry]\nurl = \"https://a\"\n[mount]\nreads = \"passthrough\"\n",
+            4,
+            "cannot stand here; it is one of: auto, cached",
+        ),
         ("[registry]\nurl = \"gopher://a\"\n", 2, "https:"),
         ("[registry]\nurl = \"https://me:secret@a\"\n", 2, "token_file"),
         ("[registry]\nurl = \"https://a\"\nrefresh = \"soon\"\n", 3, "time span"),

@@ -136,7 +136,8 @@ impl Inner {
             Opened::File(file, payer) => {
                 let request = Request { handle: self.handles.number(), unique };
                 let handle = FileHandle(request.handle);
-                let given = match self.shares.take(request.handle, payer, self.backing.most_open()) {
+                let given = match self.shares.take(request.handle, payer, self.backing.most_open().unwrap_or(u64::MAX))
+                {
                     Ok(before) => match self.backing.reads() {
                         Reads::Cached => self.hand_out(request, file, before).map(|()| None),
                         Reads::Passthrough => self.back(ino, request, &file).map(Some),
@@ -159,7 +160,7 @@ impl Inner {
     fn hand_out(&self, request: Request, file: std::fs::File, before: u64) -> Result<(), FsError> {
         let failed = |error| FsError::Internal(format!("the file cannot be kept open: {error}"));
         // Whoever has a mount of their own shares it with nobody.
-        let before = if self.backing.most_open() == u64::MAX { 0 } else { before };
+        let before = self.backing.most_open().map_or(0, |_| before);
         let file = self.handles.share(Arc::new(file), most_files(), before)?;
         let on = file.metadata().map_err(failed)?.ino();
         let note = |slot| self.backing.note_open(slot, request.handle, request.unique, on);

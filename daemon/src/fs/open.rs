@@ -31,7 +31,7 @@ pub enum Opened {
     /// Bytes that the daemon made.
     Text(Arc<[u8]>),
     /// A whole, verified file, open for reading only; and by whom.
-    File(File, Option<u32>),
+    File(File, Payer),
 }
 
 /// A tree's file that is being opened.

@@ -232,9 +232,9 @@ impl Backing {
 /// Notes for a successor which files this process has open where it reads them itself. Without a
 /// supervisor there is none.
 impl Backing {
-    /// How many handles on files there are for all; whoever has a mount of their own shares them with nobody.
-    pub fn most_open(&self) -> u64 {
-        self.link.as_ref().map_or(u64::MAX, |_| SLOTS.into())
+    /// How many handles on files there are for all users; nothing for a mount of one's own.
+    pub fn most_open(&self) -> Option<u64> {
+        self.link.as_ref().map(|_| SLOTS.into())
     }
 
     /// Notes that a handle is open on the file with inode number `on` in the cache; `unique` is the
