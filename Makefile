@@ -35,7 +35,7 @@ setup:
 test:
 	@tests/setup test
 	$(CARGO) build --workspace --bins
-	MCPFS_BIN_DIR='$(BIN)' $(CARGO) test --workspace --no-fail-fast
+	@MCPFS_BIN_DIR='$(BIN)' CARGO='$(CARGO)' tests/all
 
 check:
 	$(CARGO) fmt --all --check
