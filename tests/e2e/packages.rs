@@ -104,6 +104,8 @@ fn a_deb_is_installed_upgraded_and_purged() {
     for (deb, name) in [(&first, "first.deb"), (&second, "second.deb")] {
         fs::copy(deb, machine.path("/var/tmp").join(name)).unwrap();
     }
+    fs::create_dir(machine.path("/var/tmp/next")).unwrap();
+    fs::copy(&second, machine.path("/var/tmp/next").join(second.file_name().unwrap())).unwrap();
     let on = Installed { machine, registry };
     let dpkg = |args: &[&str]| on.machine.run("dpkg").env("DEBIAN_FRONTEND", "noninteractive").args(args).ok();
     dpkg(&["--install", "/var/tmp/first.deb"]);
@@ -123,11 +125,13 @@ fn a_deb_is_installed_upgraded_and_purged() {
     fs::write(etc.join("mcpfs.toml"), &edited).unwrap();
     // As the file itself says.
     on.machine.sh("mcpfs config check && systemctl enable --now mcpfs.service mcpfs-trust.path").ok();
+    let section = crate::docs::section("operating.md", "An upgrade");
+    let upgrade = section.lines().find(|line| line.starts_with("apt-get install ")).expect("the command");
     under_load(
         &on,
-        &[("upgrade by dpkg", &|| {
+        &[("upgrade as written", &|| {
             let before = on.main_pid();
-            dpkg(&["--install", "/var/tmp/second.deb"]);
+            on.machine.sh(&format!("cd /var/tmp/next && {upgrade}")).env("DEBIAN_FRONTEND", "noninteractive").ok();
             on.another_than(before);
             let runs = fs::metadata(format!("/proc/{}/exe", on.machine.outside(on.main_pid()))).unwrap();
             assert_eq!(runs.ino(), on.machine.path("/usr/bin/mcpfs").metadata().unwrap().ino());

@@ -15,7 +15,9 @@ pub(crate) fn register(suite: &mut Suite) {
     let attacks = suite.attacks().to_vec();
     suite.prepared("tables::each_attack_has_its_row", move || each_attack_has_its_row(&attacks));
     let names = suite.names();
-    suite.prepared("tables::what_the_pages_name_exists", move || what_the_pages_name_exists(&names));
+    let named = names.clone();
+    suite.prepared("tables::what_the_pages_name_exists", move || what_the_pages_name_exists(&named));
+    suite.prepared("tables::what_executes_a_section_exists", move || what_executes_a_section_exists(&names));
     suite.plain("tables::each_scenario_has_its_row", each_scenario_has_its_row);
 }
 
@@ -89,21 +91,56 @@ fn each_scenario_has_its_row() {
     assert!(files.is_empty(), "docs/tuf-conformance.md has no section for {:?}", files.keys());
 }
 
+/// Whether there is a test of this name, or one that begins so where it ends with a star.
+fn known(names: &[String], wanted: &str) -> bool {
+    let exact = |known: &String| known == wanted || known.strip_prefix(wanted).is_some_and(|it| it.starts_with(" ["));
+    let found = match wanted.strip_suffix('*') {
+        Some(room) => names.iter().any(|known| known.starts_with(room)),
+        None => names.iter().any(exact),
+    };
+    // Some are for root alone, and not registered for others.
+    let written = || {
+        let (room, _) = wanted.split_once("::").expect("a room");
+        let text = std::fs::read_to_string(scratch::repository().join(format!("tests/e2e/{room}.rs")));
+        text.is_ok_and(|text| text.contains(&format!("\"{}", wanted.trim_end_matches('*'))))
+    };
+    found || (!scratch::is_root() && written())
+}
+
 /// Tests are named as `room::test` in prose too.
 fn what_the_pages_name_exists(names: &[String]) {
     for name in ["threat-model.md", "tuf-conformance.md"] {
         let text = std::fs::read_to_string(page(name)).unwrap();
         let spans = text.split('`').skip(1).step_by(2).filter(|span| span.contains("::") && *span != "room::test");
         for span in spans {
-            let known =
-                |known: &String| known == span || known.strip_prefix(span).is_some_and(|it| it.starts_with(" ["));
-            // Some are for root alone, and not registered for others.
-            let written = || {
-                let (room, _) = span.split_once("::").expect("a room");
-                let file = scratch::repository().join(format!("tests/e2e/{room}.rs"));
-                std::fs::read_to_string(file).is_ok_and(|text| text.contains(&format!("\"{span}\"")))
-            };
-            assert!(names.iter().any(known) || (!scratch::is_root() && written()), "docs/{name}: no test {span}");
+            assert!(known(names, span), "docs/{name}: no test {span}");
         }
     }
+}
+
+/// A section that tests execute says which, in a comment for its writers.
+fn what_executes_a_section_exists(names: &[String]) {
+    let mut sections = 0;
+    for page in std::fs::read_dir(scratch::repository().join("docs")).unwrap() {
+        let path = page.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for comment in text.split("<!-- Executed by ").skip(1) {
+            let (comment, _) = comment.split_once("-->").expect("a comment ends");
+            let mut tests = 0;
+            let other = |letter: char| !(letter.is_ascii_alphanumeric() || "_:*".contains(letter));
+            for name in comment.split(other).map(|word| word.trim_end_matches(':')).filter(|word| word.contains("::")) {
+                // Unit tests are named by their whole path.
+                if name.matches("::").count() == 1 {
+                    assert!(known(names, name), "{}: no test {name}", path.display());
+                    tests += 1;
+                }
+            }
+            assert!(tests > 0, "{}: no test in {comment:?}", path.display());
+            sections += 1;
+        }
+    }
+    assert!(sections > 10, "{sections}");
 }
