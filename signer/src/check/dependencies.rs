@@ -11,32 +11,32 @@
 
 mod go;
 mod javascript;
+mod lockfile;
+mod native;
+mod package;
 mod pnpm;
 mod programs;
+mod wheel;
 mod yarn;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 
 use mcpfs_trust::error::bounded;
-use mcpfs_trust::package;
 use mcpfs_trust::tree::{Kind, NodeId, Tree};
-use serde::{Deserialize, Serialize};
-use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 
+pub(crate) use self::javascript::{npm_licence, npm_package};
+use self::lockfile::{LOCKFILE_BYTES, TomlLock, lock_text};
+pub(crate) use self::native::{for_one_platform, native};
+pub use self::package::{Ecosystem, Package};
+pub(crate) use self::wheel::wheel_package;
 use super::finding::{Finding, Findings};
 use super::rules::{self, Rule};
 use crate::policy::Policy;
 use crate::recipe::Recipe;
-use crate::unpack::Spool;
 
-/// Largest lockfile, bytes.
-const LOCKFILE_BYTES: u64 = 16 << 20;
-/// Values in a lockfile of YAML.
-const LOCKFILE_NODES: usize = 4 << 20;
 /// Files that list packages.
 const NAMES: [&str; 14] = [
     ".package-lock.json",
@@ -65,38 +65,6 @@ const NAME: usize = 200;
 /// Most packages of one artefact.
 const PACKAGES: usize = 50_000;
 
-/// Where a package comes from; it has its own names, and its own order of versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Ecosystem {
-    /// npmjs.com.
-    Npm,
-    /// pypi.org.
-    Pypi,
-    /// crates.io.
-    Cargo,
-    /// Go modules, and `stdlib`, which is Go itself.
-    Go,
-}
-
-/// One package. All texts are bounded and escaped.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
-pub struct Package {
-    /// Where it comes from.
-    pub ecosystem: Ecosystem,
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Its licence, as it says itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub licence: Option<String>,
-    /// Whether it runs a script when it is installed.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[schemars(default)]
-    pub install_script: bool,
-}
-
 /// What one artefact carries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -108,64 +76,6 @@ pub struct Inventory {
     unlisted: Vec<String>,
     /// Packages that are not what their lockfile says, with how.
     differs: Vec<(String, String)>,
-}
-
-impl Ecosystem {
-    /// All of them, in the order of reports.
-    pub const ALL: [Self; 4] = [Self::Npm, Self::Pypi, Self::Cargo, Self::Go];
-
-    /// `npm`, `pypi`, `cargo` or `go`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Npm => "npm",
-            Self::Pypi => "pypi",
-            Self::Cargo => "cargo",
-            Self::Go => "go",
-        }
-    }
-
-    /// By the name that the OSV format has for it.
-    pub(super) fn of_osv(name: &str) -> Option<Self> {
-        match name {
-            "npm" => Some(Self::Npm),
-            "PyPI" => Some(Self::Pypi),
-            "crates.io" => Some(Self::Cargo),
-            "Go" => Some(Self::Go),
-            _ => None,
-        }
-    }
-
-    /// A name as it is compared.
-    pub(crate) fn canonical(self, name: &str) -> String {
-        package::canonical(self.as_str(), name)
-    }
-}
-
-impl std::fmt::Display for Ecosystem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Package {
-    /// `npm:zod@4.1.0`
-    pub fn id(&self) -> String {
-        format!("{}:{}@{}", self.ecosystem, self.name, self.version)
-    }
-}
-
-/// `Cargo.lock`, `uv.lock` and `poetry.lock`.
-#[derive(Deserialize)]
-struct TomlLock {
-    #[serde(default)]
-    package: Vec<TomlLocked>,
-}
-
-#[derive(Deserialize)]
-struct TomlLocked {
-    name: String,
-    version: Option<String>,
-    source: Option<toml::Value>,
 }
 
 impl Inventory {
@@ -323,7 +233,7 @@ impl Inventory {
     fn wheel(&mut self, path: &str, content: Result<Vec<u8>, String>) {
         let package = content.and_then(|bytes| {
             let text = String::from_utf8_lossy(&bytes);
-            wheel(&text).ok_or_else(|| "has no Name and Version".to_owned())
+            wheel::wheel(&text).ok_or_else(|| "has no Name and Version".to_owned())
         });
         match package {
             Ok((name, version, licence)) => {
@@ -375,113 +285,3 @@ impl Inventory {
 
 /// Gives at most so many bytes of a file of the tree, or the reason.
 type Content<'a> = dyn FnMut(NodeId, u64) -> Result<Vec<u8>, String> + 'a;
-
-/// A lockfile's text.
-fn lock_text(content: Result<Vec<u8>, String>) -> Result<String, String> {
-    let bytes = content?;
-    if bytes.len() as u64 > LOCKFILE_BYTES {
-        return Err(format!("has more than {LOCKFILE_BYTES} bytes"));
-    }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
-}
-
-/// The documents of a lockfile in YAML. No package manager writes anchors or tags.
-fn lock_yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_reader_input_bytes: Some(text.len()),
-            max_depth: 16,
-            flow_nesting_limit: 16,
-            max_nodes: LOCKFILE_NODES,
-            max_events: LOCKFILE_NODES * 2,
-            max_anchors: 0,
-            max_aliases: 0,
-            max_merge_keys: 0,
-            max_documents: 2,
-            max_total_scalar_bytes: text.len(),
-        },
-        duplicate_keys: DuplicateKeyPolicy::Error,
-        merge_keys: MergeKeyPolicy::Error,
-        with_snippet: false,
-    };
-    serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| bounded(&format!("is not a lockfile: {}", error.without_snippet())))
-}
-
-/// Machine code by its first bytes or its name, wherever it lies.
-pub(crate) fn native(tree: &Tree, spool: &Spool) -> Vec<(String, String)> {
-    let found = (1..tree.len()).map(NodeId).filter_map(|id| {
-        let node = tree.node(id)?;
-        let Kind::File { sha256, .. } = node.kind else { return None };
-        let mut magic = [0; 4];
-        let begin = spool.reader(&sha256).is_some_and(|mut reader| reader.read_exact(&mut magic).is_ok());
-        let what = match (begin, &magic) {
-            (true, b"\x7fELF") => "ELF machine code",
-            (true, [0xcf | 0xce, 0xfa, 0xed, 0xfe]) => "Mach-O machine code",
-            (true, [b'M', b'Z', ..]) => "Windows machine code",
-            (true, b"\0asm") => WEB_ASSEMBLY,
-            _ if node.name.ends_with(".node") => "a native module by its name",
-            _ => return None,
-        };
-        Some((tree.path(id), format!("is {what}, which no reviewer can read")))
-    });
-    found.collect()
-}
-
-/// Machine code that runs anywhere.
-const WEB_ASSEMBLY: &str = "WebAssembly";
-
-/// The path of the first machine code that runs on one platform only.
-pub(crate) fn for_one_platform(native: &[(String, String)]) -> Option<&str> {
-    native.iter().find(|(_, message)| !message.contains(WEB_ASSEMBLY)).map(|(path, _)| path.as_str())
-}
-
-/// A package as a lockfile of npm lists it.
-pub(crate) fn npm_package(
-    name: &str,
-    version: Option<&str>,
-    licence: Option<&serde_json::Value>,
-    install_script: bool,
-) -> Package {
-    Package {
-        ecosystem: Ecosystem::Npm,
-        name: bounded(name),
-        version: bounded(version.unwrap_or(UNKNOWN)),
-        licence: licence.and_then(npm_licence).map(|text| bounded(&text)),
-        install_script,
-    }
-}
-
-/// A package as the `METADATA` of a wheel names it.
-pub(crate) fn wheel_package(metadata: &str) -> Option<Package> {
-    let (name, version, licence) = wheel(metadata)?;
-    Some(Package {
-        ecosystem: Ecosystem::Pypi,
-        name: bounded(&name),
-        version: bounded(&version),
-        licence: licence.map(|text| bounded(&text)),
-        install_script: false,
-    })
-}
-
-/// `"MIT"`, or the older `{"type": "MIT"}`.
-pub(crate) fn npm_licence(value: &serde_json::Value) -> Option<String> {
-    let text = value.as_str().or_else(|| value.get("type")?.as_str())?;
-    (!text.trim().is_empty()).then(|| text.to_owned())
-}
-
-/// Name, version and licence by the headers of `METADATA`.
-fn wheel(text: &str) -> Option<(String, String, Option<String>)> {
-    let headers = text.lines().take_while(|line| !line.trim().is_empty());
-    let headers: Vec<(&str, &str)> = headers.filter_map(|line| line.split_once(": ")).collect();
-    let find = |name: &str| {
-        let found = headers.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.trim().is_empty());
-        found.map(|(_, value)| value.trim())
-    };
-    let classified = headers.iter().find_map(|(key, value)| {
-        let licence = value.strip_prefix("License :: ")?.rsplit(" :: ").next()?;
-        key.eq_ignore_ascii_case("Classifier").then_some(licence)
-    });
-    let licence = find("License-Expression").or_else(|| find("License")).or(classified);
-    Some((find("Name")?.to_owned(), find("Version")?.to_owned(), licence.map(str::to_owned)))
-}

@@ -12,8 +12,9 @@ use mcpfs_trust::json::read_alike;
 use mcpfs_trust::tree::NodeId;
 use serde::Deserialize;
 
+use super::lockfile::{LOCKFILE_BYTES, lock_text};
 use super::yarn::Locked as Named;
-use super::{Content, Ecosystem, Inventory, LOCKFILE_BYTES, Package, UNKNOWN, lock_text, npm_licence, pnpm, yarn};
+use super::{Content, Ecosystem, Inventory, Package, UNKNOWN, pnpm, yarn};
 
 /// Largest `package.json`, bytes.
 const MANIFEST_BYTES: u64 = 1 << 20;
@@ -220,4 +221,26 @@ fn lockfile(bytes: &[u8]) -> Result<Lockfile, String> {
     }
     read_alike(bytes, LEVELS, "lockfile").map_err(|error| refused(&error))?;
     serde_json::from_slice(bytes).map_err(|error| refused(&error))
+}
+
+/// A package as a lockfile of npm lists it.
+pub(crate) fn npm_package(
+    name: &str,
+    version: Option<&str>,
+    licence: Option<&serde_json::Value>,
+    install_script: bool,
+) -> Package {
+    Package {
+        ecosystem: Ecosystem::Npm,
+        name: bounded(name),
+        version: bounded(version.unwrap_or(UNKNOWN)),
+        licence: licence.and_then(npm_licence).map(|text| bounded(&text)),
+        install_script,
+    }
+}
+
+/// `"MIT"`, or the older `{"type": "MIT"}`.
+pub(crate) fn npm_licence(value: &serde_json::Value) -> Option<String> {
+    let text = value.as_str().or_else(|| value.get("type")?.as_str())?;
+    (!text.trim().is_empty()).then(|| text.to_owned())
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::UNKNOWN;
+use super::lockfile::lock_yaml;
 use super::yarn::{Locked, descriptor};
-use super::{UNKNOWN, lock_yaml};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

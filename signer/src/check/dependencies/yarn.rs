@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{UNKNOWN, lock_yaml};
+use super::UNKNOWN;
+use super::lockfile::lock_yaml;
 
 /// One package that a lockfile of JavaScript names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
