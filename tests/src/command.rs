@@ -174,6 +174,23 @@ impl Run {
     }
 }
 
+/// Runs what fetches parts of the tests from a public registry, and expects success at the third attempt: a registry
+/// that fails for a moment says nothing about what is tested. Each failure is told.
+///
+/// # Panics
+/// If it fails three times, cannot start or overruns its deadline.
+pub fn fetch(run: impl Fn() -> Run) -> Ran {
+    for _ in 0..2 {
+        let ran = run().run();
+        if ran.code == 0 {
+            return ran;
+        }
+        eprintln!("fetching once more, since {ran}");
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    run().ok()
+}
+
 impl Ran {
     /// Both outputs, for searching.
     pub fn text(&self) -> String {

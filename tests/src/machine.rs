@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::command::{Ran, Run, exit_within};
+use crate::command::{Ran, Run, exit_within, fetch};
 use crate::scratch::{self, PATIENCE, need, repository, wait_for};
 
 /// What is in every root beyond Debian's smallest.
@@ -274,17 +274,20 @@ fn base(more: &[&str]) -> PathBuf {
         eprintln!("making a machine's root from Debian {release}");
         let building = cache.join(format!("machine-building-{}", std::process::id()));
         fs::create_dir_all(&cache).expect("own directory");
-        Run::new(need("mmdebstrap", "mmdebstrap"))
-            .args(["--quiet", "--mode=root", "--variant=minbase"])
-            .args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/doc/*"])
-            .args(["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"])
-            .arg(format!("--include={packages}"))
-            .arg(release)
-            .arg(&building)
-            .arg("-")
-            .stdin(sources())
-            .limit(LIMIT)
-            .ok();
+        fetch(|| {
+            // What an attempt before this one has left.
+            let _ = fs::remove_dir_all(&building);
+            Run::new(need("mmdebstrap", "mmdebstrap"))
+                .args(["--quiet", "--mode=root", "--variant=minbase"])
+                .args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/doc/*"])
+                .args(["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"])
+                .arg(format!("--include={packages}"))
+                .arg(release)
+                .arg(&building)
+                .arg("-")
+                .stdin(sources())
+                .limit(LIMIT)
+        });
         if let Err(error) = fs::rename(&building, &done) {
             // Another run on this machine may have been quicker.
             assert!(done.is_dir(), "{}: {error}", done.display());

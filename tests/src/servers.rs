@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mcpfs_trust::digest::Digest;
 
-use crate::command::Run;
+use crate::command::{Run, fetch};
 use crate::fixture::Recipe;
 use crate::registry::Registry;
 use crate::scratch::{need, repository};
@@ -212,20 +212,21 @@ fn npm_ci(lock: &Path, into: &Path) {
         std::fs::copy(lock.join(file), into.join(file)).expect("a lockfile");
     }
     let flags = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-    Run::new(need("npm", "npm")).args(flags).dir(into).limit(LIMIT).ok();
+    fetch(|| Run::new(need("npm", "npm")).args(flags).dir(into).limit(LIMIT));
 }
 
 fn pip_install(lock: &Path, into: &Path) {
     let flags =
         ["-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"];
-    Run::new(python())
-        .args(flags)
-        .args(["--disable-pip-version-check", "--root-user-action", "ignore", "--target"])
-        .arg(into)
-        .arg("-r")
-        .arg(lock.join("requirements.txt"))
-        .limit(LIMIT)
-        .ok();
+    fetch(|| {
+        Run::new(python())
+            .args(flags)
+            .args(["--disable-pip-version-check", "--root-user-action", "ignore", "--upgrade", "--target"])
+            .arg(into)
+            .arg("-r")
+            .arg(lock.join("requirements.txt"))
+            .limit(LIMIT)
+    });
 }
 
 pub(crate) fn python() -> PathBuf {
