@@ -19,7 +19,7 @@ fn nobody_notices_anything(reads: Reads) {
     let report = run(&Plan { reads, lasts: Duration::from_secs(40), kills: usize::MAX, troubles: true });
     assert!(report.is_good(), "\n{report}");
     let (operations, ..) = report.outcomes();
-    assert!(operations > 0 && report.kills().0 > 0, "\n{report}");
+    assert!(operations > 0 && report.waits(Blow::Killed).0 > 0, "\n{report}");
 }
 
 fn a_wait_belongs_to_what_it_lasted_through() {
@@ -44,7 +44,7 @@ fn a_wait_belongs_to_what_it_lasted_through() {
         wait("not a fetch, between the blows", 8_000, 8_400, false),
     ];
     let stalls = Stalls::of(&blows, &waits);
-    assert_eq!(stalls.kills, [0, 50, 110].map(Duration::from_millis));
+    assert_eq!(stalls.each[&Blow::Killed], [0, 50, 110].map(Duration::from_millis));
     let longest = |blow: Blow| {
         let (count, wait) = stalls.longest[&blow];
         (count, wait.map(|wait| wait.what))

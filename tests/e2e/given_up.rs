@@ -4,14 +4,13 @@
 use std::fs;
 use std::io::Read;
 
+use mcpfs_tests::installed::{Installed, UNIT, configure, kill};
 use mcpfs_tests::kept::device;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::scratch::{is_root, wait_for};
 use mcpfs_tests::suite::Suite;
 use rustix::process::Signal;
 use serde_json::json;
-
-use crate::systemd::{Installed, UNIT, configure, kill, write};
 
 pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {
@@ -21,32 +20,6 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("given_up::its_configuration_need_not_be_readable", its_configuration_need_not_be_readable);
     suite.plain("given_up::one_that_ends_well_leaves_nothing", one_that_ends_well_leaves_nothing);
     suite.plain("given_up::what_fails_for_a_while_comes_back", what_fails_for_a_while_comes_back);
-}
-
-impl Installed {
-    fn is(&self, unit: &str, state: &str) {
-        wait_for(&format!("{unit} to be {state}"), || {
-            (self.machine.property(unit, "ActiveState") == state).then_some(())
-        });
-    }
-
-    fn gone(&self, at: &str) {
-        wait_for("the end of the mount", || self.machine.mounts_at(at).is_empty().then_some(()));
-    }
-
-    fn drop_in(&self, unit: &str, text: &str) {
-        write(&self.machine.path(&format!("/etc/systemd/system/{unit}.d/test.conf")), text);
-        self.machine.systemctl(["daemon-reload"]);
-    }
-
-    /// Kills all of a service until systemd's limit is reached.
-    fn kill_for_good(&self, unit: &str) {
-        wait_for("systemd to give up", || {
-            // Between two starts there is nothing to kill.
-            self.machine.run("systemctl").args(["kill", "--signal=KILL", "--kill-whom=all", unit]).run();
-            (self.machine.property(unit, "ActiveState") == "failed").then_some(())
-        });
-    }
 }
 
 /// Killed until systemd's limit is reached, while somebody else still holds the device, so that whoever asks waits.

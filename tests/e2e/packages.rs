@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::Run;
+use mcpfs_tests::installed::{Installed, UNIT, serve_site, write};
 use mcpfs_tests::machine::Machine;
+use mcpfs_tests::packages::build;
 use mcpfs_tests::registry::{Registry, files_below};
 use mcpfs_tests::scratch::{self, is_root, need, repository};
 use mcpfs_tests::suite::Suite;
 
-use crate::systemd::{Installed, UNIT, serve_site, under_load, write};
+use crate::systemd::under_load;
 
 pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {
@@ -22,25 +24,6 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("packages::an_rpm_holds_the_same", an_rpm_holds_the_same);
     suite.plain("packages::the_signers_come_and_go", the_signers_come_and_go);
     suite.plain("packages::the_engines_are_small", the_engines_are_small);
-}
-
-/// Builds a package of what is tested here; the file of each kind.
-fn build(name: &str, out: &Path, release: &str, kinds: &[&str]) -> Vec<PathBuf> {
-    need("rpmbuild", "rpm");
-    // Both programs lie in one folder.
-    assert_eq!(bin("mcpfs").parent(), bin("mcpfs-pages").parent());
-    let ran = Run::new(repository().join("packaging/build"))
-        .arg(bin("mcpfs").parent().unwrap())
-        .arg(out)
-        .args(kinds)
-        .env("PACKAGES", name)
-        .env("MCPFS_YARA_DIR", out.join("engine"))
-        .env("RELEASE", release)
-        .env("COMPRESSION", "gzip")
-        .ok();
-    let files: Vec<PathBuf> = ran.stdout.lines().map(PathBuf::from).filter(|file| file.is_file()).collect();
-    assert_eq!(files.len(), kinds.len(), "{ran}");
-    files
 }
 
 /// Its silence.

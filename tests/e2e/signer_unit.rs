@@ -8,6 +8,7 @@ use mcpfs_tests::accepting::Accepting;
 use mcpfs_tests::codehost::{BOT_TOKEN, Kind, Merge};
 use mcpfs_tests::fixture;
 use mcpfs_tests::gate::Gate;
+use mcpfs_tests::installed::{configure, install, programs, write};
 use mcpfs_tests::machine::Machine;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::scratch::{copy_dir, is_root, repository, wait_for};
@@ -17,7 +18,6 @@ use serde_json::{Value, json};
 
 use crate::desk::{Desk, head_version, statement};
 use crate::docs::blocks;
-use crate::systemd::{configure, install, programs, write};
 
 pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {

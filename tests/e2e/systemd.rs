@@ -1,6 +1,6 @@
 //! The real unit under real systemd: what it starts, keeps, replaces and takes away. Root only.
 
-mod installed;
+mod load;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,14 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use mcpfs_tests::host::Reads;
+use mcpfs_tests::installed::{Installed, TOKEN, UNIT, UNITS, configure, install, kill, write};
 use mcpfs_tests::machine::Machine;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::scratch::{is_root, repository, wait_for};
 use mcpfs_tests::suite::Suite;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
-pub(crate) use installed::{Installed, UNIT, configure, install, kill, programs, serve_site, under_load, write};
-use installed::{TOKEN, UNITS, under_load_with};
+pub(crate) use load::under_load;
+use load::under_load_with;
 
 pub(crate) fn register(suite: &mut Suite) {
     if !is_root() {
@@ -25,6 +26,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("systemd::it_starts_reloads_and_stops", it_starts_reloads_and_stops);
     suite.mounted("systemd::nobody_notices_what_happens_to_it", nobody_notices_what_happens_to_it);
     suite.plain("systemd::a_mistake_takes_nobodys_mount", a_mistake_takes_nobodys_mount);
+    suite.plain("systemd::a_death_takes_up_no_edit", a_death_takes_up_no_edit);
     suite.plain("systemd::what_a_lost_store_leaves_is_cleared", what_a_lost_store_leaves_is_cleared);
     suite.plain("systemd::trust_credentials_and_registries", trust_credentials_and_registries);
     suite.plain("systemd::the_units_are_sound", the_units_are_sound);
@@ -225,6 +227,52 @@ fn a_mistake_takes_nobodys_mount() {
     on.machine.run("systemctl").args(["start", UNIT]).exits(1);
     assert!(on.machine.mounts_at("/mcp").is_empty());
     assert!(on.journal().contains("did you mean \"policy\"?"), "{}", on.journal());
+}
+
+/// What is on the disk counts from a reload or a restart on, whoever dies before that.
+fn a_death_takes_up_no_edit() {
+    let on = Installed::started();
+    let edit = on.machine.path("/etc/mcpfs/conf.d/50-edit.toml");
+    let hidden = || !on.mcpfs(["ls"]).ok().stdout.contains("hello");
+    let dies = |with_its_worker: bool| {
+        let before = on.main_pid();
+        let (worker, supervisor) = on.processes();
+        kill(supervisor, Signal::KILL);
+        if with_its_worker {
+            // It may have ended by itself.
+            drop(kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL));
+        }
+        on.another_than(before);
+    };
+    write(&edit, "[policy]\nhide = [\"hello\"]\n");
+    dies(false);
+    assert!(!hidden(), "{}", on.journal());
+    dies(true);
+    assert!(!hidden(), "{}", on.journal());
+    assert!(on.journal().contains("what is on the disk counts from a reload or a restart"), "{}", on.journal());
+    on.machine.systemctl(["reload", UNIT]);
+    wait_for("the reload", || {
+        let rows = on.mcpfs(["--json", "audit", "query", "--event", "config"]).ok().stdout;
+        rows.contains("reloaded").then_some(())
+    });
+    assert!(hidden(), "{}", on.journal());
+    // The supervisor hears of the reload before it answers what it is asked now.
+    fs::read(on.machine.path("/mcp/files/1.0.0/tree/large")).unwrap();
+    // What a reload has taken over is what stays.
+    fs::remove_file(&edit).unwrap();
+    for with_its_worker in [false, true] {
+        dies(with_its_worker);
+        assert!(hidden(), "{}", on.journal());
+    }
+    // To be told to end is another matter.
+    let before = on.main_pid();
+    on.machine.systemctl(["restart", UNIT]);
+    on.another_than(before);
+    assert!(!hidden(), "{}", on.journal());
+    // And what a restart has taken over stays as well.
+    write(&edit, "[policy]\nhide = [\"hello\"]\n");
+    dies(true);
+    assert!(!hidden(), "{}", on.journal());
 }
 
 /// Everything of it is killed at once, systemd gives up, and what takes ruins away is masked: the next start clears it.

@@ -12,10 +12,11 @@
 
 mod actors;
 pub mod blows;
+pub mod service;
 mod tally;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,6 +30,7 @@ use crate::mcp::McpClient;
 use crate::mount::Mount;
 use crate::quick::Quick;
 use crate::scratch::wait_for;
+use actors::{All, Place};
 use blows::Blow;
 use tally::{Tally, Trouble};
 
@@ -95,8 +97,8 @@ impl World {
         Self { quick, server, disk, host, published: AtomicU64::new(0) }
     }
 
-    fn source(&self, directory: &str) -> PathBuf {
-        self.quick.path("artefacts").join(directory)
+    fn place(&self) -> Place {
+        Place { mount: self.host.mcp(), cache: self.host.path("cache"), sources: self.quick.path("artefacts") }
     }
 }
 
@@ -113,18 +115,13 @@ pub fn run(plan: &Plan) -> Report {
     let mount = Mount::start(&world.host);
     let tally = Tally::default();
     // Everything is here before the first kill, and what a worker keeps open is open.
-    let all = actors::all(&world, &tally);
-    let mut session = McpClient::start(&world.host.at("hello/run"));
-    session.initialize();
+    let all = actors::all(&world.place(), &tally);
+    let start = || McpClient::start(&world.host.at("hello/run"));
     let before = usage(&world, &mount);
     std::thread::scope(|scope| {
         let tally = &tally;
         let (world, all) = (&world, &all);
-        for seed in 0..3 {
-            scope.spawn(move || tally.guard("a reader", || actors::read(all, tally, seed)));
-        }
-        scope.spawn(move || tally.guard("the session", || actors::converse(session, tally)));
-        scope.spawn(move || tally.guard("a launch", || actors::launch(world, all, tally)));
+        load(scope, &start, all, tally);
         if plan.troubles {
             scope.spawn(move || tally.guard("publishing", || actors::publish(world, tally)));
             scope.spawn(move || tally.guard("the filler", || actors::fill(world, tally)));
@@ -151,6 +148,17 @@ pub fn run(plan: &Plan) -> Report {
     [mount.pid(), mount.server()].into_iter().for_each(|pid| tally.saw(pid));
     mount.stop();
     tally.report(before, after)
+}
+
+/// Those who use the mount: each in a thread, until it is over.
+fn load<'s>(scope: &'s Scope<'s, '_>, start: &'s (dyn Fn() -> McpClient + Sync), all: &'s All, tally: &'s Tally) {
+    let mut session = start();
+    session.initialize();
+    for seed in 0..3 {
+        scope.spawn(move || tally.guard("a reader", || actors::read(all, tally, seed)));
+    }
+    scope.spawn(move || tally.guard("the session", || actors::converse(session, tally)));
+    scope.spawn(move || tally.guard("a launch", || actors::launch(start, all, tally)));
 }
 
 /// Kills and stops workers until the plan is over.
@@ -220,11 +228,15 @@ struct Usage {
 }
 
 fn usage(world: &World, mount: &Mount<'_>) -> Usage {
-    let both = [mount.pid(), mount.server()];
-    let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
-    let open_handles =
-        || world.host.mcpfs(["--json", "status"]).ok().json()["open_handles"].as_u64().expect("a number");
-    Usage { descriptors: both.map(open), resident: both.map(resident_mib), open_handles: open_handles() }
+    let status = world.host.mcpfs(["--json", "status"]).ok().json();
+    Usage::of([mount.pid(), mount.server()], status["open_handles"].as_u64().expect("a number"))
+}
+
+impl Usage {
+    fn of(both: [u32; 2], open_handles: u64) -> Self {
+        let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+        Self { descriptors: both.map(open), resident: both.map(resident_mib), open_handles }
+    }
 }
 
 impl World {

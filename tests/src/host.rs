@@ -33,7 +33,7 @@ impl Reads {
     }
 
     /// What to write as `mount.reads`.
-    fn configured(self) -> &'static str {
+    pub fn configured(self) -> &'static str {
         match self {
             Self::Passthrough => "auto",
             Self::Cached => "cached",

@@ -7,6 +7,7 @@ use super::{Failure, MountArgs, by_hand};
 use crate::cli::Global;
 use crate::config::{Config, ConfigError, Texts};
 use crate::refusal::{Exit, with_cause};
+use crate::supervisor;
 use crate::supervisor::charge::{self, Handed};
 use crate::worker::Link;
 
@@ -14,7 +15,8 @@ use crate::worker::Link;
 pub(super) enum Source {
     /// With what was in force under the supervisor before this one.
     Files(Texts, Option<Handed>),
-    /// What is on the disk cannot be used, and systemd keeps a mount that was served without it.
+    /// The supervisor before this one died, or what is on the disk cannot be used, and systemd keeps a mount that was
+    /// served without it.
     Kept(Handed),
     Supervisor(Handed),
 }
@@ -22,8 +24,15 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn read(global: &Global, args: &MountArgs) -> Result<Self, Failure> {
         if !args.worker {
-            let read = Texts::read(&global.file()).and_then(Texts::with_groups);
+            let file = global.file();
             let kept = args.keep_mount.then(charge::kept).flatten();
+            // Another version of this program may not understand it, and another file is another configuration.
+            let goes_on = |kept: &Handed| supervisor::died() && kept.is_of(&file) && kept.config().is_ok();
+            let kept = match kept {
+                Some(kept) if goes_on(&kept) => return Ok(Self::Kept(kept)),
+                kept => kept,
+            };
+            let read = Texts::read(&file).and_then(Texts::with_groups);
             return match (read, kept) {
                 (Ok(texts), kept) => Ok(Self::Files(texts, kept)),
                 (Err(error), Some(kept)) => Ok(Self::Kept(kept.because(with_cause(&error)))),

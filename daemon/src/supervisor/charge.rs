@@ -2,7 +2,9 @@
 //!
 //! A worker reads neither itself. What has been written to the disk counts from the reload that takes it
 //! over; until then, and if it cannot be taken over at all, every successor gets what its predecessor had
-//! in force. So a crash changes no policy, and half an edit on the disk takes nobody's mount.
+//! in force. So a crash changes no policy, and half an edit on the disk takes nobody's mount. The supervisor's own death
+//! is no other crash: systemd keeps what was in force, and the next one goes on with that. To be asked to end, by a restart or
+//! an upgrade, is the administrator's word for reading it anew.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use serde::{Deserialize, Serialize};
 
+use super::service;
 use super::wire::Secret;
 use crate::config::{Config, ConfigError, CredentialConfig, Texts};
 use crate::daemon;
@@ -78,6 +81,8 @@ pub struct Charge {
     /// [`Handed::perhaps`]
     perhaps: Option<Vec<u8>>,
     problem: Option<String>,
+    /// Whether it is what the supervisor before this one had.
+    goes_on: bool,
 }
 
 impl Charge {
@@ -92,25 +97,37 @@ impl Charge {
             Some(trust) => (Found { trust, ..found.clone() }, Some(found)),
             None => (found, None),
         };
-        Self { started: texts, in_force, offered, perhaps, problem: None }
+        Self { started: texts, in_force, offered, perhaps, problem: None, goes_on: false }
     }
 
-    /// With what was in force under the supervisor before this one, since what is on the disk cannot be used.
+    /// With what was in force under the supervisor before this one, since that one died, or what is on the disk cannot
+    /// be used.
     pub fn kept(kept: Handed, config: &Config) -> Self {
         let in_force = Found { texts: kept.now, trust: kept.trust, named: Named::of(config) };
-        Self { started: kept.started, in_force, offered: None, perhaps: kept.perhaps, problem: kept.problem }
+        let (started, perhaps, problem) = (kept.started, kept.perhaps, kept.problem);
+        Self { started, in_force, offered: None, perhaps, problem, goes_on: true }
+    }
+
+    /// Whether it is what the supervisor before this one had in force, whatever is on the disk.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// What a new worker decides by.
     pub(super) fn for_worker(&self) -> io::Result<OwnedFd> {
-        let Some(offered) = &self.offered else { return self.in_force() };
+        let Some(offered) = &self.offered else {
+            return in_memory(&Offer::Read(Box::new(self.handed(&self.in_force))));
+        };
         let before = self.in_force.trust.clone().ok();
         in_memory(&Offer::Read(Box::new(Handed { before, ..self.handed(offered) })))
     }
 
-    /// What is in force, to be kept over this process's end.
-    pub(super) fn in_force(&self) -> io::Result<OwnedFd> {
-        in_memory(&Offer::Read(Box::new(self.handed(&self.in_force))))
+    /// What is in force, to be kept over this process's end. A worker may take over what it was offered, and this process
+    /// end before it hears of that.
+    pub(super) fn to_keep(&self) -> io::Result<OwnedFd> {
+        let offered = self.offered.as_ref().and_then(|offered| offered.trust.clone().ok());
+        let perhaps = offered.filter(|root| self.in_force.trust.as_ref() != Ok(root)).or_else(|| self.perhaps.clone());
+        in_memory(&Offer::Read(Box::new(Handed { perhaps, ..self.handed(&self.in_force) })))
     }
 
     /// What is on the disk now, for a worker to take over or not.
@@ -232,6 +249,11 @@ impl Handed {
         Self { problem: Some(problem), ..self }
     }
 
+    /// Whether it is of this main file.
+    pub(crate) fn is_of(&self, file: &Path) -> bool {
+        std::path::absolute(file).is_ok_and(|file| file == self.started.main())
+    }
+
     /// The configuration of a worker that begins.
     ///
     /// # Errors
@@ -253,10 +275,7 @@ impl Handed {
 
 /// What was in force under the supervisor before this one, if systemd kept it.
 pub(crate) fn kept() -> Option<Handed> {
-    let (number, _) = sd_notify::listen_fds_with_names().ok()?.find(|(_, name)| name == NAME)?;
-    // Opened anew: the descriptor itself is still to be taken over. Only this service can have stored it.
-    let memory = File::open(format!("/proc/self/fd/{number}")).ok()?;
-    Handed::of(&memory).ok()?.ok()
+    Handed::of(&service::handed_on(NAME)?).ok()?.ok()
 }
 
 fn trust(path: &Path) -> Result<Vec<u8>, String> {
@@ -335,10 +354,26 @@ mod tests {
         let mut first = charge(&dir);
         offer(&mut first, &dir, b"one");
         first.withdraw();
-        let kept = Handed::of(&first.in_force().unwrap().into()).unwrap().unwrap();
+        let kept = Handed::of(&first.to_keep().unwrap().into()).unwrap().unwrap();
         let texts = Texts::read(&dir.path().join("mcpfs.toml")).unwrap();
         let config = texts.config().unwrap();
         assert_eq!(handed(&Charge::kept(kept.clone(), &config)), (b"old".to_vec(), Some(b"one".to_vec())));
         assert_eq!(handed(&Charge::new(texts, &config, Some(kept))).1, Some(b"one".to_vec()));
+    }
+    /// Its supervisor dies while a worker judges an offer: nobody knows what became of that.
+    #[test]
+    fn what_was_offered_is_kept_before_it_is_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut charge = charge(&dir);
+        let kept = |charge: &Charge| {
+            let kept = Handed::of(&charge.to_keep().unwrap().into()).unwrap().unwrap();
+            (kept.trust.unwrap(), kept.perhaps)
+        };
+        offer(&mut charge, &dir, b"old");
+        assert_eq!(kept(&charge), (b"old".to_vec(), None));
+        offer(&mut charge, &dir, b"one");
+        assert_eq!(kept(&charge), (b"old".to_vec(), Some(b"one".to_vec())));
+        assert!(charge.judged(true, true));
+        assert_eq!(kept(&charge), (b"one".to_vec(), None));
     }
 }

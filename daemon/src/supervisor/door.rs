@@ -70,12 +70,13 @@ impl Supervisor {
                 .backings
                 .again(ino)
                 .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
-            (Message::Configuration, []) => self
-                .settings
-                .charge
-                .offer()
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-                .and_then(|memory| worker.answer(&Message::Opened, &[memory.as_fd()]).map_err(|_| Errno::IO)),
+            (Message::Configuration, []) => {
+                let offered = self.settings.charge.offer();
+                self.service.keep_charge(self.settings.charge.to_keep());
+                offered
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                    .and_then(|memory| worker.answer(&Message::Opened, &[memory.as_fd()]).map_err(|_| Errno::IO))
+            }
             (Message::Secret(secret), []) => room::secret(&self.settings, secret)
                 .and_then(|file| worker.answer(&Message::Opened, &[file.as_fd()]).map_err(|_| Errno::IO)),
             (Message::Credential { mark, env, reference }, [connection, reply]) => {

@@ -48,7 +48,7 @@ pub(super) enum Ended {
 
 pub(super) struct Supervisor {
     pub(super) settings: Settings,
-    service: Service,
+    pub(super) service: Service,
     signals: Signals,
     listener: UnixListener,
     pub(super) backings: Backings,
@@ -76,6 +76,11 @@ impl Supervisor {
             Some((session, backings)) => {
                 room::prepare(&settings)?;
                 tracing::info!(at = %settings.at.display(), "taking over the mount that systemd kept");
+                if settings.charge.goes_on() {
+                    tracing::info!(
+                        "the configuration that was in force stays; what is on the disk counts from a reload or a restart"
+                    );
+                }
                 (Some(session), backings, None)
             }
             None => {
@@ -109,9 +114,15 @@ impl Supervisor {
             readers: Readers::default(),
             settings,
         };
-        if let Some(session) = supervisor.session.as_ref().filter(|_| anew) {
-            supervisor.service.forget();
-            supervisor.store(session);
+        if let Some(session) = &supervisor.session {
+            match anew {
+                true => {
+                    supervisor.service.forget();
+                    supervisor.store(session);
+                }
+                false => supervisor.service.keep_charge(supervisor.settings.charge.to_keep()),
+            }
+            session.note_end(false).map_err(failed("noting that this process serves failed"))?;
         }
         Ok(supervisor)
     }
@@ -274,7 +285,7 @@ impl Supervisor {
                         if worker.serves.is_some() {
                             self.standby.start(&self.settings.worker, &self.settings.charge);
                         }
-                        self.service.keep_charge(self.settings.charge.in_force());
+                        self.service.keep_charge(self.settings.charge.to_keep());
                     }
                     other => return Some(nonsense(worker, &format!("{other:?}"))),
                 }
@@ -308,13 +319,14 @@ impl Supervisor {
         let (fuse, record) = session.descriptors();
         let (table, opens) = self.backings.tables();
         self.service.store([self.listener.as_fd(), table, opens, record, fuse]);
-        self.service.keep_charge(self.settings.charge.in_force());
+        self.service.keep_charge(self.settings.charge.to_keep());
     }
 
     pub(super) fn mount(&mut self) -> Result<(), SupervisorError> {
         let Some(point) = self.point.take() else { return Ok(()) };
         let session = Session::mount(point, self.started)?;
         self.store(&session);
+        session.note_end(false).map_err(failed("noting that this process serves failed"))?;
         self.session = Some(session);
         Ok(())
     }
@@ -334,6 +346,9 @@ impl Supervisor {
 
     /// Asked to end: the worker ends well, and the mount goes unless systemd keeps it.
     fn stop(&mut self, worker: &mut Worker) -> Result<(), SupervisorError> {
+        if let Some(Err(error)) = self.session.as_ref().map(|session| session.note_end(true)) {
+            tracing::warn!(%error, "the next process will take this one's end for a crash");
+        }
         self.service.stopping();
         self.standby.end(|| self.service.alive());
         if self.service.keeps {

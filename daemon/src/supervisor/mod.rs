@@ -44,6 +44,7 @@ use self::keep::Supervisor;
 pub use self::room::User;
 use self::service::Service;
 use self::session::Session;
+pub(crate) use self::session::died;
 use crate::mount::{MountError, Mountpoint};
 
 /// What a supervisor needs to know.

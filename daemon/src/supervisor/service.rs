@@ -7,16 +7,17 @@
 //! back and mounts anew.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::charge;
+use super::{charge, session};
 
 /// The names of what is stored, in the order of storing: the mount's own descriptor last.
-pub(super) const NAMES: [&str; 5] = ["control", "backings", "counts", "session", "fuse"];
+pub(super) const NAMES: [&str; 5] = ["control", "backings", "counts", session::NAME, "fuse"];
 
 /// What systemd handed on.
 #[derive(Debug)]
@@ -25,6 +26,13 @@ pub(super) struct Stored {
     pub(super) control: Option<OwnedFd>,
     /// The rest, in the order of [`NAMES`], if all of it is there.
     pub(super) session: Option<[OwnedFd; NAMES.len() - 1]>,
+}
+
+/// What systemd handed on under a name, to be looked at: opened anew, for the descriptor itself is still to be taken
+/// over. Only this service can have stored it.
+pub(super) fn handed_on(name: &str) -> Option<File> {
+    let (number, _) = sd_notify::listen_fds_with_names().ok()?.find(|(_, found)| found == name)?;
+    File::open(format!("/proc/self/fd/{number}")).ok()
 }
 
 /// This process as a service.

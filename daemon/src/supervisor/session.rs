@@ -18,8 +18,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
-use super::device;
 use super::wire::{Ground, INIT_REPLY};
+use super::{device, service};
 use crate::mount::{MountError, Mountpoint};
 
 /// The first bytes of the record; the number changes with its shape.
@@ -32,6 +32,12 @@ const GROUND: usize = 16;
 const PATH: usize = 4096;
 /// Bytes of the record.
 const RECORD: usize = 8 + 8 + 4 + INIT + 4 + INIT_REPLY + 4 + GROUND + 4 + PATH;
+/// Behind the record stands a byte: whether its supervisor has been asked to end.
+const END: u64 = RECORD as u64;
+const NOT_ASKED: u8 = 1;
+const ASKED: u8 = 2;
+/// What systemd keeps the record as.
+pub(super) const NAME: &str = "session";
 
 /// How long the kernel may take to say INIT after a mount.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,6 +98,14 @@ impl Session {
         device::is_of(&fuse, &point)?;
         let Stored { generation, init, reply, ground, .. } = stored;
         Ok(Self { point, fuse, record, init, reply, ground, generation })
+    }
+
+    /// Notes whether this supervisor has been asked to end, for the one after it ([`died`]).
+    ///
+    /// # Errors
+    /// What memory says.
+    pub(super) fn note_end(&self, asked: bool) -> io::Result<()> {
+        self.record.write_all_at(&[if asked { ASKED } else { NOT_ASKED }], END)
     }
 
     /// The next worker's number.
@@ -236,6 +250,13 @@ impl Session {
         let stored = Stored { generation, init, reply, ground, at };
         self.record.write_all_at(&stored.encode(), 0)
     }
+}
+
+/// Whether the supervisor before this one ended without being asked to: it was killed, hung or crashed.
+pub(crate) fn died() -> bool {
+    let Some(record) = service::handed_on(NAME) else { return false };
+    let mut end = [0];
+    record.read_exact_at(&mut end, END).is_ok() && end[0] == NOT_ASKED
 }
 
 /// Waits for INIT and takes it.

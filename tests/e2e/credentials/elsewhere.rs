@@ -7,12 +7,12 @@ use std::process::Command;
 use mcpfs_tests::binaries::bin;
 use mcpfs_tests::command::Run;
 use mcpfs_tests::host::Reads;
+use mcpfs_tests::installed::{Installed, UNIT, write};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::scratch::{copy_dir, need};
 use mcpfs_tests::suite::Suite;
 
 use super::vault::{PG, Vault, digest, digest_of, secret};
-use crate::systemd::{Installed, UNIT, write};
 
 pub(super) fn register(suite: &mut Suite) {
     suite.plain("credentials::under_the_unit", under_the_unit);

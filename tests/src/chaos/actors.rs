@@ -27,6 +27,7 @@ pub(super) struct Known {
 
 /// What everybody reads, over and over.
 pub(super) struct All {
+    mount: PathBuf,
     files: Vec<Known>,
     /// Where the cache has the trees and layouts of these releases, once all was read.
     metadata: Vec<PathBuf>,
@@ -60,19 +61,26 @@ fn said(path: &Path) -> impl Fn(io::Error) -> String + '_ {
     move |error| format!("{}: {error}", path.display())
 }
 
+/// Where the mount, its cache, and the sources of its releases `hello` and `files` are.
+pub(super) struct Place {
+    pub(super) mount: PathBuf,
+    pub(super) cache: PathBuf,
+    pub(super) sources: PathBuf,
+}
+
 /// Every file of what all read; reads it once, so that it is here.
-pub(super) fn all(world: &World, tally: &Tally) -> All {
+pub(super) fn all(place: &Place, tally: &Tally) -> All {
     let trees = [("hello-1.1.0", "hello/1.1.0"), ("files", "files/1.0.0")];
-    let cache = world.host.path("cache");
+    let Place { mount, cache, sources } = place;
     let of = |(directory, release): (&str, &str)| {
-        let (source, tree) = (world.source(directory), world.host.at(release).join("tree"));
+        let (source, tree) = (sources.join(directory), mount.join(release).join("tree"));
         let file = |name: String| {
             let bytes = std::fs::read(source.join(&name)).expect("ours");
             Known { path: tree.join(&name), cached: cache.join(cache_place(&bytes)), bytes }
         };
         files_below(&source).into_iter().filter(|name| source.join(name).is_file()).map(file).collect::<Vec<_>>()
     };
-    let mut all = All { files: trees.into_iter().flat_map(of).collect(), metadata: Vec::new() };
+    let mut all = All { mount: mount.clone(), files: trees.into_iter().flat_map(of).collect(), metadata: Vec::new() };
     all.read(tally);
     let metadata = std::fs::read_dir(cache.join("metadata")).expect("the cache's");
     all.metadata = metadata.map(|entry| entry.expect("the cache's").path()).collect();
@@ -132,27 +140,33 @@ pub(super) fn read(all: &All, tally: &Tally, seed: usize) {
     }
 }
 
+/// What the session's answers are counted as.
+pub(super) const ANSWERS: &str = "answers of the session";
+
 /// One session that goes on through everything.
 pub(super) fn converse(mut session: McpClient, tally: &Tally) {
     while !tally.is_over() {
-        tally.operation("a call", &Wants::Nothing, || {
+        let answered = tally.operation("a call", &Wants::Nothing, || {
             let answer = session.call("echo", &json!({"message": "still here"}));
             if answer == "still here" { Ok(()) } else { Err(answer) }
         });
-        tally.count("calls of the session");
+        if answered.is_some() {
+            tally.count(ANSWERS);
+        }
         tally.sleep(Duration::from_millis(20));
     }
     session.end();
 }
 
-pub(super) fn launch(world: &World, all: &All, tally: &Tally) {
-    let hello = world.host.at("hello");
+/// One launch of `hello` after the other.
+pub(super) fn launch(start: &(dyn Fn() -> McpClient + Sync), all: &All, tally: &Tally) {
+    let hello = all.mount.join("hello");
     let program: Vec<&Known> = all.files.iter().filter(|known| known.path.starts_with(&hello)).collect();
     let here = || program.iter().all(|known| all.is_here(known));
     while !tally.is_over() {
         tally.attempt("a launch", &Wants::Files(&here), || {
             let launched = catch_unwind(AssertUnwindSafe(|| {
-                let mut client = McpClient::start(&world.host.at("hello/run"));
+                let mut client = start();
                 let version = client.initialize()["serverInfo"]["version"].clone();
                 client.end();
                 version

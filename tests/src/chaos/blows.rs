@@ -14,6 +14,14 @@ pub enum Blow {
     Killed,
     /// One was stopped.
     Stopped,
+    /// The supervisor was killed.
+    SupervisorKilled,
+    /// It and its worker were killed at once.
+    BothKilled,
+    /// systemd restarted the service.
+    Restarted,
+    /// Another version was installed.
+    Upgraded,
     /// The network was at fault.
     Network,
     /// Others had filled the disk.
@@ -28,6 +36,10 @@ impl Blow {
         match self {
             Self::Killed => "a killed worker",
             Self::Stopped => "a stopped worker",
+            Self::SupervisorKilled => "a killed supervisor",
+            Self::BothKilled => "a killed supervisor and its killed worker",
+            Self::Restarted => "a restart",
+            Self::Upgraded => "an upgrade",
             Self::Network => "the network's fault",
             Self::Disk => "a full disk",
             Self::Nothing => "nothing of these",
@@ -36,9 +48,14 @@ impl Blow {
 
     fn hits(self, wait: &Wait) -> bool {
         match self {
-            Self::Killed | Self::Stopped => true,
             Self::Network | Self::Disk => wait.fetched,
             Self::Nothing => false,
+            Self::Killed
+            | Self::Stopped
+            | Self::SupervisorKilled
+            | Self::BothKilled
+            | Self::Restarted
+            | Self::Upgraded => true,
         }
     }
 }
@@ -85,8 +102,8 @@ impl Wait {
 /// The longest waits, by what they belong to.
 #[derive(Debug, Default)]
 pub struct Stalls {
-    /// The longest wait at each kill, sorted.
-    pub kills: Vec<Duration>,
+    /// The longest wait at each blow, sorted.
+    pub each: BTreeMap<Blow, Vec<Duration>>,
     /// How many blows of a kind there were, and the longest wait that belongs to one.
     pub longest: BTreeMap<Blow, (usize, Option<Wait>)>,
 }
@@ -110,11 +127,9 @@ impl Stalls {
             let (count, longest) = stalls.longest.entry(struck.blow).or_default();
             *count += 1;
             wait.into_iter().for_each(|wait| longer(longest, wait));
-            if struck.blow == Blow::Killed {
-                stalls.kills.push(wait.map_or(Duration::ZERO, |wait| wait.took));
-            }
+            stalls.each.entry(struck.blow).or_default().push(wait.map_or(Duration::ZERO, |wait| wait.took));
         }
-        stalls.kills.sort();
+        stalls.each.values_mut().for_each(|waits| waits.sort());
         stalls
     }
 }

@@ -85,7 +85,7 @@ pub(super) struct Tally {
     named: Mutex<BTreeMap<String, u64>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     slow: Mutex<Vec<Wait>>,
-    /// Workers that were killed and stopped, each until another one served.
+    /// What was done to workers and supervisors, each until another worker served.
     struck: Mutex<Vec<Struck>>,
     troubles: Mutex<Vec<(Trouble, Instant, Option<Instant>)>>,
     /// The most memory that any process of the host was seen to have had, MiB.
@@ -146,13 +146,17 @@ impl Tally {
         }
     }
 
-    /// A worker was killed or stopped then, and by now another one serves.
+    /// This happened then, and by now another worker serves.
     pub(super) fn struck(&self, blow: Blow, began: Instant) {
         lock(&self.struck).push(Struck { blow, began, over: Instant::now() });
     }
 
     pub(super) fn count(&self, what: &'static str) {
         *lock(&self.counts).entry(what).or_default() += 1;
+    }
+
+    pub(super) fn counted(&self, what: &'static str) -> u64 {
+        lock(&self.counts).get(what).copied().unwrap_or_default()
     }
 
     /// One operation whose waiting counts.
@@ -289,26 +293,33 @@ impl Report {
         (self.operations, self.failed.len(), self.wrong)
     }
 
-    /// How many workers were killed, and the median and the longest of the waits that belong to these kills.
-    pub fn kills(&self) -> (usize, Duration, Duration) {
-        let kills = &self.stalls.kills;
-        let at = |at: usize| kills.get(at).copied().unwrap_or_default();
-        (kills.len(), at(kills.len() / 2), at(kills.len().saturating_sub(1)))
+    /// After how many blows the session that was there before has answered.
+    pub fn answered(&self) -> u64 {
+        self.counts.get(super::service::AFTER).copied().unwrap_or_default()
+    }
+
+    /// How many blows of this kind there were, and the median and the longest of the waits that belong to them.
+    pub fn waits(&self, blow: Blow) -> (usize, Duration, Duration) {
+        let waits = self.stalls.each.get(&blow).map_or(&[][..], Vec::as_slice);
+        let at = |at: usize| waits.get(at).copied().unwrap_or_default();
+        (waits.len(), at(waits.len() / 2), at(waits.len().saturating_sub(1)))
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = |time: Duration| format!("{} ms", time.as_millis());
-        let (kills, median, longest) = self.kills();
         writeln!(f, "operations             {}", self.operations)?;
         writeln!(f, "failed                 {}", self.failed.len())?;
         writeln!(f, "wrong bytes            {}", self.wrong)?;
-        writeln!(f, "workers killed         {kills}; stall: median {}, longest {}", millis(median), millis(longest))?;
         for (blow, (count, longest)) in &self.stalls.longest {
             let longest =
                 longest.map_or_else(|| "none".to_owned(), |wait| format!("{} ({})", millis(wait.took), wait.what));
-            let times = if *blow == Blow::Nothing { String::new() } else { format!(", {count} times") };
+            let (_, median, _) = self.waits(*blow);
+            let times = match blow {
+                Blow::Nothing => String::new(),
+                _ => format!(", {count} times, median {}", millis(median)),
+            };
             writeln!(f, "longest wait           {longest} by {}{times}", blow.words())?;
         }
         for (what, count) in &self.counts {

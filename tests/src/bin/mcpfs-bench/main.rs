@@ -9,6 +9,7 @@
 mod mounted;
 mod publishing;
 mod start;
+mod systemd;
 mod takeover;
 mod withdrawal;
 
@@ -33,7 +34,7 @@ fn bench() -> ExitCode {
     // Only what is mounted needs it.
     let bench = &LazyCell::new(Bench::new);
     let mounted = |part: fn(&Bench) -> Vec<Figure>| -> Part<'_> { Box::new(move || part(bench)) };
-    let parts: [(&str, Part<'_>); 11] = [
+    let parts: [(&str, Part<'_>); 12] = [
         ("read", mounted(mounted::read)),
         ("warm", mounted(mounted::warm)),
         ("launch", mounted(mounted::launch)),
@@ -41,6 +42,7 @@ fn bench() -> ExitCode {
         ("tree", mounted(mounted::tree)),
         ("memory", mounted(mounted::memory)),
         ("takeover", Box::new(takeover::takeover)),
+        ("systemd", Box::new(systemd::systemd)),
         ("start", Box::new(start::start)),
         ("publish", Box::new(publishing::publish)),
         ("rebuild", Box::new(publishing::rebuild)),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mcpfs_tests::bench::Figure;
+use mcpfs_tests::chaos::blows::Blow;
 use mcpfs_tests::chaos::{Plan, run};
 use mcpfs_tests::host::Reads;
 
@@ -14,7 +15,7 @@ pub(super) fn takeover() -> Vec<Figure> {
         let report = run(&Plan { reads, lasts: Duration::from_secs(3_600), kills: KILLS, troubles: false });
         eprintln!("{report}");
         let (operations, failed, wrong) = report.outcomes();
-        let (kills, median, longest) = report.kills();
+        let (kills, median, longest) = report.waits(Blow::Killed);
         let what = format!("{kills} workers killed under load, reads {}", reads.word());
         [
             Figure::plain(&what, format!("{failed} of {operations} failed, {wrong} with wrong bytes"), "0, 0"),
