@@ -18,7 +18,7 @@ use std::path::Path;
 use door::Door;
 use mcpfs::config::Config;
 use mcpfs::config::Texts;
-use mcpfs::supervisor::{self, Charge, Settings, User, WorkerCommand};
+use mcpfs::supervisor::{self, Charge, Settings, Signals, User, WorkerCommand};
 use mcpfs::worker::confine::{Reach, confine};
 
 fn main() {
@@ -48,6 +48,7 @@ fn main() {
             program: "/proc/self/exe".into(),
             args: [args[1].as_str(), "worker", &which].map(Into::into).into(),
         },
+        signals: Signals::new().expect("pipes"),
     };
     if let Err(error) = supervisor::run(settings) {
         say(&format!("supervisor: {error}"));

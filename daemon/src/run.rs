@@ -15,6 +15,7 @@
 mod damage;
 mod detach;
 mod ends;
+mod retry;
 mod rows;
 mod source;
 mod supervise;
@@ -25,7 +26,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcpfs_trust::error::Code;
 use tokio::runtime::{Handle, Runtime};
@@ -56,7 +57,7 @@ use crate::registry::{Parts, Pinned, Registry, now};
 use crate::site::{Secrets, Site};
 use crate::supervisor::charge::Handed;
 use crate::supervisor::wire::Message;
-use crate::supervisor::{Charge, User};
+use crate::supervisor::{Charge, Signals, User};
 use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
 use crate::{announce, control, fs, retention};
@@ -78,7 +79,7 @@ pub struct MountArgs {
     /// How the log is written, instead of what the configuration says.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// Leave the mount to systemd's descriptor store when this process ends.
+    /// Leave the mount to systemd's descriptor store when this process dies, or gets SIGINT to make room for another.
     #[arg(long, requires = "foreground", help_heading = "For units of systemd")]
     pub keep_mount: bool,
     /// The second start of a detached mount: leave the terminal's session.
@@ -110,8 +111,11 @@ impl From<Refusal> for Failure {
 
 /// Mounts, and serves or leaves a process behind that does.
 pub fn mount(global: &Global, args: &MountArgs) -> Exit {
+    let began = Instant::now();
     memory::keep_little();
     open_files::raise();
+    // As early as that: a stop that comes while the configuration is read is for the mount that systemd keeps, too.
+    let early = args.keep_mount.then(Signals::new);
     let loaded = Source::read(global, args).and_then(|source| Ok((source.config(args)?, source)));
     let as_json = args.foreground && loaded.as_ref().is_ok_and(|(config, _)| config.log.format == LogFormat::Json);
     let outcome = loaded.and_then(|(config, source)| match source {
@@ -119,12 +123,12 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
         Source::Files(..) if !args.foreground => detach::detach(&config),
         Source::Files(texts, kept) if rustix::process::geteuid().is_root() => {
             let charge = Charge::new(texts, &config, kept);
-            supervise(global, args, config, charge)
+            supervise(global, args, config, charge, early)
         }
         Source::Files(..) => serve(global, args, config),
         Source::Kept(kept) => {
             let charge = Charge::kept(kept, &config);
-            supervise(global, args, config, charge)
+            supervise(global, args, config, charge, early)
         }
     });
     match outcome {
@@ -134,6 +138,9 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
                 tracing::error!("{}", failure.message);
             } else if !failure.message.is_empty() {
                 eprintln!("mcpfs: {}", failure.message);
+            }
+            if args.keep_mount && failure.exit == Exit::Refused {
+                retry::pause(began.elapsed());
             }
             failure.exit
         }

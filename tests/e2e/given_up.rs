@@ -19,6 +19,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("given_up::nobody_waits_for_what_is_left", nobody_waits_for_what_is_left);
     suite.plain("given_up::its_configuration_need_not_be_readable", its_configuration_need_not_be_readable);
     suite.plain("given_up::one_that_ends_well_leaves_nothing", one_that_ends_well_leaves_nothing);
+    suite.plain("given_up::one_that_makes_room_is_followed", one_that_makes_room_is_followed);
+    suite.plain("given_up::one_that_dies_of_a_stop_leaves_nothing", one_that_dies_of_a_stop_leaves_nothing);
     suite.plain("given_up::what_fails_for_a_while_comes_back", what_fails_for_a_while_comes_back);
 }
 
@@ -98,6 +100,34 @@ fn one_that_ends_well_leaves_nothing() {
     on.is(UNIT, "inactive");
     assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
     assert_eq!(on.machine.property(UNIT, "Result"), "success");
+    on.machine.systemctl(["start", UNIT]);
+    on.session();
+}
+
+/// What a restart sends is sent by hand: another process serves the mount.
+fn one_that_makes_room_is_followed() {
+    let on = Installed::started();
+    let mut session = on.session();
+    let (before, mounts) = (on.main_pid(), on.machine.mounts_at("/mcp"));
+    let held = fs::File::open(on.machine.path("/mcp")).unwrap();
+    on.machine.systemctl(["kill", "--signal=INT", "--kill-whom=main", UNIT]);
+    on.another_than(before);
+    assert_eq!(on.machine.mounts_at("/mcp"), mounts, "{}", on.journal());
+    assert_eq!(session.call("echo", &json!({"message": "still here"})), "still here");
+    drop(held);
+    on.session();
+    assert!(!on.journal().contains("Failed with result"), "{}", on.journal());
+}
+
+/// What is to end it kills it, so that it leaves all as it is.
+fn one_that_dies_of_a_stop_leaves_nothing() {
+    let on = Installed::new();
+    on.drop_in(UNIT, "[Service]\nKillSignal=SIGKILL\n");
+    on.machine.systemctl(["enable", "--now", UNIT]);
+    on.session();
+    on.machine.systemctl(["stop", UNIT]);
+    on.is(UNIT, "failed");
+    on.gone("/mcp");
     on.machine.systemctl(["start", UNIT]);
     on.session();
 }

@@ -240,7 +240,7 @@ fn a_death_takes_up_no_edit() {
         kill(supervisor, Signal::KILL);
         if with_its_worker {
             // It may have ended by itself.
-            drop(kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL));
+            let _ = kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL);
         }
         on.another_than(before);
     };

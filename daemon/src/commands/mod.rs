@@ -13,7 +13,7 @@ pub mod ps;
 pub mod refresh;
 pub mod status;
 pub mod stop;
-mod unit;
+pub(crate) mod unit;
 pub mod unmount;
 pub mod verify;
 pub mod who_uses;

@@ -1,13 +1,9 @@
 //! `mcpfs unmount`: takes the mount away, and with it ends the daemon.
 //!
-//! Units call it twice more. As `ExecStopPost=` it runs after a stop, a restart and a crash alike, and
-//! takes the mount away only if nothing follows: after the others another process serves it again,
-//! and whoever uses it waits meanwhile. From `OnFailure=` it runs when systemd has given the service up;
-//! then nobody holds what was mounted any more, and a ruin that fails or hangs is worse than nothing.
+//! Units call it from `OnFailure=`, when systemd has given the service up: then nobody holds what was mounted any more, and
+//! a ruin that fails or hangs is worse than nothing.
 
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::Duration;
 
 use super::unit::{Fate, Unit};
 use crate::cli::Global;
@@ -15,23 +11,14 @@ use crate::config::Config;
 use crate::mount::{self, FS_TYPE, MountError, Mountpoint};
 use crate::refusal::{Exit, with_cause};
 
-/// A start that fails sooner than this has failed at something that is likely to be there still.
-const SHORT: Duration = Duration::from_secs(60);
-/// How long systemd is kept from the next try then, so that it never gives up for such a reason: 30 tries
-/// within 60 s are its limit, and a disk may be away for longer than that takes.
-const PAUSE: Duration = Duration::from_secs(5);
-
 /// Options of `mcpfs unmount`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The mount point, instead of the one that the configuration says.
     #[arg(long, value_name = "DIR")]
     pub at: Option<PathBuf>,
-    /// Only if systemd is not going to start this unit again (for its ExecStopPost=); after a start that failed, a pause.
-    #[arg(long, value_name = "UNIT", help_heading = "For units of systemd")]
-    pub if_stopped: Option<String>,
     /// Only if systemd has given this unit up, and only what nobody serves (for its OnFailure=).
-    #[arg(long, value_name = "UNIT", conflicts_with = "if_stopped", help_heading = "For units of systemd")]
+    #[arg(long, value_name = "UNIT", help_heading = "For units of systemd")]
     pub if_failed: Option<String>,
 }
 
@@ -39,11 +26,6 @@ pub struct Args {
 pub fn run(global: &Global, args: &Args) -> Exit {
     if let Some(unit) = &args.if_failed {
         return clear(global, args, Unit(unit));
-    }
-    if let Some(unit) = &args.if_stopped
-        && !is_over(Unit(unit))
-    {
-        return Exit::Ok;
     }
     let at = match place(global, args) {
         Ok(at) => at,
@@ -58,7 +40,6 @@ pub fn run(global: &Global, args: &Args) -> Exit {
     });
     match unmounted {
         Ok(true) => Exit::Ok,
-        Ok(false) if args.if_stopped.is_some() => Exit::Ok,
         Ok(false) => {
             eprintln!("mcpfs: nothing of mcpfs is mounted at {}", at.display());
             Exit::Refused
@@ -75,43 +56,6 @@ fn place(global: &Global, args: &Args) -> Result<PathBuf, String> {
         Some(at) => Ok(at.clone()),
         None => Config::load(&global.file()).map(|config| config.mount.at).map_err(|error| with_cause(&error)),
     }
-}
-
-/// Whether nothing follows the end of this service: systemd stops it, or it ended by itself and well, after
-/// which `Restart=on-failure` does nothing.
-fn is_over(unit: Unit<'_>) -> bool {
-    let job = match unit.job() {
-        Ok(job) => job,
-        Err(error) => {
-            eprintln!("mcpfs: cannot ask systemd whether {} is being stopped ({error}); the mount stays", unit.0);
-            return false;
-        }
-    };
-    let said = |name: &str| std::env::var(name).unwrap_or_default();
-    let (result, status) = (said("SERVICE_RESULT"), said("EXIT_STATUS"));
-    match job.as_deref() {
-        Some("stop") => true,
-        None if result == "success" => true,
-        // A start that fails has its job still.
-        None | Some("start") if result == "exit-code" && status == "1" => pause(unit, job),
-        _ => false,
-    }
-}
-
-/// Waits before systemd tries again what failed at once and not for the first time, unless somebody wants something
-/// else meanwhile. Whether that is a stop.
-fn pause(unit: Unit<'_>, job: Option<String>) -> bool {
-    if !unit.fate().is_ok_and(|fate| fate.ran < SHORT && fate.restarts > 0) {
-        return false;
-    }
-    let step = Duration::from_secs(1);
-    let (mut left, mut now) = (PAUSE, job.clone());
-    while !left.is_zero() && now == job {
-        sleep(step);
-        left = left.saturating_sub(step);
-        now = unit.job().unwrap_or_default();
-    }
-    now.as_deref() == Some("stop")
 }
 
 /// Takes away what a service that was given up has left, and says in its journal what to do.

@@ -1,15 +1,24 @@
 //! Root's part of `mcpfs mount`: what the supervisor is told, and how its workers are started.
 
 use std::ffi::OsString;
+use std::io;
 
 use super::{Failure, MountArgs, exit_of, prepare};
 use crate::cli::Global;
 use crate::config::{Config, LogFormat};
 use crate::refusal::{Exit, with_cause};
-use crate::supervisor::{self, Charge, Settings, SupervisorError, User, WorkerCommand};
+use crate::supervisor::{self, Charge, End, Settings, Signals, SupervisorError, User, WorkerCommand};
 
 /// Root's part: mounts, and keeps a worker that serves.
-pub(super) fn supervise(global: &Global, args: &MountArgs, config: Config, charge: Charge) -> Result<(), Failure> {
+///
+/// `early` watches for signals since this process began, if anything did.
+pub(super) fn supervise(
+    global: &Global,
+    args: &MountArgs,
+    config: Config,
+    charge: Charge,
+    early: Option<io::Result<Signals>>,
+) -> Result<(), Failure> {
     let refused = |message: String| Failure { exit: Exit::Refused, message };
     prepare(global, config.log.format, args.detached);
     let user = User::named(&config.user).map_err(|problem| {
@@ -35,9 +44,14 @@ pub(super) fn supervise(global: &Global, args: &MountArgs, config: Config, charg
         user,
         keep: args.keep_mount,
         worker,
+        signals: early.unwrap_or_else(Signals::new).map_err(|error| refused(with_cause(&error)))?,
     };
     match supervisor::run(settings) {
-        Ok(()) => Ok(()),
+        Ok(End::Over) => Ok(()),
+        Ok(End::Relieved) => {
+            supervisor::end_relieved();
+            Ok(())
+        }
         // One that ended by itself has said why; one that was killed could not.
         Err(SupervisorError::NeverServed { status }) if status.code().is_some() => {
             Err(Failure { exit: exit_of(status.code()), message: String::new() })

@@ -14,12 +14,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use fuser::BackingId;
-use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::handle::{self, FileHandle};
@@ -75,14 +76,28 @@ impl Record {
 
 /// Every id in a table, which is read as it lies there.
 pub(crate) fn read(table: &File) -> io::Result<Vec<Record>> {
-    let mut bytes = vec![0; usize::try_from(table.metadata()?.len().min(RECORD * u64::from(CELLS))).unwrap_or(0)];
-    table.read_exact_at(&mut bytes, 0)?;
+    let end = table.metadata()?.len().min(RECORD * u64::from(CELLS));
+    let (mut records, mut from) = (Vec::new(), 0);
     // Nearly all of it was never written, and whoever reads this is waited for.
-    const BLOCK: usize = 128;
-    let blocks = (0..CELLS).step_by(BLOCK).zip(bytes.chunks(BLOCK * RECORD as usize));
-    let written = blocks.filter(|(_, block)| *block != &[0; BLOCK * RECORD as usize][..block.len()]);
-    let records = written.flat_map(|(first, block)| (first..).zip(block.chunks_exact(RECORD as usize)));
-    Ok(records.filter_map(|(cell, bytes)| Record::decode(cell, bytes)).collect())
+    while let Some(written) = written(table, from)? {
+        let first = written.start / RECORD;
+        from = (written.end.div_ceil(RECORD) * RECORD).min(end);
+        let Some(length) = from.checked_sub(first * RECORD).filter(|length| *length > 0) else { break };
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        table.read_exact_at(&mut bytes, first * RECORD)?;
+        let cells = (first as u32..CELLS).zip(bytes.chunks_exact(RECORD as usize));
+        records.extend(cells.filter_map(|(cell, bytes)| Record::decode(cell, bytes)));
+    }
+    Ok(records)
+}
+
+/// The next part of a file from a place on that was ever written.
+fn written(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
+    let start = match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Err(Errno::NXIO) => return Ok(None),
+        found => found?,
+    };
+    Ok(Some(start..rustix::fs::seek(file, SeekFrom::Hole(start))?))
 }
 
 /// The supervisor's side.

@@ -15,10 +15,10 @@ use super::deaths::{Deaths, Life};
 use super::readers::Readers;
 use super::service::Service;
 use super::session::Session;
-use super::signals::{Signals, wait};
+use super::signals::wait;
 use super::standby::Standby;
 use super::wire::{self, Message};
-use super::{Kept, Settings, SupervisorError, failed, room};
+use super::{End, Kept, Settings, SupervisorError, failed, room};
 use crate::mount::Mountpoint;
 
 /// How long there may be no worker that serves.
@@ -36,8 +36,8 @@ const STIRS: Duration = Duration::from_secs(3);
 
 /// What ended a worker's time.
 pub(super) enum Ended {
-    /// This process was asked to end.
-    Asked,
+    /// This process was asked to end, or to make room for another one.
+    Asked(End),
     /// It died.
     Died,
     /// It was silent, or talks nonsense, and is to be killed.
@@ -49,7 +49,6 @@ pub(super) enum Ended {
 pub(super) struct Supervisor {
     pub(super) settings: Settings,
     pub(super) service: Service,
-    signals: Signals,
     listener: UnixListener,
     pub(super) backings: Backings,
     /// Where to mount, as long as nothing is mounted.
@@ -70,11 +69,16 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) fn new(settings: Settings) -> Result<Self, SupervisorError> {
         let service = Service::new(settings.keep);
-        let signals = Signals::new().map_err(failed("watching for signals failed"))?;
-        let kept = Kept::by(&service, &settings);
+        let stored = service.stored();
+        let mut standby = Standby::default();
+        if stored.as_ref().is_some_and(|stored| stored.session.is_some()) {
+            room::prepare(&settings)?;
+            // Everybody waits for it, and what it does first needs nothing of what is looked at here.
+            standby.begin(&settings.worker, &settings.charge);
+        }
+        let kept = Kept::by(&service, stored, &settings);
         let (session, backings, point) = match kept.session {
             Some((session, backings)) => {
-                room::prepare(&settings)?;
                 tracing::info!(at = %settings.at.display(), "taking over the mount that systemd kept");
                 if settings.charge.goes_on() {
                     tracing::info!(
@@ -101,7 +105,6 @@ impl Supervisor {
         };
         let supervisor = Self {
             service,
-            signals,
             listener,
             backings,
             point,
@@ -110,7 +113,7 @@ impl Supervisor {
             started: 0,
             deaths: Deaths::default(),
             announced: false,
-            standby: Standby::default(),
+            standby,
             readers: Readers::default(),
             settings,
         };
@@ -128,7 +131,7 @@ impl Supervisor {
     }
 
     /// One worker after the other.
-    pub(super) fn keep_serving(&mut self) -> Result<(), SupervisorError> {
+    pub(super) fn keep_serving(&mut self) -> Result<End, SupervisorError> {
         if self.session.is_some() {
             // The predecessor's worker died with it; what it had taken must not be lost.
             self.resend()?;
@@ -152,13 +155,13 @@ impl Supervisor {
             let mut kill =
                 |worker: &mut Worker| worker.kill(|| service.alive()).map_err(failed("the worker cannot be ended"));
             match ended {
-                Ok(Ended::Asked) => return self.stop(&mut worker),
+                Ok(Ended::Asked(end)) => return self.stop(&mut worker, end),
                 Ok(Ended::Unmounted) => {
                     tracing::warn!("somebody unmounted it");
                     self.standby.end(|| self.service.alive());
                     worker.join(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
                     self.service.forget();
-                    return Ok(());
+                    return Ok(End::Over);
                 }
                 Ok(ended @ (Ended::Died | Ended::Condemned)) => {
                     let status = kill(&mut worker)?;
@@ -185,13 +188,18 @@ impl Supervisor {
             let [end, line, door] = worker.descriptors();
             // Without one, the worker's own stand for it: they are looked at anyway.
             let [other_end, other_line] = self.standby.descriptors().unwrap_or([end, line]);
-            let asked = [self.signals.reload.as_fd(), self.signals.end.as_fd(), door, line, end, other_end, other_line];
-            let [reload, stop, door, line, end, other_end, other_line] =
+            let [reload, stop, relieve] =
+                [&self.settings.signals.reload, &self.settings.signals.end, &self.settings.signals.relieve]
+                    .map(AsFd::as_fd);
+            let asked = [reload, stop, relieve, door, line, end, other_end, other_line];
+            let [reload, stop, relieve, door, line, end, other_end, other_line] =
                 wait(asked, sleep).map_err(failed("waiting for the worker failed"))?;
             worker.excuse(now.elapsed().saturating_sub(sleep), &mut self.served);
             looked = Instant::now();
-            if stop {
-                return Ok(Ended::Asked);
+            if stop || relieve {
+                // Nobody keeps the mount of whoever was not started to leave it.
+                let stays = relieve && !stop && self.service.keeps;
+                return Ok(Ended::Asked(if stays { End::Relieved } else { End::Over }));
             }
             // What it has just said is heard first.
             if left.is_zero() && !(line && worker.serves.is_some()) {
@@ -201,7 +209,7 @@ impl Supervisor {
                 self.standby.speaks(|| self.service.alive());
             }
             if reload {
-                self.signals.reload_taken();
+                self.settings.signals.reload_taken();
                 self.service.reloading();
                 worker.tell(&Message::Reload);
             }
@@ -344,22 +352,23 @@ impl Supervisor {
         }
     }
 
-    /// Asked to end: the worker ends well, and the mount goes unless systemd keeps it.
-    fn stop(&mut self, worker: &mut Worker) -> Result<(), SupervisorError> {
+    /// Asked to end: the worker ends well, and the mount goes unless another process is to have it.
+    fn stop(&mut self, worker: &mut Worker, end: End) -> Result<End, SupervisorError> {
         if let Some(Err(error)) = self.session.as_ref().map(|session| session.note_end(true)) {
             tracing::warn!(%error, "the next process will take this one's end for a crash");
         }
         self.service.stopping();
         self.standby.end(|| self.service.alive());
-        if self.service.keeps {
+        if end == End::Relieved {
             worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
-            return Ok(());
+            return Ok(end);
         }
         let unmounted = self.session.as_ref().map(|session| session.point().unmount()).transpose();
         // Unmounted and used by nobody, it ends the worker; used by somebody, it needs a word.
         worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
         drop(std::fs::remove_file(self.settings.rundir.join("control.sock")));
-        unmounted.map(drop).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
+        self.service.forget();
+        unmounted.map(|_| end).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
     }
 
     /// What comes after a worker's death: an end, or everything that its successor needs. `by_others` says

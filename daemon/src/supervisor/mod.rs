@@ -42,9 +42,11 @@ pub use self::charge::Charge;
 pub use self::child::WorkerCommand;
 use self::keep::Supervisor;
 pub use self::room::User;
-use self::service::Service;
+use self::service::{Service, Stored};
 use self::session::Session;
 pub(crate) use self::session::died;
+pub use self::signals::Signals;
+pub(crate) use self::signals::{end_relieved, rest};
 use crate::mount::{MountError, Mountpoint};
 
 /// What a supervisor needs to know.
@@ -64,10 +66,21 @@ pub struct Settings {
     pub charge: Charge,
     /// Whom the worker runs as.
     pub user: User,
-    /// Whether systemd keeps the mount when this process ends (`--keep-mount`).
+    /// Whether systemd keeps the mount when this process dies, or makes room for another (`--keep-mount`).
     pub keep: bool,
     /// How the worker is started.
     pub worker: WorkerCommand,
+    /// What this process is asked from outside.
+    pub signals: Signals,
+}
+
+/// How a supervisor ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was stopped, or somebody unmounted what it served.
+    Over,
+    /// It made room for another process, for which systemd keeps the mount.
+    Relieved,
 }
 
 /// Why there is no supervisor any more.
@@ -107,7 +120,7 @@ fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> SupervisorError 
 ///
 /// # Errors
 /// As [`SupervisorError`]; nothing stays mounted then.
-pub fn run(settings: Settings) -> Result<(), SupervisorError> {
+pub fn run(settings: Settings) -> Result<End, SupervisorError> {
     // What whoever started this had open is not the worker's.
     crate::launch::descriptors::close_on_exec().map_err(failed("looking at what is open failed"))?;
     let mut supervisor = Supervisor::new(settings)?;
@@ -129,8 +142,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn by(service: &Service, settings: &Settings) -> Self {
-        let Some(stored) = service.stored() else { return Self::default() };
+    fn by(service: &Service, stored: Option<Stored>, settings: &Settings) -> Self {
+        let Some(stored) = stored else { return Self::default() };
         let control = stored.control.and_then(|control| room::control(settings, control));
         let taken = || -> io::Result<_> {
             let parts = stored.session.ok_or_else(|| io::Error::other("systemd kept only parts of it"))?;

@@ -1,7 +1,7 @@
 //! Signals as descriptors, since everything else here is waited for as one.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,17 +11,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Readable when a signal has come.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub struct Signals {
     /// SIGHUP: read the configuration again.
     pub(super) reload: OwnedFd,
-    /// SIGTERM or SIGINT: end.
+    /// SIGTERM: end.
     pub(super) end: OwnedFd,
+    /// SIGINT: make room for another process, if somebody keeps the mount for it; else as SIGTERM.
+    pub(super) relieve: OwnedFd,
 }
 
 impl Signals {
     /// From now on these signals do nothing else.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { reload: on(&[SIGHUP])?, end: on(&[SIGTERM, SIGINT])? })
+    ///
+    /// # Errors
+    /// If the system has no room for a pipe.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { reload: on(SIGHUP)?, end: on(SIGTERM)?, relieve: on(SIGINT)? })
     }
 
     /// The reload was heard; several at once are one.
@@ -31,12 +36,25 @@ impl Signals {
     }
 }
 
-fn on(signals: &[i32]) -> io::Result<OwnedFd> {
+fn on(signal: i32) -> io::Result<OwnedFd> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    for signal in signals {
-        signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
-    }
+    signal_hook::low_level::pipe::register(signal, write)?;
     Ok(read)
+}
+
+/// Rests, until this process is asked to end at the latest.
+pub(crate) fn rest(time: Duration) {
+    let asked = Signals::new().and_then(|signals| wait([signals.end.as_fd(), signals.relieve.as_fd()], time));
+    if let Err(error) = asked {
+        tracing::debug!(%error, "no signal can be watched for");
+    }
+}
+
+/// Ends this process as SIGINT does, which is how systemd knows that it made room and was not stopped.
+pub(crate) fn end_relieved() {
+    if let Err(error) = signal_hook::low_level::emulate_default_handler(SIGINT) {
+        tracing::debug!(%error, "ending in the usual way");
+    }
 }
 
 /// Which of the descriptors have something to say.

@@ -25,12 +25,18 @@ impl Standby {
         if self.0.is_some() {
             return;
         }
+        self.begin(command, charge);
+        if let Some(worker) = &mut self.0 {
+            tracing::debug!(pid = worker.id(), "a worker stands by");
+            worker.stood_by = true;
+        }
+    }
+
+    /// Starts the first one of this process, which is welcomed as soon as there is something to serve: it has as much time
+    /// as any other that is fresh.
+    pub(super) fn begin(&mut self, command: &WorkerCommand, charge: &Charge) {
         match Worker::start(command, charge) {
-            Ok(mut worker) => {
-                tracing::debug!(pid = worker.id(), "a worker stands by");
-                worker.stood_by = true;
-                self.0 = Some(worker);
-            }
+            Ok(worker) => self.0 = Some(worker),
             Err(error) => tracing::warn!(%error, "no worker stands by; the next one is started when it is needed"),
         }
     }

@@ -50,17 +50,17 @@ fn all(reads: Reads, debs: &[PathBuf]) -> Vec<Figure> {
     };
     let restart = |_| another(&|| drop(on.machine.systemctl(["restart", UNIT])));
     let upgrade = |turn: usize| another(&|| on.install_package(&newer[turn]));
-    let things: [(&str, Blow, usize, &dyn Fn(usize)); 4] = [
-        ("supervisors killed", Blow::SupervisorKilled, KILLS, &supervisor),
-        ("supervisors killed with their workers", Blow::BothKilled, BOTH, &both),
-        ("restarts (systemctl restart)", Blow::Restarted, RESTARTS, &restart),
-        ("upgrades (dpkg --install)", Blow::Upgraded, UPGRADES, &upgrade),
+    let things = [
+        ("supervisors killed", Blows { blow: Blow::SupervisorKilled, times: KILLS, strike: &supervisor }),
+        ("supervisors killed with their workers", Blows { blow: Blow::BothKilled, times: BOTH, strike: &both }),
+        ("restarts (systemctl restart)", Blows { blow: Blow::Restarted, times: RESTARTS, strike: &restart }),
+        ("upgrades (dpkg --install)", Blows { blow: Blow::Upgraded, times: UPGRADES, strike: &upgrade }),
     ];
-    let figures = things.into_iter().flat_map(|(words, blow, times, strike)| {
-        let report = run(&on, &Blows { blow, times, strike });
+    let figures = things.into_iter().flat_map(|(words, blows)| {
+        let report = run(&on, &blows);
         eprintln!("--- {words}, reads {}\n{report}", reads.word());
         let (operations, failed, wrong) = report.outcomes();
-        let (count, median, longest) = report.waits(blow);
+        let (count, median, longest) = report.waits(blows.blow);
         [
             Figure::plain(
                 &format!("{count} {words}, reads {}", reads.word()),
