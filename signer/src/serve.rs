@@ -121,12 +121,16 @@ impl Shared {
         self.rung.notify_all();
     }
 
-    /// Waits for something to do, at most `limit`; what was asked for is taken.
+    /// Waits for something to do, at most `limit`. What was asked for is taken, and its pass has begun, before anybody
+    /// can ask again: who asks later is answered by the next pass.
     fn wait(&self, limit: Duration) -> Bell {
         let (bell, until) = (locked(&self.bell), Instant::now() + limit);
         let asleep = |bell: &mut Bell| !(bell.look || bell.reload || bell.stop);
         let left = until.saturating_duration_since(Instant::now());
         let (mut bell, _) = self.rung.wait_timeout_while(bell, left, asleep).unwrap_or_else(PoisonError::into_inner);
+        if !bell.stop {
+            self.update(|status| status.counts.begun += 1);
+        }
         Bell { look: std::mem::take(&mut bell.look), reload: std::mem::take(&mut bell.reload), stop: bell.stop }
     }
 
@@ -314,6 +318,8 @@ pub fn run(path: &Path, clock: Clock, say: fn(&str)) -> Result<(), ServeError> {
     works.sweep()?;
     let shared = Arc::new(Shared::new(clock, say));
     works.announce(&shared);
+    // The first pass, which nobody has to ask for.
+    shared.update(|status| status.counts.begun += 1);
     let address = works.config.listen;
     let failed = |source| ServeError::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;

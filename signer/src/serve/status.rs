@@ -51,6 +51,7 @@ pub(super) struct Head {
 /// Since the start.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counts {
+    pub(super) begun: u64,
     pub(super) passes: BTreeMap<&'static str, u64>,
     pub(super) pass_seconds: f64,
     pub(super) releases: u64,
@@ -130,6 +131,8 @@ impl Status {
             page.one("head_expires_timestamp_seconds", "gauge", "When the head expires.", at(Some(head.expires)));
         }
         let counts = &self.counts;
+        let begun = "Passes that began: one more than have ended while one is under way.";
+        page.one("passes_begun_total", "counter", begun, counts.begun as f64);
         page.many("passes_total", "Passes, by how they ended.", "result", &counts.passes);
         page.one("pass_seconds_total", "counter", "Time spent in passes.", counts.pass_seconds);
         page.one("releases_total", "counter", "Releases that were selected.", counts.releases as f64);
