@@ -10,14 +10,16 @@
 //! name and not the executable, since many MCP hosts are `node` and set their own name. A
 //! process can choose its name: it is information for people, not proof; uids are proof.
 
+mod names;
+mod stat;
+
 use std::fs;
-use std::io::Read;
-use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStringExt;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
 
 use crate::worker::Link;
+use names::user_name;
+use stat::{Stat, read};
 
 /// The person, process and place behind a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -88,12 +90,6 @@ const ROOTS: [&str; 5] = ["systemd", "init", "(sd-pam)", "containerd-shim", "kth
 /// Ancestors looked at, at most.
 const DEPTH: usize = 32;
 
-/// Largest file of /proc that is read, bytes.
-const PROC_BYTES: u64 = 16 * 1024;
-
-/// USER_HZ: /proc counts start times in hundredths of a second on every platform mcpfs runs on.
-const TICK_US: u64 = 10_000;
-
 impl Caller {
     /// The process `pid` (a thread's number will do) whose request carries `uid` and `gid`.
     /// A pid of 0 is a process outside our pid namespace: only the uid and gid are known.
@@ -102,6 +98,11 @@ impl Caller {
         let user_id = known.user_id;
         // Without /proc the request's uid is all there is, and it is not the real uid.
         Self { request_uid: Some(uid), group_id: Some(gid), user_name: user_id.and_then(user_name), ..known }
+    }
+
+    /// The same, and of the process no more than which one it is and whose. Nothing if it is not to be seen.
+    pub(crate) fn in_brief(pid: u32, uid: u32) -> Option<Self> {
+        brief("/proc", pid).map(|(known, _)| Self { request_uid: Some(uid), ..known })
     }
 
     /// The daemon's own background work: user `mcpfs`.
@@ -125,28 +126,38 @@ impl Caller {
     }
 }
 
-/// Reads what `proc` says about one process, or nothing if it is gone.
-fn process(proc: &str, pid: u32) -> Option<Caller> {
+/// Of what `proc` says about a thread's process what is soonest read; or nothing if it is gone.
+fn brief(proc: &str, pid: u32) -> Option<(Caller, Stat)> {
     if pid == 0 {
         return None;
     }
     let status = read(&format!("{proc}/{pid}/status"))?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
     let tgid: u32 = field("Tgid:")?.parse().ok()?;
-    let base = format!("{proc}/{tgid}");
     let stat = Stat::read(proc, tgid)?;
-    let exe = executable(&base, tgid);
-    let comm = read(&format!("{base}/comm")).map(|name| name.trim_end_matches('\n').to_owned());
-    let login = read(&format!("{base}/loginuid")).and_then(|text| text.trim().parse().ok());
+    let login = read(&format!("{proc}/{tgid}/loginuid")).and_then(|text| text.trim().parse().ok());
     let caller = Caller {
         user_id: field("Uid:").and_then(|uid| uid.parse().ok()),
         login_uid: login.filter(|&uid: &u32| uid != u32::MAX),
-        process: exe.or(comm).filter(|name| !name.is_empty()),
-        host_app: host_app(proc, stat.parent),
-        unit: read(&format!("{base}/cgroup")).and_then(|text| unit(&text)),
         pid: Some(tgid),
         pid_start_us: Some(stat.start_us()),
         ..Caller::default()
+    };
+    Some((caller, stat))
+}
+
+/// Reads what `proc` says about one process, or nothing if it is gone.
+fn process(proc: &str, pid: u32) -> Option<Caller> {
+    let (known, stat) = brief(proc, pid)?;
+    let tgid = known.pid?;
+    let base = format!("{proc}/{tgid}");
+    let exe = executable(&base, tgid);
+    let comm = read(&format!("{base}/comm")).map(|name| name.trim_end_matches('\n').to_owned());
+    let caller = Caller {
+        process: exe.or(comm).filter(|name| !name.is_empty()),
+        host_app: host_app(proc, stat.parent),
+        unit: read(&format!("{base}/cgroup")).and_then(|text| unit(&text)),
+        ..known
     };
     // The number may have passed to another process while we read.
     (Stat::read(proc, tgid)?.start == stat.start).then_some(caller)
@@ -214,39 +225,6 @@ pub(crate) fn is_io_worker(proc: &str, tid: u32) -> Option<bool> {
     Some(Stat::read(proc, tid)?.flags & PF_IO_WORKER != 0)
 }
 
-/// The fields of /proc/PID/stat that are used.
-#[derive(Debug, PartialEq)]
-struct Stat {
-    comm: String,
-    parent: u32,
-    /// PF_… of <linux/sched.h>.
-    flags: u32,
-    /// Clock ticks after boot.
-    start: u64,
-}
-
-impl Stat {
-    fn read(proc: &str, pid: u32) -> Option<Self> {
-        Self::parse(&read(&format!("{proc}/{pid}/stat"))?)
-    }
-
-    fn start_us(&self) -> u64 {
-        self.start.saturating_mul(TICK_US)
-    }
-
-    /// `pid (comm) state ppid …`: comm may hold spaces and parentheses, so it ends at the last one.
-    fn parse(text: &str) -> Option<Self> {
-        let (head, tail) = text.rsplit_once(')')?;
-        let (_, comm) = head.split_once('(')?;
-        let mut fields = tail.split_whitespace();
-        // After comm: state is field 3, the parent field 4, the flags field 9, the start time field 22.
-        let parent = fields.nth(1)?.parse().ok()?;
-        let flags = fields.nth(4)?.parse().ok()?;
-        let start = fields.nth(12)?.parse().ok()?;
-        Some(Self { comm: comm.to_owned(), parent, flags, start })
-    }
-}
-
 /// The innermost service or scope of the process's control group (v2, else systemd's own v1 hierarchy).
 fn unit(cgroup: &str) -> Option<String> {
     let path = |prefix: &str| cgroup.lines().find_map(|line| line.split_once(prefix).map(|(_, path)| path));
@@ -254,50 +232,6 @@ fn unit(cgroup: &str) -> Option<String> {
         path.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope")).map(str::to_owned)
     };
     path("0::/").and_then(of).or_else(|| path(":name=systemd:/").and_then(of))
-}
-
-/// A small file of /proc as text; names of processes need not be UTF-8.
-fn read(path: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    fs::File::open(path).ok()?.take(PROC_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// How long a user's name, or the lack of one, is remembered.
-const NAME_TTL: Duration = Duration::from_secs(300);
-/// How long the host's user database may take: directory services can hang.
-const NAME_WAIT: Duration = Duration::from_secs(1);
-/// Names remembered, at most.
-const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
-
-type Names = lru::LruCache<u32, (Option<String>, Instant)>;
-static USER_NAMES: LazyLock<Mutex<Names>> = LazyLock::new(|| Mutex::new(Names::new(NAMES)));
-
-/// The name of `uid` in the host's user database (files, LDAP, SSSD, …), or `None` if it has none or does not say in time.
-fn user_name(uid: u32) -> Option<String> {
-    let names = || USER_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((name, at)) = names().get(&uid)
-        && at.elapsed() < NAME_TTL
-    {
-        return name.clone();
-    }
-    // A thread of its own, since a directory service that hangs cannot be interrupted.
-    let (answer, answered) = mpsc::sync_channel(1);
-    let asked = std::thread::Builder::new().name("user-name".to_owned()).spawn(move || {
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
-        let name = user.ok().flatten().map(|user| user.name);
-        USER_NAMES.lock().unwrap_or_else(PoisonError::into_inner).put(uid, (name.clone(), Instant::now()));
-        // The asker may have gone.
-        let _ = answer.send(name);
-    });
-    match asked.ok().and_then(|_| answered.recv_timeout(NAME_WAIT).ok()) {
-        Some(name) => name,
-        None => {
-            // Nobody waits again soon; an answer that comes late is kept for the next question.
-            names().put(uid, (None, Instant::now()));
-            None
-        }
-    }
 }
 
 #[cfg(test)]
@@ -314,17 +248,6 @@ pub(crate) mod tests {
         fs::write(dir.join("stat"), format!("{pid} ({comm}) S {parent} {zeros}{start} 0 0\n")).unwrap();
         fs::write(dir.join("status"), format!("Name:\tx\nTgid:\t{pid}\nUid:\t1000\t0\t0\t0\n")).unwrap();
         fs::write(dir.join("comm"), format!("{comm}\n")).unwrap();
-    }
-
-    #[test]
-    fn odd_names_parse() {
-        let stat = |comm: &str| Stat::parse(&format!("7 ({comm}) S 3 {}99 0", "0 ".repeat(17)));
-        for comm in ["node", "a b", "((", ") S 1 (", "tmux: server", "", "x) R 9", "\u{fffd}"] {
-            assert_eq!(stat(comm), Some(Stat { comm: comm.to_owned(), parent: 3, flags: 0, start: 99 }), "{comm:?}");
-        }
-        for bad in ["", "7", "7 (x", "7 (x)", "7 (x) S", "7 (x) S y", ")(", "7 (x) S 3 0 0"] {
-            assert_eq!(Stat::parse(bad), None, "{bad:?}");
-        }
     }
 
     #[test]
@@ -380,15 +303,16 @@ pub(crate) mod tests {
         // A thread's number gives its process.
         let thread = std::thread::spawn(|| Caller::of(rustix::thread::gettid().as_raw_nonzero().get() as u32, 5, 6));
         assert_eq!(thread.join().unwrap(), me);
+        let tid = || rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let brief = std::thread::spawn(move || Caller::in_brief(tid(), 5)).join().unwrap().unwrap();
+        assert_eq!(
+            (brief.pid, brief.pid_start_us, brief.budget_uid()),
+            (me.pid, me.pid_start_us, me.budget_uid()),
+            "as much as tells whose it is"
+        );
+        assert_eq!([0, u32::MAX].map(|nobody| Caller::in_brief(nobody, 5)), [None, None]);
         let nobody = Caller::of(0, 5, 6);
         assert_eq!(nobody, Caller { request_uid: Some(5), group_id: Some(6), ..Caller::default() });
         assert_eq!(Caller::of(u32::MAX, 5, 6), nobody);
-    }
-
-    #[test]
-    fn names_come_from_the_user_database() {
-        assert_eq!(user_name(0).as_deref(), Some("root"));
-        assert_eq!(user_name(0).as_deref(), Some("root"));
-        assert_eq!(user_name(3_999_999_999), None);
     }
 }

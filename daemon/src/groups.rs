@@ -53,7 +53,7 @@ fn read_status(proc: &str, tid: u32) -> Option<Vec<u8>> {
 }
 
 /// Whether the numbers in `proc` are those that the kernel tells us: it names callers by our own namespace.
-fn is_ours(proc: &str) -> bool {
+pub(crate) fn is_ours(proc: &str) -> bool {
     std::fs::read_link(Path::new(proc).join("self"))
         .is_ok_and(|own| own.to_str() == Some(&std::process::id().to_string()))
 }

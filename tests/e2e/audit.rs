@@ -1,15 +1,21 @@
 //! What was recorded, and that nobody can change it unseen.
 
 use mcpfs_tests::audit;
-use mcpfs_tests::host::Reads;
+use mcpfs_tests::command::Run;
+use mcpfs_tests::host::{Host, Reads};
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::mount::Mount;
+use mcpfs_tests::scratch::{is_root, need};
 use mcpfs_tests::suite::Suite;
 
 use crate::world::World;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.mounted("audit::acts_leave_rows_before_their_effect", acts_leave_rows_before_their_effect);
+    suite.mounted("audit::threads_of_a_process_have_one_row", threads_of_a_process_have_one_row);
+    if is_root() {
+        suite.mounted("audit::a_number_used_again_is_somebody_new", a_number_used_again_is_somebody_new);
+    }
     suite.plain("audit::the_articles_columns_are_there", the_articles_columns_are_there);
     suite.plain("audit::query_shows_rows", query_shows_rows);
     suite.plain("audit::an_altered_row_is_found", an_altered_row_is_found);
@@ -36,6 +42,31 @@ fn acts_leave_rows_before_their_effect(reads: Reads) {
     client.end();
     mount.stop();
     world.host.mcpfs(["audit", "verify"]).ok();
+}
+
+/// Runs a program of Python's that opens a file of the mount and says a process's number: how many rows of first
+/// accesses there are with that number, and of how many processes.
+fn rows_of(program: &str, host: &Host) -> (i64, i64) {
+    let ran = Run::new(need("python3", "python3")).arg("-c").arg(program).arg(host.at("files/1.0.0/tree/size-1")).ok();
+    let pid: i64 = ran.stdout.trim().parse().unwrap();
+    let store = rusqlite::Connection::open(host.audit_db()).unwrap();
+    let sql = "SELECT count(*), count(DISTINCT pid_start_us) FROM event WHERE event = 'access' AND pid = ?";
+    store.query_row(sql, [pid], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+fn threads_of_a_process_have_one_row(reads: Reads) {
+    let world = World::new(reads);
+    let mount = Mount::start(&world.host);
+    assert_eq!(rows_of(include_str!("audit/threads.py"), &world.host), (1, 1));
+    mount.stop();
+}
+
+/// Who has the number of one that was known is not taken for it.
+fn a_number_used_again_is_somebody_new(reads: Reads) {
+    let world = World::new(reads);
+    let mount = Mount::start(&world.host);
+    assert_eq!(rows_of(include_str!("audit/again.py"), &world.host), (6, 6));
+    mount.stop();
 }
 
 fn the_articles_columns_are_there() {

@@ -34,6 +34,7 @@ mod pulse;
 mod rights;
 mod shares;
 mod synth;
+mod threads;
 mod trees;
 mod vfs;
 mod wire;

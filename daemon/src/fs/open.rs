@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use mcpfs_trust::tree::{Kind, NodeId};
 
-use super::access::{self, Task};
+use super::access;
 use super::ino::{Ino, ReleasePlace, ServerPlace};
 use super::node::Asker;
 use super::shares::Payer;
+use super::threads::Task;
 use super::vfs::{Place, STATEMENT, TREE};
 use super::{Vfs, synth};
 use crate::audit::{AuditEvent, EventKind, ReleaseRef};
@@ -127,7 +128,7 @@ impl Vfs {
             self.record_access(admitted, freshness, &path(), 0, asker).await?;
             return Ok(Opened::Text(Arc::from([])));
         }
-        let known = Task::thread(asker.pid).and_then(|thread| self.accesses.known(thread, admitted.slot));
+        let known = self.accesses.threads.of(asker.pid).and_then(|thread| self.accesses.known(thread, admitted.slot));
         let ready = match (self.content.ready(&sha256, size), known) {
             (Some(file), Some(payer)) => return Ok(Opened::File(file, payer)),
             (other, _) => other,
@@ -223,19 +224,25 @@ impl Vfs {
         asker: Asker,
     ) -> Result<Payer, FsError> {
         let slot = admitted.slot;
-        let thread = Task::thread(asker.pid);
+        let thread = self.accesses.threads.of(asker.pid);
         if let Some(payer) = thread.and_then(|thread| self.accesses.known(thread, slot)) {
+            return Ok(payer);
+        }
+        // Another thread of a process that has its row: a server has several that open files.
+        if let Some(thread) = thread
+            && let Some(caller) = Caller::in_brief(asker.pid, asker.uid)
+            && let Some(process) = process_of(&caller)
+            && self.accesses.has_row(process, slot)
+        {
+            let payer = caller.budget_uid();
+            self.accesses.remember(thread, slot, payer);
             return Ok(payer);
         }
         let mut row = self.event(EventKind::Access, admitted, path, asker).await;
         row.stale = Some(freshness.stale);
         row.bytes = Some(bytes);
-        let process = match (row.caller.pid, row.caller.pid_start_us) {
-            (Some(pid), Some(start)) => Some(Task { pid, start }),
-            _ => None,
-        };
         let payer = row.caller.budget_uid();
-        let (Some(thread), Some(process)) = (thread, process) else {
+        let (Some(thread), Some(process)) = (thread, process_of(&row.caller)) else {
             // Nobody we could know again: each open is a first one.
             return self.record(row).await.map(|()| payer);
         };
@@ -314,4 +321,8 @@ impl Vfs {
         event.launch = launch;
         event
     }
+}
+
+fn process_of(caller: &Caller) -> Option<Task> {
+    Some(Task { pid: caller.pid?, start: caller.pid_start_us? })
 }

@@ -244,8 +244,9 @@ impl Tally {
 
 /// Whose figures those of [`Usage`] are.
 const WHO: [&str; 2] = ["supervisor", "worker"];
-/// Descriptors that may be more in the end: connections that a worker keeps for its next request.
-const SPARE: [usize; 2] = [0, 8];
+/// Descriptors that may be more in the end: connections that a worker keeps for its next request, and the threads
+/// that opened something last.
+const SPARE: [usize; 2] = [0, 8 + 64];
 /// The most resident memory of a process, MiB: chunks on their way (64), trees (48), itself, and what its
 /// allocator keeps.
 const MOST: f64 = 224.0;

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a program for developers: it stops with what went wrong")]
 
 mod mounted;
+mod opens;
 mod publishing;
 mod start;
 mod systemd;
@@ -25,6 +26,12 @@ use mounted::Bench;
 type Part<'a> = Box<dyn Fn() -> Vec<Figure> + 'a>;
 
 fn main() -> ExitCode {
+    if let [_, role, at] = std::env::args_os().collect::<Vec<_>>().as_slice()
+        && role == opens::NOTHING
+    {
+        opens::serve_nothing(at);
+        return ExitCode::SUCCESS;
+    }
     mcpfs_tests::guard::run(bench)
 }
 
@@ -34,9 +41,10 @@ fn bench() -> ExitCode {
     // Only what is mounted needs it.
     let bench = &LazyCell::new(Bench::new);
     let mounted = |part: fn(&Bench) -> Vec<Figure>| -> Part<'_> { Box::new(move || part(bench)) };
-    let parts: [(&str, Part<'_>); 12] = [
+    let parts: [(&str, Part<'_>); 13] = [
         ("read", mounted(mounted::read)),
         ("warm", mounted(mounted::warm)),
+        ("opens", mounted(opens::opens)),
         ("launch", mounted(mounted::launch)),
         ("cold", mounted(mounted::cold)),
         ("tree", mounted(mounted::tree)),

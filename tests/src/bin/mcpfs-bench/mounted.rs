@@ -50,7 +50,15 @@ impl Bench {
     }
 
     fn host(&self, url: &str) -> Host {
-        Host::new(&self.registry.trust(), url, Reads::Passthrough)
+        self.host_reading(url, Reads::Passthrough)
+    }
+
+    pub(super) fn host_reading(&self, url: &str, reads: Reads) -> Host {
+        Host::new(&self.registry.trust(), url, reads)
+    }
+
+    pub(super) fn site(&self) -> PathBuf {
+        self.registry.site()
     }
 }
 
