@@ -161,6 +161,13 @@ fn nobody_notices_what_happens_to_it(reads: Reads) {
                 on.machine.systemctl(["restart", UNIT]);
                 on.another_than(before);
             }),
+            ("restarts that come before it serves", &|| {
+                let before = on.main_pid();
+                for _ in 0..8 {
+                    on.machine.systemctl(["restart", "--no-block", UNIT]);
+                }
+                on.another_than(before);
+            }),
             ("upgrade", &|| {
                 let (before, program) = (on.main_pid(), on.machine.path("/usr/bin/mcpfs"));
                 install("mcpfs", &program);

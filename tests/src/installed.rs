@@ -100,8 +100,11 @@ impl Installed {
     /// Its number, as soon as a process other than `before` is ready.
     pub fn another_than(&self, before: u32) -> u32 {
         wait_for("another supervisor", || {
-            let ready = self.machine.property(UNIT, "ActiveState") == "active";
-            Some(self.main_pid()).filter(|&pid| ready && pid != 0 && pid != before)
+            // Both of one moment.
+            let said = self.machine.systemctl(["show", "--property", "ActiveState,MainPID", UNIT]).stdout;
+            let ready = said.lines().any(|line| line == "ActiveState=active");
+            let pid = said.lines().find_map(|line| line.strip_prefix("MainPID=")?.parse().ok());
+            pid.filter(|&pid| ready && pid != 0 && pid != before)
         })
     }
 

@@ -360,15 +360,23 @@ impl Supervisor {
         self.service.stopping();
         self.standby.end(|| self.service.alive());
         if end == End::Relieved {
-            worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
+            self.end(worker)?;
             return Ok(end);
         }
         let unmounted = self.session.as_ref().map(|session| session.point().unmount()).transpose();
         // Unmounted and used by nobody, it ends the worker; used by somebody, it needs a word.
-        worker.stop(|| self.service.alive()).map_err(failed("the worker cannot be ended"))?;
+        self.end(worker)?;
         drop(std::fs::remove_file(self.settings.rundir.join("control.sock")));
         self.service.forget();
         unmounted.map(|_| end).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
+    }
+
+    /// Ends a worker for good. One that does not serve yet may be waiting for an answer of this process, and then would not
+    /// hear a word: it is killed, as whoever takes its place expects anyway.
+    fn end(&mut self, worker: &mut Worker) -> Result<(), SupervisorError> {
+        let alive = || self.service.alive();
+        let ended = if worker.serves.is_some() { worker.stop(alive) } else { worker.kill(alive) };
+        ended.map(drop).map_err(failed("the worker cannot be ended"))
     }
 
     /// What comes after a worker's death: an end, or everything that its successor needs. `by_others` says
