@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::fixture;
 use crate::mcp::McpClient;
 use crate::registry::files_below;
 
-use super::tally::{Tally, Wants};
+use super::tally::{Here, Tally, Wants};
 
 /// A file of the mount and what must be in it.
 pub(super) struct Known {
@@ -34,21 +34,30 @@ pub(super) struct All {
 }
 
 impl Known {
-    /// Whether the cache has it.
-    fn is_here(&self) -> bool {
-        self.bytes.is_empty() || self.cached.exists()
+    /// What the cache has of it.
+    fn here(&self) -> Here {
+        if self.bytes.is_empty() { Some(Vec::new()) } else { here([&self.cached]) }
     }
 }
 
 impl All {
-    /// Whether trees and layouts are here: a worker that has just begun needs them for everything.
-    fn metadata_is_here(&self) -> bool {
-        self.metadata.iter().all(|file| file.exists())
+    /// Trees and layouts: a worker that has just begun needs them for everything.
+    fn metadata(&self) -> Here {
+        here(&self.metadata)
     }
 
-    fn is_here(&self, known: &Known) -> bool {
-        known.is_here() && self.metadata_is_here()
+    fn here(&self, known: &Known) -> Here {
+        Some([known.here()?, self.metadata()?].concat())
     }
+}
+
+/// These files as they are now, if all of them are. One that was evicted and fetched again is another one.
+fn here<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Here {
+    let one = |file: &PathBuf| {
+        let metadata = file.metadata().ok()?;
+        Some((metadata.ino(), metadata.created().ok()))
+    };
+    files.into_iter().map(one).collect()
 }
 
 /// A content's place below the cache.
@@ -90,7 +99,7 @@ pub(super) fn all(place: &Place, tally: &Tally) -> All {
 
 impl All {
     fn compare(&self, known: &Known, tally: &Tally) {
-        let wants = Wants::Files(&|| self.is_here(known));
+        let wants = Wants::Files(&|| self.here(known));
         let read = tally.operation("a read", &wants, || std::fs::read(&known.path).map_err(said(&known.path)));
         if let Some(read) = read {
             tally.same(&known.path.display().to_string(), &read, &known.bytes);
@@ -107,7 +116,7 @@ impl All {
 pub(super) fn read(all: &All, tally: &Tally, seed: usize) {
     let kept = all.files.iter().max_by_key(|known| known.bytes.len()).expect("files");
     let open = File::open(&kept.path).expect("it was just read");
-    let metadata = Wants::Files(&|| all.metadata_is_here());
+    let metadata = Wants::Files(&|| all.metadata());
     for turn in seed.. {
         if tally.is_over() {
             return;
@@ -132,7 +141,7 @@ pub(super) fn read(all: &All, tally: &Tally, seed: usize) {
         });
         let at = (turn * 65_537) % kept.bytes.len().saturating_sub(4096);
         let mut part = vec![0; 4096];
-        let wants = Wants::Files(&|| all.is_here(kept));
+        let wants = Wants::Files(&|| all.here(kept));
         let read = || open.read_exact_at(&mut part, at as u64).map_err(said(&kept.path));
         if tally.operation("a read of what is open", &wants, read).is_some() {
             tally.same("what is open", &part, &kept.bytes[at..at + 4096]);
@@ -162,7 +171,7 @@ pub(super) fn converse(mut session: McpClient, tally: &Tally) {
 pub(super) fn launch(start: &(dyn Fn() -> McpClient + Sync), all: &All, tally: &Tally) {
     let hello = all.mount.join("hello");
     let program: Vec<&Known> = all.files.iter().filter(|known| known.path.starts_with(&hello)).collect();
-    let here = || program.iter().all(|known| all.is_here(known));
+    let here = || program.iter().map(|known| all.here(known)).collect::<Option<Vec<_>>>().map(|each| each.concat());
     while !tally.is_over() {
         tally.attempt("a launch", &Wants::Files(&here), || {
             let launched = catch_unwind(AssertUnwindSafe(|| {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Usage;
 use super::blows::{Blow, Stalls, Struck, Wait};
@@ -55,25 +55,33 @@ impl Trouble {
     }
 }
 
+/// Files of the cache, each by its inode and the time of its birth; `None` if one of them is not there.
+pub(super) type Here = Option<Vec<(u64, Option<SystemTime>)>>;
+
 /// What an operation may have to fetch.
 pub(super) enum Wants<'a> {
     /// Nothing: whatever goes wrong elsewhere is no excuse.
     Nothing,
-    /// This, which the cache may have: asked before and after, and only what was missing at one of
-    /// these moments had to be fetched.
-    Files(&'a dyn Fn() -> bool),
+    /// This, which the cache may have: asked before and after, and only what was not there all the time had to be
+    /// fetched.
+    Files(&'a dyn Fn() -> Here),
     /// Something from the site in any case.
     Site,
 }
 
 impl Wants<'_> {
-    /// Whether all of it is here.
-    fn is_here(&self) -> bool {
+    /// What is here, if that is all of it.
+    fn here(&self) -> Here {
         match self {
-            Self::Nothing => true,
+            Self::Nothing => Some(Vec::new()),
             Self::Files(here) => here(),
-            Self::Site => false,
+            Self::Site => None,
         }
+    }
+
+    /// Whether all of it has been here since this was.
+    fn stayed(&self, before: &Here) -> bool {
+        before.is_some() && *before == self.here()
     }
 }
 
@@ -166,12 +174,12 @@ impl Tally {
         wants: &Wants<'_>,
         act: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
-        let here = wants.is_here();
+        let before = wants.here();
         let started = Instant::now();
         let outcome = self.attempt(what, wants, act);
         let took = started.elapsed();
         if took >= SLOW {
-            let fetched = !here || !wants.is_here();
+            let fetched = !wants.stayed(&before);
             lock(&self.slow).push(Wait { what, started, took, fetched });
         }
         outcome
@@ -184,7 +192,7 @@ impl Tally {
         wants: &Wants<'_>,
         act: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
-        let here = wants.is_here();
+        let before = wants.here();
         let started = Instant::now();
         let outcome = act();
         self.done.fetch_add(1, Ordering::Relaxed);
@@ -194,7 +202,7 @@ impl Tally {
         };
         let trouble = if error.contains(FULL) { Trouble::Disk } else { Trouble::Network };
         // What is here needs neither the site nor room.
-        if (here && wants.is_here()) || !self.is_troubled(trouble, started) {
+        if wants.stayed(&before) || !self.is_troubled(trouble, started) {
             lock(&self.failed).push(format!("{what}: {error}"));
         } else {
             *lock(&self.named).entry(format!("{what}, {}", trouble.word())).or_default() += 1;
@@ -244,9 +252,9 @@ impl Tally {
 
 /// Whose figures those of [`Usage`] are.
 const WHO: [&str; 2] = ["supervisor", "worker"];
-/// Descriptors that may be more in the end: connections that a worker keeps for its next request, and the threads
-/// that opened something last.
-const SPARE: [usize; 2] = [0, 8 + 64];
+/// Descriptors that may be more in the end: connections that a worker keeps for its next request, and one of each thread
+/// that opens something now (the last reads have those of ended threads closed).
+const SPARE: [usize; 2] = [0, 8 + 2];
 /// The most resident memory of a process, MiB: chunks on their way (64), trees (48), itself, and what its
 /// allocator keeps.
 const MOST: f64 = 224.0;
