@@ -98,6 +98,11 @@ enum Command {
     Ps(commands::ps::Args),
     /// Look at the registry now.
     Refresh,
+    /// Take over what stands in the configuration and the trust root now.
+    ///
+    /// Ends when the mount shows what then holds. What cannot be used is refused as a whole, with its file and line,
+    /// and what was in force stays. For administrators; `systemctl reload` does the same.
+    Reload,
     /// Check a whole site as a host would, and every byte of it against its digest.
     Verify(commands::verify::Args),
     /// Read the record of all decisions, and prove that nobody changed it.
@@ -187,6 +192,7 @@ pub fn main(args: Vec<std::ffi::OsString>) -> ExitCode {
         Command::Resume(args) => ask(&global, |door| commands::stop::resume(door, &args)),
         Command::Ps(args) => ask(&global, |door| commands::ps::run(door, &args)),
         Command::Refresh => ask(&global, commands::refresh::run),
+        Command::Reload => commands::finish(commands::reload::run(global.config.as_deref(), global.json)),
         Command::Doctor => commands::doctor::run(&global).into(),
         Command::Verify(args) => commands::verify::run(&global, &args).into(),
         Command::Audit(command) => audit(&global, &command),

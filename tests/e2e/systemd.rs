@@ -98,6 +98,32 @@ fn it_starts_reloads_and_stops() {
         })],
     );
     assert_eq!(on.processes().1, supervisor);
+    // Whoever reloads and then looks finds what now holds, and hears of what does not.
+    let edit = on.machine.path("/etc/mcpfs/conf.d/60-edit.toml");
+    for (hides, shown) in [(true, "0"), (false, "1"), (true, "0"), (false, "1")] {
+        match hides {
+            true => write(&edit, "[policy]\nhide = [\"hello\"]\n"),
+            false => fs::remove_file(&edit).unwrap(),
+        }
+        on.machine.sh("systemctl reload mcpfs && ls /mcp | grep -cx hello || true").ok().says(shown);
+    }
+    // Also of a file that this version cannot read at all, or that says the socket is elsewhere by now.
+    for (mistake, says) in
+        [("[polic]\n", "polic"), ("rundir = \"/run/elsewhere\"\n[policy]\nsandbox = 1\n", "60-edit.toml:3")]
+    {
+        write(&edit, mistake);
+        on.machine.run("systemctl").args(["reload", UNIT]).exits(1);
+        fs::remove_file(&edit).unwrap();
+        let refused = on.mcpfs(["--json", "audit", "query", "--event", "config", "--limit", "1"]).ok().stdout;
+        assert!(refused.contains(says), "{refused}");
+        assert!(on.journal().contains("The configuration before it stays in force"), "{}", on.journal());
+        on.session();
+    }
+    write(&edit, "rundir = \"/run/elsewhere\"\n");
+    on.machine.systemctl(["reload", UNIT]);
+    assert!(on.journal().contains("rundir changed"), "{}", on.journal());
+    fs::remove_file(&edit).unwrap();
+    on.machine.run("mcpfs").arg("reload").ok().says("in force");
     // What it says of itself follows the registry.
     let site = on.machine.path("/srv/site");
     fs::rename(&site, on.machine.path("/srv/gone")).unwrap();
@@ -258,10 +284,6 @@ fn a_death_takes_up_no_edit() {
     assert!(!hidden(), "{}", on.journal());
     assert!(on.journal().contains("what is on the disk counts from a reload or a restart"), "{}", on.journal());
     on.machine.systemctl(["reload", UNIT]);
-    wait_for("the reload", || {
-        let rows = on.mcpfs(["--json", "audit", "query", "--event", "config"]).ok().stdout;
-        rows.contains("reloaded").then_some(())
-    });
     assert!(hidden(), "{}", on.journal());
     // The supervisor hears of the reload before it answers what it is asked now.
     fs::read(on.machine.path("/mcp/files/1.0.0/tree/large")).unwrap();

@@ -11,6 +11,7 @@ pub mod ls;
 pub mod pin;
 pub mod ps;
 pub mod refresh;
+pub mod reload;
 pub mod status;
 pub mod stop;
 pub(crate) mod unit;
