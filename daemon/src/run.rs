@@ -57,7 +57,7 @@ use crate::registry::{Parts, Pinned, Registry, now};
 use crate::site::{Secrets, Site};
 use crate::supervisor::charge::Handed;
 use crate::supervisor::wire::Message;
-use crate::supervisor::{Charge, Signals, User};
+use crate::supervisor::{Charge, Left, Signals, User};
 use crate::worker::Link;
 use crate::worker::confine::{Reach, confine};
 use crate::{announce, control, fs, retention};
@@ -116,7 +116,8 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
     open_files::raise();
     // As early as that: a stop that comes while the configuration is read is for the mount that systemd keeps, too.
     let early = args.keep_mount.then(Signals::new);
-    let loaded = Source::read(global, args).and_then(|source| Ok((source.config(args)?, source)));
+    let left = args.keep_mount.then(Left::find).flatten();
+    let loaded = Source::read(global, args, left.as_ref()).and_then(|source| Ok((source.config(args)?, source)));
     let as_json = args.foreground && loaded.as_ref().is_ok_and(|(config, _)| config.log.format == LogFormat::Json);
     let outcome = loaded.and_then(|(config, source)| match source {
         Source::Supervisor(handed) => work(global, config, handed),
@@ -139,8 +140,9 @@ pub fn mount(global: &Global, args: &MountArgs) -> Exit {
             } else if !failure.message.is_empty() {
                 eprintln!("mcpfs: {}", failure.message);
             }
-            if args.keep_mount && failure.exit == Exit::Refused {
-                retry::pause(began.elapsed());
+            // What is on the disk is not mended by another try, and not tried again.
+            if args.keep_mount && failure.exit != Exit::Usage {
+                retry::pause(began.elapsed(), left.as_ref());
             }
             failure.exit
         }

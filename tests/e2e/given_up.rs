@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Read;
 
-use mcpfs_tests::installed::{Installed, UNIT, configure, kill};
+use mcpfs_tests::installed::{Installed, UNIT, configure, kill, write};
 use mcpfs_tests::kept::device;
 use mcpfs_tests::mcp::McpClient;
 use mcpfs_tests::scratch::{is_root, wait_for};
@@ -22,6 +22,10 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.plain("given_up::one_that_makes_room_is_followed", one_that_makes_room_is_followed);
     suite.plain("given_up::one_that_dies_of_a_stop_leaves_nothing", one_that_dies_of_a_stop_leaves_nothing);
     suite.plain("given_up::what_fails_for_a_while_comes_back", what_fails_for_a_while_comes_back);
+    suite.plain("given_up::a_stop_in_a_start_leaves_nothing", a_stop_in_a_start_leaves_nothing);
+    suite.plain("given_up::a_restart_in_the_pause_keeps_the_mount", a_restart_in_the_pause_keeps_the_mount);
+    suite.plain("given_up::a_trust_root_that_is_cut_is_waited_for", a_trust_root_that_is_cut_is_waited_for);
+    suite.plain("given_up::a_mount_made_anew_reads_the_disk", a_mount_made_anew_reads_the_disk);
 }
 
 /// Killed until systemd's limit is reached, while somebody else still holds the device, so that whoever asks waits.
@@ -164,4 +168,79 @@ fn what_fails_for_a_while_comes_back() {
     on.is(UNIT, "active");
     on.session();
     on.mcpfs(["audit", "verify"]).ok();
+}
+
+/// A stop right after a crash, and in the middle of a restart: a signal still ends the next process before that can do
+/// anything.
+fn a_stop_in_a_start_leaves_nothing() {
+    let on = Installed::started();
+    for millis in [0, 3, 7, 12, 20, 40] {
+        for crashed in [true, false] {
+            on.session();
+            let before = on.main_pid();
+            let first = match crashed {
+                true => format!("kill -9 {before}"),
+                false => format!("systemctl restart --no-block {UNIT}"),
+            };
+            on.machine.sh(&format!("{first}; sleep 0.{millis:03}; systemctl stop {UNIT}")).ok();
+            on.gone("/mcp");
+            on.is("mcpfs-failed.service", "inactive");
+            assert_eq!(on.machine.property("mcpfs-failed.service", "Result"), "success", "{}", on.journal());
+            on.machine.sh(&format!("systemctl reset-failed {UNIT}; systemctl start {UNIT}")).ok();
+        }
+    }
+}
+
+/// Waits until a process rests before it ends.
+fn rests(on: &Installed) {
+    wait_for("a process that rests", || {
+        on.machine.property(UNIT, "StatusText").contains("trying again in 5 s").then_some(())
+    });
+}
+
+/// What the failing process was to go on with is for the next one, which reads the disk: it was asked for.
+fn a_restart_in_the_pause_keeps_the_mount() {
+    let on = Installed::started();
+    let mut session = on.session();
+    let mounts = on.machine.mounts_at("/mcp");
+    on.machine.sh("chown root: /var/lib/mcpfs").ok();
+    kill(on.machine.outside(on.main_pid()), Signal::KILL);
+    rests(&on);
+    on.machine.sh("chown mcpfs: /var/lib/mcpfs").ok();
+    write(&on.machine.path("/etc/mcpfs/conf.d/60-edit.toml"), "[policy]\nhide = [\"files\"]\n");
+    on.machine.systemctl(["restart", UNIT]);
+    assert_eq!(on.machine.mounts_at("/mcp"), mounts, "{}", on.journal());
+    assert_eq!(session.call("echo", &json!({"message": "still here"})), "still here");
+    assert!(!on.mcpfs(["ls"]).ok().stdout.contains("files"), "{}", on.journal());
+    on.session();
+}
+
+/// It is tried again with a pause, as everything else that fails.
+fn a_trust_root_that_is_cut_is_waited_for() {
+    let on = Installed::started();
+    on.machine.systemctl(["disable", "--now", "mcpfs-trust.path"]);
+    on.machine.systemctl(["stop", UNIT]);
+    let trust = on.machine.path("/etc/mcpfs/trust.json");
+    let whole = fs::read(&trust).unwrap();
+    fs::write(&trust, &whole[..100]).unwrap();
+    on.machine.run("systemctl").args(["start", UNIT]).run();
+    rests(&on);
+    assert_ne!(on.machine.property(UNIT, "ActiveState"), "failed", "{}", on.journal());
+    fs::write(&trust, whole).unwrap();
+    on.is(UNIT, "active");
+    on.session();
+}
+
+/// With no mount to go on with, what is on the disk counts, whatever the process before died of.
+fn a_mount_made_anew_reads_the_disk() {
+    let on = Installed::started();
+    on.session();
+    write(&on.machine.path("/etc/mcpfs/conf.d/60-edit.toml"), "[policy]\nhide = [\"files\"]\n");
+    let (before, supervisor) = (on.main_pid(), on.processes().1);
+    kill(supervisor, Signal::STOP);
+    on.machine.sh("umount -l /mcp").ok();
+    kill(supervisor, Signal::KILL);
+    on.another_than(before);
+    assert!(!on.mcpfs(["ls"]).ok().stdout.contains("files"), "{}", on.journal());
+    on.session();
 }

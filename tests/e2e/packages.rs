@@ -11,7 +11,7 @@ use mcpfs_tests::installed::{Installed, UNIT, serve_site, write};
 use mcpfs_tests::machine::Machine;
 use mcpfs_tests::packages::build;
 use mcpfs_tests::registry::{Registry, files_below};
-use mcpfs_tests::scratch::{self, is_root, need, repository};
+use mcpfs_tests::scratch::{self, is_root, need, repository, wait_for};
 use mcpfs_tests::suite::Suite;
 
 use crate::systemd::under_load;
@@ -125,7 +125,10 @@ fn a_deb_is_installed_upgraded_and_purged() {
 
     dpkg(&["--remove", "mcpfs"]);
     assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
-    assert_eq!(on.machine.run("pgrep").args(["-x", "mcpfs"]).exits(1).stdout, "");
+    // What looks for a ruin may still be at it.
+    wait_for("the end of all processes", || {
+        (on.machine.run("pgrep").args(["-x", "mcpfs"]).run().code == 1).then_some(())
+    });
     assert!(on.machine.path("/var/lib/mcpfs/audit.db").exists(), "a removal keeps the audit");
     dpkg(&["--install", "/var/tmp/second.deb"]);
     on.machine.systemctl(["start", UNIT]);

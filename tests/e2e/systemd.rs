@@ -137,6 +137,7 @@ fn it_starts_reloads_and_stops() {
     assert!(on.machine.mounts_at("/mcp").is_empty(), "{}", on.journal());
     assert_eq!(on.machine.property(UNIT, "NFileDescriptorStore"), "0");
     assert_eq!(on.machine.property(UNIT, "Result"), "success");
+    on.is("mcpfs-failed.service", "inactive");
     assert_eq!(on.machine.run("pgrep").args(["-x", "mcpfs"]).exits(1).stdout, "");
     // And again, from nothing.
     on.machine.systemctl(["start", UNIT]);

@@ -17,14 +17,30 @@ const ERROR: u8 = 3;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unit<'a>(pub(crate) &'a str);
 
-/// What systemd says of a unit that runs no longer.
+/// Where a unit stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// It runs, or systemd starts it again by itself.
+    #[default]
+    Runs,
+    /// Something was asked of systemd that has not happened yet, or it is being stopped.
+    Moves,
+    /// It was stopped, or ended well: nobody starts it but people.
+    Ended,
+    /// It was given up: systemd starts it no more by itself.
+    Failed,
+}
+
+/// What systemd says of a unit.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fate {
-    /// Whether it was given up: systemd starts it no more by itself.
-    pub(crate) failed: bool,
+    /// Where it stands.
+    pub(crate) stands: Stands,
     /// The word of systemd.service(5) for how it went: `start-limit-hit`, `exit-code`, `signal` …
     pub(crate) result: String,
-    /// The exit code or the signal's number of its main process.
+    /// The exit code of its main process; none if a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// The same or the signal's number.
     pub(crate) status: i32,
     /// How often systemd has started it by itself since somebody did.
     pub(crate) restarts: u32,
@@ -36,7 +52,7 @@ impl Unit<'_> {
     /// # Errors
     /// If systemd cannot be asked.
     pub(crate) fn fate(self) -> io::Result<Fate> {
-        let properties = "--property=ActiveState,Result,ExecMainStatus,NRestarts";
+        let properties = "--property=ActiveState,Job,Result,ExecMainCode,ExecMainStatus,NRestarts";
         Ok(fate(&ask(&["show", properties, "--", self.0])?))
     }
 
@@ -66,10 +82,20 @@ fn ask(args: &[&str]) -> io::Result<String> {
 fn fate(properties: &str) -> Fate {
     let said: HashMap<&str, &str> = properties.lines().filter_map(|line| line.split_once('=')).collect();
     let word = |name: &str| said.get(name).copied().unwrap_or_default();
+    let number = |name: &str| word(name).parse().unwrap_or_default();
+    let stands = match word("ActiveState") {
+        _ if number("Job") > 0 => Stands::Moves,
+        "deactivating" => Stands::Moves,
+        "failed" => Stands::Failed,
+        "inactive" => Stands::Ended,
+        _ => Stands::Runs,
+    };
+    let status = number("ExecMainStatus");
     Fate {
-        failed: word("ActiveState") == "failed",
+        stands,
         result: word("Result").to_owned(),
-        status: word("ExecMainStatus").parse().unwrap_or_default(),
+        code: (number("ExecMainCode") == libc::CLD_EXITED).then_some(status),
+        status,
         restarts: word("NRestarts").parse().unwrap_or_default(),
     }
 }
@@ -80,10 +106,15 @@ mod tests {
 
     #[test]
     fn a_units_end_is_read() {
-        let said = "Result=signal\nNRestarts=30\nExecMainStatus=9\nActiveState=failed\n";
-        assert_eq!(fate(said), Fate { failed: true, result: "signal".to_owned(), status: 9, restarts: 30 });
-        // It runs, and so has not ended yet.
-        assert_eq!(fate("ActiveState=active\nNRestarts=0\n"), Fate::default());
-        assert_eq!(fate("what is this\n"), Fate::default());
+        let said = "Result=signal\nNRestarts=30\nExecMainCode=2\nExecMainStatus=9\nActiveState=failed\n";
+        let fate_of_it = |stands| Fate { stands, result: "signal".to_owned(), code: None, status: 9, restarts: 30 };
+        assert_eq!(fate(said), fate_of_it(Stands::Failed));
+        // Somebody starts it at this moment.
+        assert_eq!(fate(&format!("{said}Job=4711\n")), fate_of_it(Stands::Moves));
+        assert_eq!(fate("ExecMainCode=1\nExecMainStatus=2\nActiveState=inactive\n").code, Some(2));
+        assert_eq!(fate("ActiveState=inactive\nJob=0\n").stands, Stands::Ended);
+        for runs in ["ActiveState=active\nNRestarts=0\n", "ActiveState=activating\n", "what is this\n"] {
+            assert_eq!(fate(runs), Fate::default(), "{runs}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::commands::unit::Unit;
-use crate::supervisor;
+use crate::supervisor::{self, End, Left};
 
 /// What fails sooner than this has failed at something that is likely to be there still.
 const SHORT: Duration = Duration::from_secs(60);
@@ -18,7 +18,9 @@ const SHORT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Rests before a service ends that `ran` for so long, unless it is the first time, or somebody asks it to end meanwhile.
-pub(super) fn pause(ran: Duration) {
+/// Then the next process reads the disk, whatever this one was to go on with; and for a restart this one does not fail, since what
+/// was `left` to it is for that process.
+pub(super) fn pause(ran: Duration, left: Option<&Left>) {
     if ran >= SHORT || std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -31,7 +33,13 @@ pub(super) fn pause(ran: Duration) {
     let status = format!("it failed; trying again in {} s", PAUSE.as_secs());
     // systemd may not listen; the rest counts.
     drop(sd_notify::notify(&[NotifyState::Status(&status)]));
-    supervisor::rest(PAUSE);
+    let asked = supervisor::rest(PAUSE);
+    if let (Some(left), Some(_)) = (left, asked) {
+        left.note_end();
+    }
+    if asked == Some(End::Relieved) {
+        supervisor::end_relieved();
+    }
 }
 
 /// The unit that this process belongs to: the last part of its control group.

@@ -7,7 +7,7 @@ use super::{Failure, MountArgs, by_hand};
 use crate::cli::Global;
 use crate::config::{Config, ConfigError, Texts};
 use crate::refusal::{Exit, with_cause};
-use crate::supervisor;
+use crate::supervisor::Left;
 use crate::supervisor::charge::{self, Handed};
 use crate::worker::Link;
 
@@ -22,12 +22,13 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) fn read(global: &Global, args: &MountArgs) -> Result<Self, Failure> {
+    /// `left` is what the supervisor before this one has left with systemd, if it left a session.
+    pub(super) fn read(global: &Global, args: &MountArgs, left: Option<&Left>) -> Result<Self, Failure> {
         if !args.worker {
             let file = global.file();
             let kept = args.keep_mount.then(charge::kept).flatten();
             // Another version of this program may not understand it, and another file is another configuration.
-            let goes_on = |kept: &Handed| supervisor::died() && kept.is_of(&file) && kept.config().is_ok();
+            let goes_on = |kept: &Handed| left.is_some_and(Left::died) && kept.is_of(&file) && kept.config().is_ok();
             let kept = match kept {
                 Some(kept) if goes_on(&kept) => return Ok(Self::Kept(kept)),
                 kept => kept,

@@ -77,14 +77,14 @@ impl Supervisor {
             standby.begin(&settings.worker, &settings.charge);
         }
         let kept = Kept::by(&service, stored, &settings);
+        if settings.charge.goes_on() {
+            tracing::info!(
+                "the configuration that was in force stays; what is on the disk counts from a reload or a restart"
+            );
+        }
         let (session, backings, point) = match kept.session {
             Some((session, backings)) => {
                 tracing::info!(at = %settings.at.display(), "taking over the mount that systemd kept");
-                if settings.charge.goes_on() {
-                    tracing::info!(
-                        "the configuration that was in force stays; what is on the disk counts from a reload or a restart"
-                    );
-                }
                 (Some(session), backings, None)
             }
             None => {
@@ -361,14 +361,20 @@ impl Supervisor {
         self.standby.end(|| self.service.alive());
         if end == End::Relieved {
             self.end(worker)?;
-            return Ok(end);
+            // A stop that came meanwhile is the last word.
+            let stop = wait([self.settings.signals.end.as_fd()], Duration::ZERO).is_ok_and(|[stop]| stop);
+            if !stop {
+                return Ok(end);
+            }
         }
         let unmounted = self.session.as_ref().map(|session| session.point().unmount()).transpose();
-        // Unmounted and used by nobody, it ends the worker; used by somebody, it needs a word.
-        self.end(worker)?;
+        if end == End::Over {
+            // Unmounted and used by nobody, it ends the worker; used by somebody, it needs a word.
+            self.end(worker)?;
+        }
         drop(std::fs::remove_file(self.settings.rundir.join("control.sock")));
         self.service.forget();
-        unmounted.map(|_| end).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
+        unmounted.map(|_| End::Over).map_err(failed(format!("unmounting {} failed", self.settings.at.display())))
     }
 
     /// Ends a worker for good. One that does not serve yet may be waiting for an answer of this process, and then would not

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -28,11 +28,18 @@ pub(super) struct Stored {
     pub(super) session: Option<[OwnedFd; NAMES.len() - 1]>,
 }
 
-/// What systemd handed on under a name, to be looked at: opened anew, for the descriptor itself is still to be taken
-/// over. Only this service can have stored it.
+/// What systemd handed on under a name, to be looked at and written to: another descriptor of it, for its own is still to
+/// be taken over. Only this service can have stored it.
 pub(super) fn handed_on(name: &str) -> Option<File> {
     let (number, _) = sd_notify::listen_fds_with_names().ok()?.find(|(_, found)| found == name)?;
-    File::open(format!("/proc/self/fd/{number}")).ok()
+    duplicate(number).ok()
+}
+
+#[allow(unsafe_code)]
+fn duplicate(number: RawFd) -> io::Result<File> {
+    // SAFETY: systemd opened this number for this process; until it is taken over nobody closes it.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?.into())
 }
 
 /// This process as a service.

@@ -100,7 +100,7 @@ impl Session {
         Ok(Self { point, fuse, record, init, reply, ground, generation })
     }
 
-    /// Notes whether this supervisor has been asked to end, for the one after it ([`died`]).
+    /// Notes whether this supervisor has been asked to end, for the one after it ([`Left`]).
     ///
     /// # Errors
     /// What memory says.
@@ -252,11 +252,31 @@ impl Session {
     }
 }
 
-/// Whether the supervisor before this one ended without being asked to: it was killed, hung or crashed.
-pub(crate) fn died() -> bool {
-    let Some(record) = service::handed_on(NAME) else { return false };
-    let mut end = [0];
-    record.read_exact_at(&mut end, END).is_ok() && end[0] == NOT_ASKED
+/// What the supervisor before this one has left, if it left a session.
+#[derive(Debug)]
+pub(crate) struct Left(File);
+
+impl Left {
+    /// Looks at what systemd handed on. Where the mount is gone, systemd has let go of its device, and nothing was left.
+    pub(crate) fn find() -> Option<Self> {
+        service::NAMES
+            .iter()
+            .all(|name| service::handed_on(name).is_some())
+            .then(|| service::handed_on(NAME).map(Self))?
+    }
+
+    /// Whether that supervisor ended without being asked to: it was killed, hung or crashed.
+    pub(crate) fn died(&self) -> bool {
+        let mut end = [0];
+        self.0.read_exact_at(&mut end, END).is_ok() && end[0] == NOT_ASKED
+    }
+
+    /// Notes that this process, which never had a session, was asked to end: the next one reads the disk.
+    pub(crate) fn note_end(&self) {
+        if let Err(error) = self.0.write_all_at(&[ASKED], END) {
+            tracing::warn!(%error, "the next process will take this one's end for a crash");
+        }
+    }
 }
 
 /// Waits for INIT and takes it.

@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::End;
+
 /// Readable when a signal has come.
 #[derive(Debug)]
 pub struct Signals {
@@ -42,11 +44,22 @@ fn on(signal: i32) -> io::Result<OwnedFd> {
     Ok(read)
 }
 
-/// Rests, until this process is asked to end at the latest.
-pub(crate) fn rest(time: Duration) {
-    let asked = Signals::new().and_then(|signals| wait([signals.end.as_fd(), signals.relieve.as_fd()], time));
-    if let Err(error) = asked {
-        tracing::debug!(%error, "no signal can be watched for");
+/// Rests, until this process is asked to end at the latest; which end that is.
+pub(crate) fn rest(time: Duration) -> Option<End> {
+    let asked = Signals::new().and_then(|signals| {
+        let of = [signals.end.as_fd(), signals.relieve.as_fd()];
+        wait(of, time)?;
+        // The signal that ends the rest interrupts it as well, and then nothing was said of it yet.
+        wait(of, Duration::ZERO)
+    });
+    match asked {
+        Ok([true, _]) => Some(End::Over),
+        Ok([false, true]) => Some(End::Relieved),
+        Ok([false, false]) => None,
+        Err(error) => {
+            tracing::debug!(%error, "no signal can be watched for");
+            None
+        }
     }
 }
 

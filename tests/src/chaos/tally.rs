@@ -252,9 +252,9 @@ impl Tally {
 
 /// Whose figures those of [`Usage`] are.
 const WHO: [&str; 2] = ["supervisor", "worker"];
-/// Descriptors that may be more in the end: connections that a worker keeps for its next request, and one of each thread
-/// that opens something now (the last reads have those of ended threads closed).
-const SPARE: [usize; 2] = [0, 8 + 2];
+/// Descriptors that may be more in the end: connections that a worker keeps for its next request, and those of a few
+/// ended threads, which go when others open something.
+const SPARE: [usize; 2] = [0, 8 + 16];
 /// The most resident memory of a process, MiB: chunks on their way (64), trees (48), itself, and what its
 /// allocator keeps.
 const MOST: f64 = 224.0;
