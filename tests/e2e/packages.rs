@@ -129,6 +129,8 @@ fn a_deb_is_installed_upgraded_and_purged() {
     wait_for("the end of all processes", || {
         (on.machine.run("pgrep").args(["-x", "mcpfs"]).run().code == 1).then_some(())
     });
+    let failed = on.machine.run("systemctl").args(["list-units", "--failed", "--plain", "--no-legend", "mcpfs*"]).ok();
+    assert_eq!(failed.stdout, "", "{}", on.machine.journal("mcpfs-failed.service"));
     assert!(on.machine.path("/var/lib/mcpfs/audit.db").exists(), "a removal keeps the audit");
     dpkg(&["--install", "/var/tmp/second.deb"]);
     on.machine.systemctl(["start", UNIT]);
