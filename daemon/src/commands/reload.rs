@@ -4,7 +4,7 @@
 //! read here, or says by now that the socket is elsewhere. As ExecReload= of the units this knows from systemd
 //! where it is.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -17,8 +17,10 @@ use crate::control::protocol::Request;
 /// # Errors
 /// If no daemon answers, the caller is not an administrator, or what is on the disk cannot be used.
 pub fn run(given: Option<&Path>, json: bool) -> Result<String, CommandError> {
-    // systemd.exec(5), RuntimeDirectory=.
-    let told = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute());
+    // systemd.exec(5), RuntimeDirectory=: the unit's own, before what an administrator adds.
+    let told = std::env::var_os("RUNTIME_DIRECTORY")
+        .and_then(|all| std::env::split_paths(&all).next())
+        .filter(|path| path.is_absolute());
     let found = Door::find(given, json);
     let asked = found.map_err(CommandError::from).and_then(|door| Ok((reload(&door)?, door)));
     let (answer, door) = match (asked, told) {
